@@ -1,0 +1,186 @@
+//! What the daemon remembers of files on disk: which bytes a path had when its `stat` looked as it does.
+//! Knows nothing of what is in a file, nor why it is wanted.
+
+use std::fs::File;
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+use std::time::SystemTime;
+
+use dashmap::DashMap;
+
+use crate::digest::Digest;
+
+/// How coarse a file system's clock may be: a file whose last change lies within this of the moment it was
+/// looked at may change again without its `stat` showing it.
+pub const CLOCK_GRANULARITY: Duration = Duration::from_secs(1);
+
+/// What `stat` says of a file's identity and last change. Equal fingerprints mean equal bytes, if the first
+/// one was taken when the file had been [settled](Fingerprint::is_settled).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint {
+    device: u64,
+    inode: u64,
+    size_bytes: u64,
+    mode: u32,
+    modified_nanos: i128,
+    changed_nanos: i128,
+}
+
+impl Fingerprint {
+    /// Of the file that `path` leads to, symlinks followed.
+    ///
+    /// # Errors
+    /// Whatever `stat` answers.
+    pub fn of(path: &Path) -> io::Result<Fingerprint> {
+        Ok(Fingerprint::from_metadata(&std::fs::metadata(path)?))
+    }
+
+    /// From a `stat` that was done already.
+    pub fn from_metadata(metadata: &Metadata) -> Fingerprint {
+        let nanos = |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
+        Fingerprint {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size_bytes: metadata.size(),
+            mode: metadata.mode(),
+            modified_nanos: nanos(metadata.mtime(), metadata.mtime_nsec()),
+            changed_nanos: nanos(metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
+    /// Whether the last change lies so far before `now` that a later one would be seen.
+    pub fn is_settled(&self, now: SystemTime) -> bool {
+        let since_epoch = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = i128::try_from(since_epoch.as_nanos()).unwrap_or(i128::MAX);
+        let granularity = i128::try_from(CLOCK_GRANULARITY.as_nanos()).unwrap_or(i128::MAX);
+        self.modified_nanos.max(self.changed_nanos).saturating_add(granularity) < now
+    }
+
+    /// Size of the file in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// Whether it is a regular file.
+    pub fn is_regular(&self) -> bool {
+        self.mode & 0o170_000 == 0o100_000
+    }
+
+    /// Whether its owner may execute it.
+    pub fn is_executable(&self) -> bool {
+        self.mode & 0o100 != 0
+    }
+}
+
+/// One version of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Version {
+    /// What `stat` said when the bytes were read.
+    pub fingerprint: Fingerprint,
+    /// Digest of the bytes.
+    pub digest: Digest,
+}
+
+/// The digests of files, each computed once per version. Shared by all connections.
+pub struct Files {
+    versions: DashMap<PathBuf, Version>,
+    now: fn() -> SystemTime,
+}
+
+impl Default for Files {
+    fn default() -> Files {
+        Files::with_clock(SystemTime::now)
+    }
+}
+
+impl Files {
+    /// An empty memory with its own clock, so that tests can make it coarse.
+    pub fn with_clock(now: fn() -> SystemTime) -> Files {
+        Files { versions: DashMap::new(), now }
+    }
+
+    /// The current version of the file at `path` (absolute), from memory if its `stat` is unchanged and can be
+    /// trusted, else by reading it.
+    ///
+    /// # Errors
+    /// Whatever `stat`, `open` or `read` answers; `InvalidInput` when it is no regular file.
+    pub fn version(&self, path: &Path) -> io::Result<Version> {
+        let fingerprint = Fingerprint::of(path)?;
+        if let Some(version) = self.remembered(path, fingerprint) {
+            return Ok(version);
+        }
+        if !fingerprint.is_regular() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        let mut file = File::open(path)?;
+        // The descriptor's own stat: the path may lead elsewhere by now.
+        let fingerprint = Fingerprint::from_metadata(&file.metadata()?);
+        let started = (self.now)();
+        let digest = Digest::of_reader(&mut file)?;
+        let version = Version { fingerprint, digest };
+        self.remember(path, version, started);
+        Ok(version)
+    }
+
+    /// What is known of `path` if its `stat` is `fingerprint` now.
+    pub fn remembered(&self, path: &Path, fingerprint: Fingerprint) -> Option<Version> {
+        self.versions.get(path).map(|entry| *entry).filter(|version| version.fingerprint == fingerprint)
+    }
+
+    /// Records a version that was read by others. `looked_at`: the moment before its bytes were read. What was
+    /// not settled then is forgotten instead: its `stat` proves nothing.
+    pub fn remember(&self, path: &Path, version: Version, looked_at: SystemTime) {
+        if version.fingerprint.is_settled(looked_at) {
+            self.versions.insert(path.to_owned(), version);
+        } else {
+            self.versions.remove(path);
+        }
+    }
+
+    /// The present moment of this memory's clock.
+    pub fn now(&self) -> SystemTime {
+        (self.now)()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn long_after() -> SystemTime {
+        SystemTime::now() + Duration::from_secs(60)
+    }
+
+    #[test]
+    fn a_fresh_file_is_read_each_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.h");
+        std::fs::write(&path, "one").unwrap();
+        let files = Files::default();
+        assert_eq!(files.version(&path).unwrap().digest, Digest::of(b"one"));
+        // Same size, perhaps the same tick of the clock.
+        std::fs::write(&path, "two").unwrap();
+        assert_eq!(files.version(&path).unwrap().digest, Digest::of(b"two"));
+    }
+
+    #[test]
+    fn a_settled_file_is_read_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.h");
+        std::fs::write(&path, "one").unwrap();
+        let files = Files::with_clock(long_after);
+        let version = files.version(&path).unwrap();
+        assert_eq!(files.remembered(&path, version.fingerprint), Some(version));
+    }
+
+    #[test]
+    fn a_directory_is_no_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = Files::default().version(directory.path()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
+}

@@ -1,0 +1,9 @@
+//! farccd: the daemon behind the `farcc` launcher, and every other command of farcc.
+//!
+//! The modules stand in reading order, lowest floor first; a module imports only from lower floors.
+
+pub mod digest;
+pub mod files;
+pub mod paths;
+pub mod process;
+pub mod reason;

@@ -1,0 +1,89 @@
+//! What the scanner must know of a compile: the source, the language, the search path, the macros.
+//! Plain values; made from a command line and a probed toolchain on a higher floor.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dashmap::DashMap;
+
+use crate::preprocessor::Predefined;
+
+/// The language of a source, as far as the preprocessor treats it differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Language {
+    /// C.
+    C,
+    /// C++.
+    Cxx,
+    /// Assembler that is preprocessed (`.S`, `-x assembler-with-cpp`).
+    Assembler,
+}
+
+/// Whose preprocessor is imitated where the two differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// GNU `gcc` and `g++`.
+    Gcc,
+    /// LLVM `clang` and `clang++`.
+    Clang,
+}
+
+/// Everything that decides which files a compile reads.
+#[derive(Debug, Clone)]
+pub struct TranslationUnit {
+    /// Absolute working directory of the command.
+    pub cwd: PathBuf,
+    /// The source as the command line names it.
+    pub source: PathBuf,
+    /// Language of the source.
+    pub language: Language,
+    /// Whose rules apply.
+    pub family: Family,
+    /// Where `#include` looks.
+    pub search_path: SearchPath,
+    /// Macros of the compiler itself, under this command's flags.
+    pub predefined: Arc<Predefined>,
+    /// `-D` and `-U`, in command-line order.
+    pub macros: Vec<MacroOption>,
+    /// `-imacros` and `-include`. GCC manual, "Preprocessor Options": all `-imacros` are processed before all
+    /// `-include`.
+    pub forced_includes: Vec<ForcedInclude>,
+    /// The compiler's answers to `__has_builtin(x)` and its kin.
+    pub answers: Arc<Answers>,
+}
+
+/// Directories that are searched, in order; each as the command line or the compiler names it, so possibly
+/// relative to the working directory, missing, or a symlink. The caller has removed duplicates as GCC and
+/// Clang do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SearchPath {
+    /// `-iquote`, for `#include "…"` only, after the includer's own directory.
+    pub quote: Vec<PathBuf>,
+    /// `-I`, `CPATH`, `-isystem`, the built-in directories and `-idirafter`, for both forms.
+    pub angle: Vec<PathBuf>,
+    /// How many leading entries of `angle` are not system directories (`-I` and `CPATH`).
+    pub user_directories: usize,
+}
+
+/// One `-D` or `-U`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MacroOption {
+    /// `-D name`, `-D name=value`, `-D 'name(args)=value'`: the text after `-D`.
+    Define(OsString),
+    /// `-U name`.
+    Undefine(OsString),
+}
+
+/// A file that is read before the source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ForcedInclude {
+    /// `-include file`: looked for in the working directory, then along the quote search path.
+    Include(PathBuf),
+    /// `-imacros file`: only its macros remain.
+    Macros(PathBuf),
+}
+
+/// What one compiler, under one set of flags, answers to preprocessor questions such as
+/// `__has_builtin(__builtin_expect)`: the question in canonical spelling, without blanks, and its value.
+pub type Answers = DashMap<String, i64>;

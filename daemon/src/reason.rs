@@ -1,0 +1,150 @@
+//! Why a command ran where it ran: a closed list, counted by `farccd stats` and shown by `farccd explain`.
+//! Knows nothing of how the decision was made.
+
+use std::fmt;
+
+/// Why a command was not answered by a hit or by the cluster. Each variant has a test that produces it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The command is no compiler, linker or archiver that farcc knows.
+    NotACompiler,
+    /// A link step: links run locally in this version.
+    Link,
+    /// An archiver step: archives are made locally in this version.
+    Archive,
+    /// The command only prints about the compiler: `--version`, `-v`, `-print-…`, `-dumpversion`.
+    Information,
+    /// The command preprocesses only: `-E`, `-M`, `-MM`.
+    Preprocess,
+    /// The source is read from standard input.
+    StandardInput,
+    /// The output goes to standard output, or to a file that is no regular one (`/dev/null`, a symlink).
+    SpecialOutput,
+    /// One command names several sources.
+    SeveralSources,
+    /// A language that farcc does not know; its name or file suffix.
+    UnsupportedLanguage(String),
+    /// A flag that is unknown, or whose effect on inputs and outputs is not yet understood; the flag.
+    UnsupportedFlag(String),
+    /// An environment variable that adds outputs or edits the command line; its name.
+    UnsupportedEnvironment(String),
+    /// A response file is missing, unreadable or nested too deeply; its path.
+    ResponseFile(String),
+    /// `__DATE__`, `__TIME__` or `__TIMESTAMP__` is used, and SOURCE_DATE_EPOCH is not set.
+    TimeMacro,
+    /// The compiler did not answer the questions about itself; what failed.
+    ToolchainProbe(String),
+    /// A source or header is not there: the compiler's own message is wanted; its name.
+    InputMissing(String),
+    /// An input cannot be read by the daemon; path and cause.
+    InputUnreadable(String),
+    /// An input changed while the command ran, or between scan and upload; its path.
+    InputChanged(String),
+    /// The compiler read a file that the scan had not listed; its path.
+    DepfileDisagrees(String),
+    /// The working directory or an output lies where the worker's own system directories are; the path.
+    SystemPath(String),
+    /// A `[[route]]` of the configuration sends the command here; its pattern.
+    Route(String),
+    /// The configuration cannot be used; why.
+    Configuration(String),
+    /// `[exec] strategy = "local"`, or no `[remote] address`, and no stored result.
+    NoRemote,
+    /// The cluster cannot be reached or answers with errors; the error.
+    RemoteUnavailable(String),
+    /// The cluster ran the command and it failed: done again here for its true messages; the exit status.
+    RemoteFailed(i32),
+    /// The cluster accepted the command but could not run it, or returned less than was asked; why.
+    RemoteError(String),
+    /// The store could not be read or written; why. The command itself is not affected.
+    Store(String),
+    /// The daemon is stopping and takes no new work.
+    Draining,
+    /// The launcher and the daemon are of different versions.
+    VersionSkew,
+    /// A defect in farcc; what happened.
+    Internal(String),
+}
+
+impl Reason {
+    /// The stable name under which the reason is counted.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Reason::NotACompiler => "not_a_compiler",
+            Reason::Link => "link",
+            Reason::Archive => "archive",
+            Reason::Information => "information",
+            Reason::Preprocess => "preprocess",
+            Reason::StandardInput => "standard_input",
+            Reason::SpecialOutput => "special_output",
+            Reason::SeveralSources => "several_sources",
+            Reason::UnsupportedLanguage(_) => "unsupported_language",
+            Reason::UnsupportedFlag(_) => "unsupported_flag",
+            Reason::UnsupportedEnvironment(_) => "unsupported_environment",
+            Reason::ResponseFile(_) => "response_file",
+            Reason::TimeMacro => "time_macro",
+            Reason::ToolchainProbe(_) => "toolchain_probe",
+            Reason::InputMissing(_) => "input_missing",
+            Reason::InputUnreadable(_) => "input_unreadable",
+            Reason::InputChanged(_) => "input_changed",
+            Reason::DepfileDisagrees(_) => "depfile_disagrees",
+            Reason::SystemPath(_) => "system_path",
+            Reason::Route(_) => "route",
+            Reason::Configuration(_) => "configuration",
+            Reason::NoRemote => "no_remote",
+            Reason::RemoteUnavailable(_) => "remote_unavailable",
+            Reason::RemoteFailed(_) => "remote_failed",
+            Reason::RemoteError(_) => "remote_error",
+            Reason::Store(_) => "store",
+            Reason::Draining => "draining",
+            Reason::VersionSkew => "version_skew",
+            Reason::Internal(_) => "internal",
+        }
+    }
+
+    /// What this one command adds to the name: a flag, a path, an error.
+    pub fn detail(&self) -> Option<String> {
+        match self {
+            Reason::UnsupportedLanguage(detail)
+            | Reason::UnsupportedFlag(detail)
+            | Reason::UnsupportedEnvironment(detail)
+            | Reason::ResponseFile(detail)
+            | Reason::ToolchainProbe(detail)
+            | Reason::InputMissing(detail)
+            | Reason::InputUnreadable(detail)
+            | Reason::InputChanged(detail)
+            | Reason::DepfileDisagrees(detail)
+            | Reason::SystemPath(detail)
+            | Reason::Route(detail)
+            | Reason::Configuration(detail)
+            | Reason::RemoteUnavailable(detail)
+            | Reason::RemoteError(detail)
+            | Reason::Store(detail)
+            | Reason::Internal(detail) => Some(detail.clone()),
+            Reason::RemoteFailed(status) => Some(format!("exit status {status}")),
+            Reason::NotACompiler
+            | Reason::Link
+            | Reason::Archive
+            | Reason::Information
+            | Reason::Preprocess
+            | Reason::StandardInput
+            | Reason::SpecialOutput
+            | Reason::SeveralSources
+            | Reason::TimeMacro
+            | Reason::NoRemote
+            | Reason::Draining
+            | Reason::VersionSkew => None,
+        }
+    }
+}
+
+/// `name`, or `name: detail`.
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())?;
+        match self.detail() {
+            Some(detail) => write!(f, ": {detail}"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! farcc's own protobuf messages.
