@@ -7,3 +7,5 @@ pub mod files;
 pub mod paths;
 pub mod process;
 pub mod reason;
+pub mod config;
+pub mod stats;

@@ -1,0 +1,214 @@
+//! Reads a configuration file, expands `$VAR`, and lays the environment's overrides over it.
+//! Knows nothing of what the keys mean.
+
+use std::ffi::OsStr;
+use std::ffi::OsString;
+use std::path::Path;
+use std::path::PathBuf;
+
+use toml::Table;
+use toml::Value;
+
+use crate::config::Config;
+use crate::process::env_value;
+
+/// Sections whose keys can be overridden by `FARCC_<SECTION>_<KEY>`. `[platform]` has no fixed keys and
+/// `[[route]]` is a list: neither can be.
+const SECTIONS: &[&str] = &["remote", "exec", "cache", "status"];
+
+/// Why a configuration cannot be used. The message names file and line, or the variable.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+/// The configuration for a command with environment `env`. `default_file` is the file in the user's
+/// configuration directory, which `FARCC_CONFIG` replaces; only the latter must exist.
+///
+/// # Errors
+/// When the file cannot be read or parsed, has an unknown key, or names an unset variable; when an override
+/// names no key or has the wrong type.
+pub fn load(env: &[(OsString, OsString)], default_file: &Path) -> Result<Config, ConfigError> {
+    let named = env_value(env, "FARCC_CONFIG").filter(|path| !path.is_empty());
+    let path = named.map_or_else(|| default_file.to_owned(), PathBuf::from);
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => String::new(),
+        Err(error) => return Err(ConfigError(format!("read {}: {error}", path.display()))),
+    };
+    let in_file = |problem: &dyn std::fmt::Display| ConfigError(format!("read {}: {problem}", path.display()));
+    let mut table: Table = toml::from_str(&text).map_err(|error| in_file(&error))?;
+    for (_, value) in &mut table {
+        expand(value, &text, env).map_err(|problem| in_file(&problem))?;
+    }
+    // The text itself, so that the error of an unknown key has its line; variables are expanded only below.
+    if let Err(error) = toml::from_str::<Config>(&text)
+        && !text.contains('$')
+    {
+        return Err(in_file(&error));
+    }
+    for (variable, value) in env {
+        if let Some((section, key)) = variable.to_str().and_then(overridden_key) {
+            set(&mut table, section, &key, variable, value)?;
+        }
+    }
+    Config::deserialize_table(table).map_err(|error| in_file(&error))
+}
+
+impl Config {
+    fn deserialize_table(table: Table) -> Result<Config, toml::de::Error> {
+        table.try_into()
+    }
+}
+
+/// `FARCC_REMOTE_ADDRESS` → `("remote", "address")`.
+fn overridden_key(variable: &str) -> Option<(&'static str, String)> {
+    let rest = variable.strip_prefix("FARCC_")?.to_ascii_lowercase();
+    SECTIONS.iter().find_map(|section| {
+        let key = rest.strip_prefix(section)?.strip_prefix('_')?;
+        Some((*section, key.to_owned()))
+    })
+}
+
+/// Sets one key from a variable. The type is that of the default value: the text is taken as a string where
+/// the key is one, else as a TOML value.
+fn set(
+    table: &mut Table,
+    section: &str,
+    key: &str,
+    variable: &OsStr,
+    value: &OsStr,
+) -> Result<(), ConfigError> {
+    let problem = |problem: &dyn std::fmt::Display| {
+        ConfigError(format!("use the variable {}: {problem}", variable.display()))
+    };
+    let text = value.to_str().ok_or_else(|| problem(&"its value is not UTF-8"))?;
+    let Value::Table(entries) = table.entry(section).or_insert_with(|| Value::Table(Table::new())) else {
+        return Err(problem(&format!("[{section}] is no section in the configuration file")));
+    };
+    let as_string = Value::String(text.to_owned());
+    let literal = toml::from_str::<Table>(&format!("value = {text}")).ok();
+    let literal = literal.and_then(|mut parsed| parsed.remove("value"));
+    for candidate in literal.into_iter().chain([as_string]) {
+        let mut alone = Table::new();
+        alone.insert(key.to_owned(), candidate.clone());
+        let alone: Table = [(section.to_owned(), Value::Table(alone))].into_iter().collect();
+        match Config::deserialize_table(alone) {
+            Ok(_) => {
+                entries.insert(key.to_owned(), candidate);
+                return Ok(());
+            }
+            Err(error) if candidate.is_str() => return Err(problem(&error.message())),
+            Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Replaces `$NAME` in every string below `value`.
+fn expand(value: &mut Value, text: &str, env: &[(OsString, OsString)]) -> Result<(), String> {
+    match value {
+        Value::String(string) => *string = expand_string(string, text, env)?,
+        Value::Array(array) => {
+            for value in array {
+                expand(value, text, env)?;
+            }
+        }
+        // The pattern of a route has `$` for the end of the line.
+        Value::Table(table) => {
+            for (_, value) in table.iter_mut().filter(|(key, _)| key.as_str() != "match") {
+                expand(value, text, env)?;
+            }
+        }
+        Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_) => {}
+    }
+    Ok(())
+}
+
+fn expand_string(string: &str, text: &str, env: &[(OsString, OsString)]) -> Result<String, String> {
+    let mut expanded = String::new();
+    let mut rest = string;
+    while let Some(at) = rest.find('$') {
+        expanded.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        let starts_name = |c: char| c.is_ascii_alphabetic() || c == '_';
+        if !rest.starts_with(starts_name) {
+            expanded.push('$');
+            continue;
+        }
+        let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
+        let (name, after) = rest.split_at(end);
+        let Some(value) = env_value(env, name).and_then(OsStr::to_str) else {
+            let line = text.lines().position(|line| line.contains(&format!("${name}"))).map_or(0, |n| n + 1);
+            return Err(format!("line {line}: the variable {name} is not set"));
+        };
+        expanded.push_str(value);
+        rest = after;
+    }
+    expanded.push_str(rest);
+    Ok(expanded)
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::Expect;
+    use expect_test::expect;
+
+    use super::*;
+    use crate::config::Strategy;
+
+    fn load_text(text: &str, env: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("farcc.toml");
+        std::fs::write(&path, text).unwrap();
+        let env: Vec<_> = env.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        load(&env, &path).map_err(|error| {
+            ConfigError(error.0.replace(&directory.path().display().to_string(), "DIR"))
+        })
+    }
+
+    #[expect(clippy::needless_pass_by_value, reason = "expect! yields values")]
+    fn check_error(text: &str, env: &[(&str, &str)], expected: Expect) {
+        expected.assert_eq(&load_text(text, env).unwrap_err().to_string());
+    }
+
+    #[test]
+    fn file_variables_and_overrides() {
+        let config = load_text(
+            "[remote]\naddress = \"grpc://$HOST:1\"\n[platform]\npool = \"a\"\n[exec]\njobs = 3\ntimeout = \"90s\"\n[[route]]\nmatch = \"x$\"\nto = \"local\"\n",
+            &[("HOST", "h"), ("FARCC_EXEC_JOBS", "7"), ("FARCC_EXEC_STRATEGY", "local"), ("FARCC_EXEC_SALT", "12")],
+        )
+        .unwrap();
+        assert_eq!(config.remote.address, "grpc://h:1");
+        assert_eq!(config.exec.jobs, 7);
+        assert_eq!(config.exec.strategy, Strategy::Local);
+        assert_eq!(config.exec.salt, "12");
+        assert_eq!(config.exec.timeout.as_secs(), 90);
+        assert!(config.routes[0].pattern.is_match(b"gcc x"));
+    }
+
+    #[test]
+    fn a_missing_default_file_is_no_error_but_a_named_one_is() {
+        assert!(load(&[], Path::new("/nonexistent/farcc.toml")).is_ok());
+        let env = [("FARCC_CONFIG".into(), "/nonexistent/farcc.toml".into())];
+        let error = load(&env, Path::new("/nonexistent/other.toml")).unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/farcc.toml"), "{error}");
+    }
+
+    #[test]
+    fn errors_name_the_line_or_the_variable() {
+        check_error("[remote]\nadress = \"x\"\n", &[], expect![[r#"
+            read DIR/farcc.toml: TOML parse error at line 2, column 1
+              |
+            2 | adress = "x"
+              | ^^^^^^
+            unknown field `adress`, expected one of `address`, `instance_name`, `retries`, `timeout`
+        "#]]);
+        check_error("\n[exec]\nsalt = \"$NOPE\"\n", &[], expect![[
+            "read DIR/farcc.toml: line 3: the variable NOPE is not set"
+        ]]);
+        check_error("", &[("FARCC_EXEC_JOBS", "many")], expect![[r#"use the variable FARCC_EXEC_JOBS: invalid type: string "many", expected usize"#]]);
+        check_error("", &[("FARCC_REMOTE_ADRESS", "x")], expect![[
+            "use the variable FARCC_REMOTE_ADRESS: unknown field `adress`, expected one of `address`, `instance_name`, `retries`, `timeout`"
+        ]]);
+    }
+}

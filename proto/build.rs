@@ -1,0 +1,8 @@
+//! Compiles the `.proto` files without protoc.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let descriptors = protox::compile(["farcc/record/v1/record.proto"], ["."])?;
+    prost_build::Config::new().compile_fds(descriptors)?;
+    println!("cargo::rerun-if-changed=farcc");
+    Ok(())
+}
