@@ -9,3 +9,4 @@ pub mod process;
 pub mod reason;
 pub mod config;
 pub mod stats;
+pub mod history;
