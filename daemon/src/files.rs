@@ -65,6 +65,11 @@ impl Fingerprint {
         self.size_bytes
     }
 
+    /// Whether both are of one and the same file or directory, whatever happened to it in between.
+    pub fn is_same_file(&self, other: &Fingerprint) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+
     /// Whether it is a regular file.
     pub fn is_regular(&self) -> bool {
         self.mode & 0o170_000 == 0o100_000

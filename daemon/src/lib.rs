@@ -6,6 +6,7 @@ pub mod digest;
 pub mod files;
 pub mod paths;
 pub mod process;
+pub mod prerequisites;
 pub mod reason;
 pub mod config;
 pub mod stats;

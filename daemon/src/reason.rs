@@ -44,6 +44,10 @@ pub enum Reason {
     DepfileDisagrees(String),
     /// The working directory or an output lies where the worker's own system directories are; the path.
     SystemPath(String),
+    /// A path or an argument is not UTF-8, which REAPI's messages cannot carry.
+    UnsupportedName(String),
+    /// The compiler, or a program that it starts, lies outside the image that workers share; its path.
+    ToolchainNotShared(String),
     /// A `[[route]]` of the configuration sends the command here; its pattern.
     Route(String),
     /// The configuration cannot be used; why.
@@ -89,6 +93,8 @@ impl Reason {
             Reason::InputChanged(_) => "input_changed",
             Reason::DepfileDisagrees(_) => "depfile_disagrees",
             Reason::SystemPath(_) => "system_path",
+            Reason::UnsupportedName(_) => "unsupported_name",
+            Reason::ToolchainNotShared(_) => "toolchain_not_shared",
             Reason::Route(_) => "route",
             Reason::Configuration(_) => "configuration",
             Reason::NoRemote => "no_remote",
@@ -115,6 +121,8 @@ impl Reason {
             | Reason::InputChanged(detail)
             | Reason::DepfileDisagrees(detail)
             | Reason::SystemPath(detail)
+            | Reason::UnsupportedName(detail)
+            | Reason::ToolchainNotShared(detail)
             | Reason::Route(detail)
             | Reason::Configuration(detail)
             | Reason::RemoteUnavailable(detail)

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::AddAssign;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -67,6 +68,14 @@ pub struct Bytes {
     pub stored: u64,
 }
 
+impl AddAssign for Bytes {
+    fn add_assign(&mut self, more: Bytes) {
+        self.uploaded += more.uploaded;
+        self.downloaded += more.downloaded;
+        self.stored += more.stored;
+    }
+}
+
 /// What `farccd stats --json` prints. All numbers since the last reset.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -128,8 +137,7 @@ const MAX_MICROS: u64 = 600_000_000;
 impl Stats {
     /// Goes on from what was saved at `path`; from zero if nothing was or it cannot be read.
     pub fn load(path: &Path) -> Stats {
-        let mut summary = read(path).unwrap_or_default();
-        complete(&mut summary);
+        let summary = read(path).unwrap_or_else(Summary::zero);
         let micros = Histogram::new_with_bounds(1, MAX_MICROS, 2)
             .unwrap_or_else(|_| unreachable!("bounds and precision are constants that the crate accepts"));
         Stats { counts: Mutex::new(Counts { summary, micros, changed: false }) }
@@ -145,9 +153,7 @@ impl Stats {
             *summary.by_reason.entry(reason.name().to_owned()).or_default() += 1;
         }
         summary.not_sure += u64::from(record.not_sure);
-        summary.bytes.uploaded += record.bytes.uploaded;
-        summary.bytes.downloaded += record.bytes.downloaded;
-        summary.bytes.stored += record.bytes.stored;
+        summary.bytes += record.bytes;
         let micros = u64::try_from(record.elapsed.as_micros()).unwrap_or(MAX_MICROS);
         counts.micros.saturating_record(micros.clamp(1, MAX_MICROS));
         counts.changed = true;
@@ -164,8 +170,7 @@ impl Stats {
     /// Starts again from zero.
     pub fn reset(&self) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.summary = Summary::default();
-        complete(&mut counts.summary);
+        counts.summary = Summary::zero();
         counts.micros.reset();
         counts.changed = true;
     }
@@ -192,15 +197,24 @@ impl Stats {
 
 /// What was saved at `path`, for a command line that meets no daemon.
 pub fn read(path: &Path) -> Option<Summary> {
-    let mut summary = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
-    complete(&mut summary);
+    let mut summary: Summary = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    summary.complete();
     Some(summary)
 }
 
-/// Readers of the JSON may rely on every verdict being there.
-fn complete(summary: &mut Summary) {
-    for outcome in Outcome::ALL {
-        summary.by_verdict.entry(outcome.name().to_owned()).or_default();
+impl Summary {
+    /// Nothing counted yet, with every verdict.
+    pub fn zero() -> Summary {
+        let mut summary = Summary::default();
+        summary.complete();
+        summary
+    }
+
+    /// Readers of the JSON may rely on every verdict being there.
+    fn complete(&mut self) {
+        for outcome in Outcome::ALL {
+            self.by_verdict.entry(outcome.name().to_owned()).or_default();
+        }
     }
 }
 
