@@ -7,6 +7,7 @@ pub mod files;
 pub mod paths;
 pub mod process;
 pub mod prerequisites;
+pub mod reapi;
 pub mod reason;
 pub mod config;
 pub mod stats;

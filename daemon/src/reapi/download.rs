@@ -1,0 +1,182 @@
+//! Brings blobs from the server into memory: small ones in batches, big ones by stream, every one verified.
+//! Knows nothing of what they are outputs of.
+
+use std::collections::HashMap;
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use tonic::Code;
+
+use crate::digest::Digest;
+use crate::reapi::Client;
+use crate::reapi::MAX_RECEIVED_MESSAGE;
+use crate::reapi::digest_message::digest_field;
+use crate::reapi::error::Cause;
+use crate::reapi::error::Error;
+use crate::reapi::proto;
+use crate::reapi::proto::content_addressable_storage_client::ContentAddressableStorageClient;
+use crate::reapi::proto::digest_function::Value as DigestFunction;
+use crate::reapi::retry::Tries;
+use crate::reapi::retry::retrying;
+use crate::reapi::upload::BATCH_OVERHEAD_PER_BLOB;
+use crate::reapi::upload::BLOBS_PER_BATCH;
+use crate::reapi::upload::is_oversize;
+
+/// The largest blob that is taken into memory, in bytes: a digest in a hostile message may name any size.
+const MAX_IN_MEMORY: u64 = 1 << 30;
+/// Memory set aside before the first byte has come, at most.
+const MAX_RESERVED: usize = 1 << 20;
+
+type Blobs = HashMap<Digest, Bytes>;
+
+impl Client {
+    /// One blob, verified.
+    ///
+    /// # Errors
+    /// As [`download_many`](Client::download_many).
+    pub async fn download(&self, digest: &Digest) -> Result<Bytes, Error> {
+        let mut blobs = self.download_many(std::slice::from_ref(digest)).await?;
+        blobs.remove(digest).ok_or_else(|| self.corrupt(digest))
+    }
+
+    /// All of `digests`, verified. The empty blob is not asked for.
+    ///
+    /// # Errors
+    /// `NotFound` with those that the server lacks as [missing](Error::missing_digests), [`Cause::Corrupt`]
+    /// when other bytes came, `OutOfRange` for a blob over 1 GiB ([`download_to`](Client::download_to) takes
+    /// those), else as the calls fail.
+    pub async fn download_many(&self, digests: &[Digest]) -> Result<HashMap<Digest, Bytes>, Error> {
+        let mut blobs = Blobs::new();
+        let mut wanted: HashSet<Digest> = digests.iter().copied().collect();
+        if wanted.remove(&Digest::empty()) {
+            blobs.insert(Digest::empty(), Bytes::new());
+        }
+        if wanted.is_empty() {
+            return Ok(blobs);
+        }
+        let limit = self.batch_capacity(&self.capabilities().await?);
+        let mut batches: Vec<Vec<Digest>> = Vec::new();
+        let mut transfers: FuturesUnordered<BoxFuture<'_, Result<Blobs, Error>>> = FuturesUnordered::new();
+        let mut room = 0;
+        for digest in wanted {
+            let cost = digest.size_bytes().saturating_add(BATCH_OVERHEAD_PER_BLOB);
+            if cost > limit {
+                transfers.push(self.receive_stream(digest).boxed());
+                continue;
+            }
+            match batches.last_mut() {
+                Some(batch) if cost <= room && batch.len() < BLOBS_PER_BATCH => {
+                    room -= cost;
+                    batch.push(digest);
+                }
+                _ => {
+                    room = limit - cost;
+                    batches.push(vec![digest]);
+                }
+            }
+        }
+        transfers.extend(batches.into_iter().map(|batch| self.receive_batch(batch).boxed()));
+        let mut missing: Option<(Vec<Digest>, String)> = None;
+        while let Some(received) = transfers.next().await {
+            match received {
+                Ok(received) => blobs.extend(received),
+                // All that are missing are named at once: the caller has the action run again for them.
+                Err(error) if !error.missing_digests().is_empty() => {
+                    let (digests, _) = missing.get_or_insert_with(|| (Vec::new(), error.to_string()));
+                    digests.extend(error.missing_digests());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        match missing {
+            None => Ok(blobs),
+            Some((digests, message)) => Err(Error::new(Code::NotFound, Cause::Missing(digests), message)),
+        }
+    }
+
+    async fn receive_batch(&self, digests: Vec<Digest>) -> Result<Blobs, Error> {
+        let _permit = self.shared.transfers.acquire().await;
+        let mut answers = retrying(self.shared.calls.retries, || async {
+            match self.read_batch(&digests).await {
+                // The answer does not fit into one message of the server's or ours: unchanged it never does.
+                Err(error) if is_oversize(&error) || error.code() == Code::OutOfRange => Ok(HashMap::new()),
+                answers => answers,
+            }
+        })
+        .await?;
+        let mut blobs = Blobs::new();
+        let mut missing: Option<(Vec<Digest>, String)> = None;
+        for digest in digests {
+            match answers.remove(&digest) {
+                Some(Ok(bytes)) => {
+                    blobs.insert(digest, bytes);
+                }
+                Some(Err(error)) if error.code() == Code::NotFound => {
+                    self.shared.presence.forget([&digest]);
+                    missing.get_or_insert_with(|| (Vec::new(), error.to_string())).0.push(digest);
+                }
+                Some(Err(error)) if Tries::new(1).pause_after(&error).is_none() => return Err(error),
+                // A failure that may pass, or no answer at all: again, alone.
+                _ => {
+                    blobs.insert(digest, self.download_alone(&digest).await?);
+                }
+            }
+        }
+        match missing {
+            None => Ok(blobs),
+            Some((digests, message)) => Err(Error::new(Code::NotFound, Cause::Missing(digests), message)),
+        }
+    }
+
+    /// One batch RPC: what came for each blob. Bytes are verified; what was not asked for is left out.
+    async fn read_batch(&self, digests: &[Digest]) -> Result<HashMap<Digest, Result<Bytes, Error>>, Error> {
+        let calls = &self.shared.calls;
+        let read = |channel| {
+            let mut request = self.attribution.request(proto::BatchReadBlobsRequest {
+                instance_name: self.shared.endpoint.instance_name.clone(),
+                digests: digests.iter().map(proto::Digest::from).collect(),
+                acceptable_compressors: Vec::new(),
+                digest_function: DigestFunction::Sha256.into(),
+            });
+            request.set_timeout(calls.timeout);
+            let mut cas =
+                ContentAddressableStorageClient::new(channel).max_decoding_message_size(MAX_RECEIVED_MESSAGE);
+            async move { cas.batch_read_blobs(request).await }
+        };
+        let answer = calls.unary_once("download blobs", &read).await?;
+        let asked: HashSet<&Digest> = digests.iter().collect();
+        let mut results = HashMap::new();
+        for response in answer.responses {
+            let digest = digest_field(response.digest.as_ref());
+            let Some(digest) = digest.filter(|digest| asked.contains(digest)) else { continue };
+            let status = response.status.unwrap_or_default();
+            let result = match Code::from_i32(status.code) {
+                Code::Ok if Digest::of(&response.data) == digest => Ok(Bytes::from(response.data)),
+                Code::Ok => Err(self.corrupt(&digest)),
+                _ => Err(Error::from_rpc(&calls.doing(&format!("download blob {digest}")), &status)),
+            };
+            results.insert(digest, result);
+        }
+        Ok(results)
+    }
+
+    async fn receive_stream(&self, digest: Digest) -> Result<Blobs, Error> {
+        let _permit = self.shared.transfers.acquire().await;
+        Ok(Blobs::from([(digest, self.download_alone(&digest).await?)]))
+    }
+
+    async fn download_alone(&self, digest: &Digest) -> Result<Bytes, Error> {
+        if digest.size_bytes() > MAX_IN_MEMORY {
+            let message = format!("download blob {digest}: it is too large to be held in memory");
+            return Err(Error::status(Code::OutOfRange, message));
+        }
+        let size = usize::try_from(digest.size_bytes()).unwrap_or(usize::MAX);
+        let mut bytes = Vec::with_capacity(size.min(MAX_RESERVED));
+        self.download_to(digest, &mut bytes).await?;
+        Ok(bytes.into())
+    }
+}

@@ -1,0 +1,140 @@
+//! Client for Bazel's Remote Execution API v2 (REAPI) at one address: capabilities, content-addressable
+//! storage (CAS), action cache, execution.
+//! Knows nothing of compilers, of what the blobs mean, or of when remote work is wanted.
+//!
+//! Code map, in reading order: [`Endpoint`] is what a user configures; `connection` dials it, once for all
+//! callers; `call` sends one RPC with its deadline, header and retries (`retry`); `capabilities` learns what
+//! the server can do. On these stand the services: `find_missing` (coalesced questions, answers remembered in
+//! `presence`), `upload` (one flight per digest, `single_flight`) and `download` over batches or `bytestream`,
+//! `action_cache`, `execution`.
+//!
+//! Invariants. Everything downloaded is verified against its digest. No blob is committed under a digest that
+//! its bytes do not have. Work that several callers share runs in its own task or is taken over, so one
+//! cancelled caller never fails another. Every loop that retries is bounded, and decisions match on codes.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicU64;
+
+use tokio::sync::Semaphore;
+use uuid::Uuid;
+
+use crate::digest::Digest;
+
+mod endpoint;
+mod error;
+mod digest_message;
+mod retry;
+mod single_flight;
+mod connection;
+mod call;
+mod capabilities;
+mod presence;
+mod find_missing;
+mod bytestream;
+mod upload;
+mod download;
+mod action_cache;
+mod execution;
+
+pub use bazel_remote_apis::build::bazel::remote::execution::v2 as proto;
+
+pub use crate::reapi::capabilities::ApiVersion;
+pub use crate::reapi::capabilities::ServerCapabilities;
+pub use crate::reapi::endpoint::Endpoint;
+pub use crate::reapi::error::Cause;
+pub use crate::reapi::error::Error;
+pub use crate::reapi::execution::ExecuteOptions;
+pub use crate::reapi::execution::Outcome;
+pub use crate::reapi::upload::Blob;
+pub use crate::reapi::upload::Content;
+pub use crate::reapi::upload::UploadStats;
+
+use crate::reapi::call::Attribution;
+use crate::reapi::call::Calls;
+use crate::reapi::connection::Connection;
+use crate::reapi::find_missing::Questions;
+use crate::reapi::presence::Presence;
+use crate::reapi::single_flight::Flights;
+use crate::reapi::single_flight::SingleFlight;
+
+/// Transfers (batches and streams) in flight at once over all callers. Each holds at most one batch in memory,
+/// so this bounds the memory too; more would not be faster over one connection.
+const TRANSFERS_IN_FLIGHT: usize = 16;
+
+/// The largest message that is accepted from a server, in bytes. Batches stay under 4 MiB, but an action result
+/// with inlined outputs has no limit of its own. (Bazel's Go SDK takes 100 MiB.)
+const MAX_RECEIVED_MESSAGE: usize = 64 << 20;
+
+/// A client for one address. Cheap to clone; clones share connections, presence memory and transfers. It
+/// connects at the first call, so it must be used within a tokio runtime.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+    attribution: Attribution,
+}
+
+/// What all clones have in common.
+struct Shared {
+    endpoint: Endpoint,
+    /// Everything that is short.
+    calls: Calls,
+    /// `Execute` and `WaitExecution` have a connection of their own: servers bound the streams of a connection
+    /// (often at 100), and executions would hold all of them for minutes.
+    executions: Calls,
+    /// What the server can do, with the number of the connection over which it said so.
+    capabilities: Mutex<Option<(u64, ServerCapabilities)>>,
+    learning: Arc<SingleFlight<ServerCapabilities>>,
+    presence: Presence,
+    questions: Questions,
+    uploads: Flights,
+    transfers: Semaphore,
+    /// The number of the connection over which the server refused to store an action result; 0: none did.
+    updates_refused: AtomicU64,
+}
+
+impl Client {
+    /// A client for `endpoint`; nothing is sent yet.
+    ///
+    /// # Errors
+    /// `InvalidArgument` or `Unimplemented` when the endpoint cannot be used as it is written.
+    pub fn new(endpoint: Endpoint) -> Result<Client, Error> {
+        endpoint.check()?;
+        let calls = Calls::new(Connection::new(&endpoint)?, &endpoint);
+        let executions = Calls::new(Connection::new(&endpoint)?, &endpoint);
+        let shared = Shared {
+            endpoint,
+            calls,
+            executions,
+            capabilities: Mutex::new(None),
+            learning: Arc::default(),
+            presence: Presence::default(),
+            questions: Questions::default(),
+            uploads: Flights::default(),
+            transfers: Semaphore::new(TRANSFERS_IN_FLIGHT),
+            updates_refused: AtomicU64::new(0),
+        };
+        Ok(Client { shared: Arc::new(shared), attribution: Attribution::of_tool(&Uuid::new_v4().to_string()) })
+    }
+
+    /// The same client, whose calls name `action` in their request metadata, so that the server's logs and
+    /// scheduler can attribute uploads and downloads to it. `mnemonic` is the kind of action, `target` what it
+    /// makes; both may be empty.
+    #[must_use]
+    pub fn for_action(&self, action: &Digest, mnemonic: &str, target: &str) -> Client {
+        let attribution = self.attribution.with_action(action, mnemonic, target);
+        Client { shared: Arc::clone(&self.shared), attribution }
+    }
+
+    /// The address that this client talks to, as it was configured.
+    pub fn address(&self) -> &str {
+        &self.shared.endpoint.address
+    }
+}
+
+/// Locks a mutex whose content is valid after every statement, so that a panic elsewhere does not spread.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,208 @@
+//! The fake server's Execution: checks an action's inputs, runs the test's closure, streams operations.
+//! Knows nothing of what the closure does.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bazel_remote_apis::build::bazel::remote::execution::v2 as proto;
+use bazel_remote_apis::build::bazel::remote::execution::v2::execution_server::Execution;
+use bazel_remote_apis::build::bazel::remote::execution::v2::execution_stage::Value as Stage;
+use bazel_remote_apis::google::longrunning::Operation;
+use bazel_remote_apis::google::longrunning::operation;
+use bazel_remote_apis::google::protobuf::Any;
+use farccd::digest::Digest;
+use prost::Message;
+use tokio::sync::watch;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Request;
+use tonic::Response;
+use tonic::Status;
+use tonic_types::ErrorDetails;
+use tonic_types::StatusExt as _;
+
+use super::InputTree;
+use super::Rpc;
+use super::Shared;
+use super::cache_services::as_message;
+use super::digest_of;
+
+pub(super) struct Executions(pub(super) Arc<Shared>);
+
+/// The response of an operation, once it has ended.
+pub(super) type Running = watch::Receiver<Option<proto::ExecuteResponse>>;
+
+type OperationStream = Pin<Box<dyn Stream<Item = Result<Operation, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Execution for Executions {
+    type ExecuteStream = OperationStream;
+    type WaitExecutionStream = OperationStream;
+
+    async fn execute(
+        &self,
+        request: Request<proto::ExecuteRequest>,
+    ) -> Result<Response<OperationStream>, Status> {
+        self.0.begin(Rpc::Execute, &request).await?;
+        let request = request.into_inner();
+        let action = digest_of(request.action_digest.as_ref())?;
+        let (sender, running) = watch::channel(None);
+        let (name, breaks, stuck) = self.0.state(|state| {
+            let name = format!("operations/{}", state.operations.len());
+            state.operations.insert(name.clone(), running.clone());
+            let breaks = state.faults.broken_streams > 0;
+            state.faults.broken_streams = state.faults.broken_streams.saturating_sub(1);
+            (name, breaks, state.faults.stuck_in_queue)
+        });
+        let shared = Arc::clone(&self.0);
+        tokio::task::spawn_blocking(move || {
+            if !stuck {
+                sender.send_replace(Some(shared.response(&action, &request)));
+            } else {
+                // Keeps the operation alive for as long as somebody listens.
+                tokio::runtime::Handle::current().block_on(sender.closed());
+            }
+        });
+        Ok(Response::new(follow(name, running, breaks)))
+    }
+
+    async fn wait_execution(
+        &self,
+        request: Request<proto::WaitExecutionRequest>,
+    ) -> Result<Response<OperationStream>, Status> {
+        self.0.begin(Rpc::WaitExecution, &request).await?;
+        let name = request.into_inner().name;
+        let (running, breaks) = self.0.state(|state| {
+            let known = !state.faults.forgotten_operations;
+            let breaks = state.faults.broken_waits > 0;
+            state.faults.broken_waits = state.faults.broken_waits.saturating_sub(1);
+            (state.operations.get(&name).filter(|_| known).cloned(), breaks)
+        });
+        let running = running.ok_or_else(|| Status::not_found(format!("no operation {name}")))?;
+        Ok(Response::new(follow(name, running, breaks)))
+    }
+}
+
+/// Says that the action is queued, and then how it ended; or breaks in between.
+fn follow(name: String, mut running: Running, breaks: bool) -> OperationStream {
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(async move {
+        let metadata = proto::ExecuteOperationMetadata {
+            stage: Stage::Queued.into(),
+            ..proto::ExecuteOperationMetadata::default()
+        };
+        let queued = Operation {
+            name: name.clone(),
+            metadata: Some(any("ExecuteOperationMetadata", &metadata)),
+            ..Operation::default()
+        };
+        let _ = sender.send(Ok(queued)).await;
+        if breaks {
+            let _ = sender.send(Err(Status::unavailable("injected"))).await;
+            return;
+        }
+        let ended = tokio::select! {
+            ended = running.wait_for(Option::is_some) => ended,
+            () = sender.closed() => return,
+        };
+        let Some(response) = ended.ok().and_then(|response| response.clone()) else { return };
+        let done = Operation {
+            name,
+            done: true,
+            result: Some(operation::Result::Response(any("ExecuteResponse", &response))),
+            ..Operation::default()
+        };
+        let _ = sender.send(Ok(done)).await;
+    });
+    Box::pin(ReceiverStream::new(receiver))
+}
+
+fn any(name: &str, message: &impl Message) -> Any {
+    Any {
+        type_url: format!("type.googleapis.com/build.bazel.remote.execution.v2.{name}"),
+        value: message.encode_to_vec(),
+    }
+}
+
+impl Shared {
+    /// The whole way of an action; what fails is in the response's status.
+    fn response(self: &Arc<Shared>, action: &Digest, request: &proto::ExecuteRequest) -> proto::ExecuteResponse {
+        let verdict = self.state(|state| {
+            let verdicts = &mut state.faults.verdicts;
+            (!verdicts.is_empty()).then(|| verdicts.remove(0))
+        });
+        let run = match verdict {
+            Some(status) => Err(status),
+            None => self.run(action, request.skip_cache_lookup),
+        };
+        match run {
+            Ok((mut result, cached_result)) => {
+                self.inline(&mut result, &request.inline_output_files);
+                let status = Some(as_message(&Status::ok("")));
+                proto::ExecuteResponse { result: Some(result), cached_result, status, ..Default::default() }
+            }
+            Err(status) => {
+                proto::ExecuteResponse { status: Some(as_message(&status)), ..Default::default() }
+            }
+        }
+    }
+
+    fn run(
+        self: &Arc<Shared>,
+        digest: &Digest,
+        skip_cache_lookup: bool,
+    ) -> Result<(proto::ActionResult, bool), Status> {
+        let Some(execute) = &self.options.execute else {
+            return Err(Status::unimplemented("this server only caches"));
+        };
+        if let Some(result) = self.state(|state| state.results.get(digest).cloned())
+            && !skip_cache_lookup
+        {
+            return Ok((result, true));
+        }
+        let mut missing = Vec::new();
+        let action: Option<proto::Action> = self.message(digest, &mut missing)?;
+        let Some(action) = action else { return Err(missing_inputs(&missing)) };
+        let command: Option<proto::Command> =
+            self.message(&digest_of(action.command_digest.as_ref())?, &mut missing)?;
+        let root = digest_of(action.input_root_digest.as_ref())?;
+        let inputs = InputTree::load(self, root, &mut missing)?;
+        let Some(command) = command.filter(|_| missing.is_empty()) else {
+            return Err(missing_inputs(&missing));
+        };
+        inputs.check_working_directory(&command.working_directory)?;
+        self.state(|state| state.executed.push(*digest));
+        let result = execute(&action, &command, &inputs);
+        if !action.do_not_cache && result.exit_code == 0 {
+            self.state(|state| state.results.insert(*digest, result.clone()));
+        }
+        Ok((result, false))
+    }
+
+    /// A message in the CAS; notes it where it is missing.
+    pub(super) fn message<M: Message + Default>(
+        &self,
+        digest: &Digest,
+        missing: &mut Vec<Digest>,
+    ) -> Result<Option<M>, Status> {
+        let bytes = match *digest == Digest::empty() {
+            true => Some(bytes::Bytes::new()),
+            false => self.state(|state| state.blobs.get(digest).cloned()),
+        };
+        let Some(bytes) = bytes else {
+            missing.push(*digest);
+            return Ok(None);
+        };
+        let message = M::decode(bytes).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        Ok(Some(message))
+    }
+}
+
+/// REAPI, `Execution.Execute`: one MISSING violation for each blob.
+fn missing_inputs(digests: &[Digest]) -> Status {
+    let mut details = ErrorDetails::new();
+    for digest in digests {
+        details.add_precondition_failure_violation("MISSING", format!("blobs/{digest}"), "");
+    }
+    Status::with_error_details(tonic::Code::FailedPrecondition, "inputs are missing", details)
+}
