@@ -1,0 +1,689 @@
+//! The frames that launcher and daemon exchange: `[u32 LE payload length][u8 kind][payload]`.
+//! Pure bytes: knows no sockets and does not judge what a message asks for.
+//!
+//! Every value has exactly one encoding, and only that one is accepted: decoding and encoding are inverse.
+//! Integers are little-endian; a string is its length (u32) and its bytes; a list is its length (u32) and its
+//! elements; a flag is one byte, 0 or 1.
+
+use std::ffi::OsStr;
+use std::ffi::OsString;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Version of the frames. Both sides must have the same; [`WireError::OtherProtocol`] tells when not.
+pub const PROTOCOL: u32 = 1;
+/// Version of this package, as launcher and daemon tell each other.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Length of what precedes a payload, in bytes.
+pub const HEADER_BYTES: usize = 5;
+/// Largest payload that is sent or accepted, in bytes.
+pub const MAX_PAYLOAD_BYTES: usize = 64 << 20;
+/// How often the daemon sends [`Reply::Working`] while a command is under way.
+pub const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How long a launcher bears a daemon's silence before it runs the command itself.
+pub const SILENCE: Duration = Duration::from_secs(30);
+/// How long a launcher waits, after a local run, until the daemon has taken the outputs.
+pub const STORE_PATIENCE: Duration = Duration::from_secs(60);
+
+const RUN: u8 = 0x01;
+const DONE: u8 = 0x02;
+const CANCEL: u8 = 0x03;
+const CONTROL: u8 = 0x04;
+const COMPLETED: u8 = 0x81;
+const PASS_THROUGH: u8 = 0x82;
+const RUN_AND_STORE: u8 = 0x83;
+const TEXT: u8 = 0x84;
+// Understood by every protocol version, so that a skew can be told.
+const REFUSED: u8 = 0x85;
+const WORKING: u8 = 0x86;
+
+/// What a launcher, or one of the daemon's own commands, says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Decide about a command: the first frame of a launcher.
+    Run(RunRequest),
+    /// How the command of [`Reply::RunAndStore`] ended.
+    Done(DoneReport),
+    /// Stop working on the command; its result is not wanted. A closed socket says the same.
+    Cancel,
+    /// A word to the daemon itself: `status`, `stats`, `stop`, ….
+    Control {
+        /// The command and its arguments.
+        words: Vec<OsString>,
+    },
+}
+
+/// A command, with everything that it sees of the launcher's process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunRequest {
+    /// [`VERSION`] of the launcher.
+    pub version: String,
+    /// The executable that `argv[0]` means, absolute, found in the launcher's `PATH`; never a launcher.
+    pub program: PathBuf,
+    /// The command as it would be run; `argv[0]` included.
+    pub argv: Vec<OsString>,
+    /// The working directory, as `getcwd` gives it.
+    pub cwd: PathBuf,
+    /// The environment in its order, without entries that have no `=`.
+    pub env: Vec<(OsString, OsString)>,
+    /// The file mode creation mask.
+    pub umask: u32,
+    /// What `isatty` says of descriptor 0.
+    pub stdin_is_terminal: bool,
+    /// What `isatty` says of descriptor 1.
+    pub stdout_is_terminal: bool,
+    /// What `isatty` says of descriptor 2.
+    pub stderr_is_terminal: bool,
+}
+
+/// How a local run ended, and what it printed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DoneReport {
+    /// How the process ended.
+    pub ended: Ended,
+    /// Everything it wrote to descriptor 1; empty unless `captured`.
+    pub stdout: Vec<u8>,
+    /// Everything it wrote to descriptor 2; empty unless `captured`.
+    pub stderr: Vec<u8>,
+    /// Whether the two are complete. They are not when there was too much to keep, when a descriptor was
+    /// closed, or when a process that outlived the command may still write.
+    pub captured: bool,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// By `exit`, with this status.
+    Exited(u8),
+    /// By a signal, with this number.
+    Signaled(u8),
+}
+
+/// What the daemon says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// The command's outputs are in place: print this and exit. After [`Request::Done`]: the outputs are
+    /// stored, and the fields are without meaning.
+    Completed {
+        /// Exit status of the command.
+        exit_code: u8,
+        /// What it wrote to descriptor 1.
+        stdout: Vec<u8>,
+        /// What it wrote to descriptor 2.
+        stderr: Vec<u8>,
+    },
+    /// Become the command by `exec`; nothing of it is kept.
+    PassThrough {
+        /// Why, for a human.
+        reason: String,
+        /// Whether to take one of the machine's [slots](crate::slots) first.
+        slot: bool,
+    },
+    /// Run a command as a child, and tell how it ended by [`Request::Done`]. Takes a slot.
+    RunAndStore {
+        /// The command: that of the request, possibly with its colours told explicitly. Whatever `argv[0]` is,
+        /// the program of the request is executed.
+        argv: Vec<OsString>,
+        /// Why, for a human.
+        reason: String,
+    },
+    /// The answer to [`Request::Control`].
+    Text(Vec<u8>),
+    /// The daemon will not take the command: it is stopping, or speaks another protocol.
+    Refused {
+        /// Why, for a human.
+        message: String,
+    },
+    /// Nothing yet; sent every [`HEARTBEAT`], so that silence means a daemon that is stopped or stuck.
+    Working,
+}
+
+/// Either direction's message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Frame {
+    /// From the launcher.
+    Request(Request),
+    /// From the daemon.
+    Reply(Reply),
+}
+
+/// Why bytes are no frame, or a message cannot be one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WireError {
+    /// The frame or a field of it ends early.
+    Truncated,
+    /// The payload is larger than [`MAX_PAYLOAD_BYTES`]; its length in bytes.
+    TooLong(usize),
+    /// There is no such kind of frame, or not in this direction.
+    UnknownKind(u8),
+    /// The launcher speaks another protocol; its version.
+    OtherProtocol(u32),
+    /// Bytes follow the last field.
+    TrailingBytes,
+    /// A field has a value that it cannot have.
+    InvalidField(&'static str),
+}
+
+impl fmt::Display for WireError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WireError::Truncated => f.write_str("the frame ends early"),
+            WireError::TooLong(bytes) => {
+                write!(f, "a frame of {bytes} bytes is larger than {MAX_PAYLOAD_BYTES}")
+            }
+            WireError::UnknownKind(kind) => write!(f, "there is no frame of kind {kind:#04x} here"),
+            WireError::OtherProtocol(protocol) => {
+                write!(f, "the launcher speaks protocol {protocol}, this is protocol {PROTOCOL}")
+            }
+            WireError::TrailingBytes => f.write_str("bytes follow the last field of the frame"),
+            WireError::InvalidField(field) => write!(f, "field {field} is invalid"),
+        }
+    }
+}
+
+impl std::error::Error for WireError {}
+
+/// What precedes a payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// The kind of message, for [`Request::decode`] and [`Reply::decode`].
+    pub kind: u8,
+    /// Length of the payload in bytes, at most [`MAX_PAYLOAD_BYTES`].
+    pub payload_bytes: usize,
+}
+
+impl Header {
+    /// Reads a header, so that the reader knows how much to read next.
+    ///
+    /// # Errors
+    /// [`WireError::TooLong`].
+    pub fn decode(bytes: [u8; HEADER_BYTES]) -> Result<Header, WireError> {
+        let [a, b, c, d, kind] = bytes;
+        let payload_bytes = usize::try_from(u32::from_le_bytes([a, b, c, d])).unwrap_or(usize::MAX);
+        if payload_bytes > MAX_PAYLOAD_BYTES {
+            return Err(WireError::TooLong(payload_bytes));
+        }
+        Ok(Header { kind, payload_bytes })
+    }
+}
+
+impl Frame {
+    /// Reads one frame that is exactly `bytes`.
+    ///
+    /// # Errors
+    /// Any [`WireError`].
+    pub fn decode(bytes: &[u8]) -> Result<Frame, WireError> {
+        let (header, payload) = bytes.split_first_chunk::<HEADER_BYTES>().ok_or(WireError::Truncated)?;
+        let header = Header::decode(*header)?;
+        match payload.len() {
+            len if len < header.payload_bytes => Err(WireError::Truncated),
+            len if len > header.payload_bytes => Err(WireError::TrailingBytes),
+            _ => Frame::from_parts(header.kind, payload),
+        }
+    }
+
+    /// Reads a message of either direction from its kind and payload.
+    ///
+    /// # Errors
+    /// Any [`WireError`].
+    pub fn from_parts(kind: u8, payload: &[u8]) -> Result<Frame, WireError> {
+        match Request::decode(kind, payload) {
+            Err(WireError::UnknownKind(_)) => Ok(Frame::Reply(Reply::decode(kind, payload)?)),
+            request => Ok(Frame::Request(request?)),
+        }
+    }
+
+    /// The whole frame.
+    ///
+    /// # Errors
+    /// [`WireError::TooLong`].
+    pub fn encode(&self) -> Result<Vec<u8>, WireError> {
+        match self {
+            Frame::Request(request) => request.encode(),
+            Frame::Reply(reply) => reply.encode(),
+        }
+    }
+}
+
+impl Request {
+    /// The whole frame, header included.
+    ///
+    /// # Errors
+    /// [`WireError::TooLong`].
+    pub fn encode(&self) -> Result<Vec<u8>, WireError> {
+        match self {
+            Request::Run(run) => {
+                let mut to = Encoder::new(RUN);
+                to.u32(PROTOCOL);
+                to.bytes(run.version.as_bytes());
+                to.bytes(run.program.as_os_str().as_bytes());
+                to.list(&run.argv);
+                to.bytes(run.cwd.as_os_str().as_bytes());
+                to.length(run.env.len());
+                for (name, value) in &run.env {
+                    to.bytes(name.as_bytes());
+                    to.bytes(value.as_bytes());
+                }
+                to.u32(run.umask);
+                to.flag(run.stdin_is_terminal);
+                to.flag(run.stdout_is_terminal);
+                to.flag(run.stderr_is_terminal);
+                to.finish()
+            }
+            Request::Done(done) => {
+                let mut to = Encoder::new(DONE);
+                let (how, number) = match done.ended {
+                    Ended::Exited(status) => (0, status),
+                    Ended::Signaled(signal) => (1, signal),
+                };
+                to.u8(how);
+                to.u8(number);
+                to.bytes(&done.stdout);
+                to.bytes(&done.stderr);
+                to.flag(done.captured);
+                to.finish()
+            }
+            Request::Cancel => Encoder::new(CANCEL).finish(),
+            Request::Control { words } => {
+                let mut to = Encoder::new(CONTROL);
+                to.list(words);
+                to.finish()
+            }
+        }
+    }
+
+    /// Reads a request from a frame's kind and payload.
+    ///
+    /// # Errors
+    /// Any [`WireError`]; after [`WireError::OtherProtocol`] the launcher understands [`Reply::Refused`].
+    pub fn decode(kind: u8, payload: &[u8]) -> Result<Request, WireError> {
+        let mut from = Decoder { rest: payload };
+        let request = match kind {
+            RUN => {
+                let protocol = from.u32()?;
+                if protocol != PROTOCOL {
+                    return Err(WireError::OtherProtocol(protocol));
+                }
+                Request::Run(RunRequest {
+                    version: from.text("version")?,
+                    program: from.os_string("program")?.into(),
+                    argv: from.list("argv")?,
+                    cwd: from.os_string("cwd")?.into(),
+                    env: {
+                        let len = from.length(2)?;
+                        let mut env = Vec::with_capacity(len);
+                        for _ in 0..len {
+                            env.push((from.os_string("env")?, from.os_string("env")?));
+                        }
+                        env
+                    },
+                    umask: from.u32()?,
+                    stdin_is_terminal: from.flag("stdin_is_terminal")?,
+                    stdout_is_terminal: from.flag("stdout_is_terminal")?,
+                    stderr_is_terminal: from.flag("stderr_is_terminal")?,
+                })
+            }
+            DONE => Request::Done(DoneReport {
+                ended: match (from.u8()?, from.u8()?) {
+                    (0, status) => Ended::Exited(status),
+                    (1, signal) => Ended::Signaled(signal),
+                    _ => return Err(WireError::InvalidField("ended")),
+                },
+                stdout: from.bytes()?.to_vec(),
+                stderr: from.bytes()?.to_vec(),
+                captured: from.flag("captured")?,
+            }),
+            CANCEL => Request::Cancel,
+            CONTROL => Request::Control { words: from.list("words")? },
+            _ => return Err(WireError::UnknownKind(kind)),
+        };
+        from.finish(request)
+    }
+}
+
+impl Reply {
+    /// The whole frame, header included.
+    ///
+    /// # Errors
+    /// [`WireError::TooLong`].
+    pub fn encode(&self) -> Result<Vec<u8>, WireError> {
+        let mut to;
+        match self {
+            Reply::Completed { exit_code, stdout, stderr } => {
+                to = Encoder::new(COMPLETED);
+                to.u8(*exit_code);
+                to.bytes(stdout);
+                to.bytes(stderr);
+            }
+            Reply::PassThrough { reason, slot } => {
+                to = Encoder::new(PASS_THROUGH);
+                to.bytes(reason.as_bytes());
+                to.flag(*slot);
+            }
+            Reply::RunAndStore { argv, reason } => {
+                to = Encoder::new(RUN_AND_STORE);
+                to.list(argv);
+                to.bytes(reason.as_bytes());
+            }
+            Reply::Text(text) => {
+                to = Encoder::new(TEXT);
+                to.bytes(text);
+            }
+            Reply::Refused { message } => {
+                to = Encoder::new(REFUSED);
+                to.bytes(message.as_bytes());
+            }
+            Reply::Working => to = Encoder::new(WORKING),
+        }
+        to.finish()
+    }
+
+    /// Reads a reply from a frame's kind and payload.
+    ///
+    /// # Errors
+    /// Any [`WireError`] but `OtherProtocol`.
+    pub fn decode(kind: u8, payload: &[u8]) -> Result<Reply, WireError> {
+        let mut from = Decoder { rest: payload };
+        let reply = match kind {
+            COMPLETED => Reply::Completed {
+                exit_code: from.u8()?,
+                stdout: from.bytes()?.to_vec(),
+                stderr: from.bytes()?.to_vec(),
+            },
+            PASS_THROUGH => Reply::PassThrough { reason: from.text("reason")?, slot: from.flag("slot")? },
+            RUN_AND_STORE => Reply::RunAndStore { argv: from.list("argv")?, reason: from.text("reason")? },
+            TEXT => Reply::Text(from.bytes()?.to_vec()),
+            REFUSED => Reply::Refused { message: from.text("message")? },
+            WORKING => Reply::Working,
+            _ => return Err(WireError::UnknownKind(kind)),
+        };
+        from.finish(reply)
+    }
+}
+
+struct Encoder {
+    frame: Vec<u8>,
+}
+
+impl Encoder {
+    fn new(kind: u8) -> Encoder {
+        Encoder { frame: vec![0, 0, 0, 0, kind] }
+    }
+
+    fn u8(&mut self, value: u8) {
+        self.frame.push(value);
+    }
+
+    fn u32(&mut self, value: u32) {
+        self.frame.extend(value.to_le_bytes());
+    }
+
+    fn flag(&mut self, value: bool) {
+        self.u8(u8::from(value));
+    }
+
+    /// A length that does not fit makes the frame too long for `finish` as well.
+    fn length(&mut self, len: usize) {
+        self.u32(u32::try_from(len).unwrap_or(u32::MAX));
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.length(bytes.len());
+        self.frame.extend_from_slice(bytes);
+    }
+
+    fn list(&mut self, list: &[OsString]) {
+        self.length(list.len());
+        list.iter().for_each(|element| self.bytes(element.as_bytes()));
+    }
+
+    fn finish(mut self) -> Result<Vec<u8>, WireError> {
+        let payload_bytes = self.frame.len() - HEADER_BYTES;
+        let length = u32::try_from(payload_bytes).map_err(|_| WireError::TooLong(payload_bytes))?;
+        if payload_bytes > MAX_PAYLOAD_BYTES {
+            return Err(WireError::TooLong(payload_bytes));
+        }
+        self.frame[..4].copy_from_slice(&length.to_le_bytes());
+        Ok(self.frame)
+    }
+}
+
+struct Decoder<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Decoder<'a> {
+    fn take(&mut self, len: usize) -> Result<&'a [u8], WireError> {
+        let (taken, rest) = self.rest.split_at_checked(len).ok_or(WireError::Truncated)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn u8(&mut self) -> Result<u8, WireError> {
+        let (byte, rest) = self.rest.split_first().ok_or(WireError::Truncated)?;
+        self.rest = rest;
+        Ok(*byte)
+    }
+
+    fn u32(&mut self) -> Result<u32, WireError> {
+        let (bytes, rest) = self.rest.split_first_chunk::<4>().ok_or(WireError::Truncated)?;
+        self.rest = rest;
+        Ok(u32::from_le_bytes(*bytes))
+    }
+
+    fn flag(&mut self, field: &'static str) -> Result<bool, WireError> {
+        match self.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(WireError::InvalidField(field)),
+        }
+    }
+
+    /// The length of a list whose elements have `strings` strings each. Every string takes four bytes or more,
+    /// so a length that the payload cannot hold is refused before memory is set aside for it.
+    fn length(&mut self, strings: usize) -> Result<usize, WireError> {
+        let len = usize::try_from(self.u32()?).map_err(|_| WireError::Truncated)?;
+        if len > self.rest.len() / (4 * strings) {
+            return Err(WireError::Truncated);
+        }
+        Ok(len)
+    }
+
+    fn bytes(&mut self) -> Result<&'a [u8], WireError> {
+        let len = usize::try_from(self.u32()?).map_err(|_| WireError::Truncated)?;
+        self.take(len)
+    }
+
+    fn text(&mut self, field: &'static str) -> Result<String, WireError> {
+        String::from_utf8(self.bytes()?.to_vec()).map_err(|_| WireError::InvalidField(field))
+    }
+
+    /// What goes to `execve` or `open`, where a NUL would end it early.
+    fn os_string(&mut self, field: &'static str) -> Result<OsString, WireError> {
+        let bytes = self.bytes()?;
+        if bytes.contains(&0) {
+            return Err(WireError::InvalidField(field));
+        }
+        Ok(OsStr::from_bytes(bytes).to_owned())
+    }
+
+    fn list(&mut self, field: &'static str) -> Result<Vec<OsString>, WireError> {
+        let len = self.length(1)?;
+        let mut list = Vec::with_capacity(len);
+        for _ in 0..len {
+            list.push(self.os_string(field)?);
+        }
+        Ok(list)
+    }
+
+    fn finish<T>(self, message: T) -> Result<T, WireError> {
+        if self.rest.is_empty() { Ok(message) } else { Err(WireError::TrailingBytes) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    fn samples() -> Vec<Frame> {
+        let run = RunRequest {
+            version: VERSION.into(),
+            program: "/usr/bin/gcc".into(),
+            argv: vec!["gcc".into(), "-c".into(), OsString::from_vec(vec![0xff, b'\n', 0x80]), "".into()],
+            cwd: "/tmp/a b".into(),
+            env: vec![("A".into(), "".into()), ("A".into(), "=x=".into())],
+            umask: 0o077,
+            stdin_is_terminal: true,
+            stdout_is_terminal: false,
+            stderr_is_terminal: true,
+        };
+        let empty =
+            RunRequest { argv: vec![], env: vec![], cwd: "".into(), program: "".into(), ..run.clone() };
+        let done =
+            |ended| DoneReport { ended, stdout: vec![0, 1], stderr: b"warning".into(), captured: true };
+        let mut frames: Vec<Frame> = [
+            Request::Run(run),
+            Request::Run(empty),
+            Request::Done(done(Ended::Exited(3))),
+            Request::Done(DoneReport { captured: false, ..done(Ended::Signaled(15)) }),
+            Request::Cancel,
+            Request::Control { words: vec!["stop".into(), "--drain".into()] },
+        ]
+        .map(Frame::Request)
+        .into();
+        frames.extend(
+            [
+                Reply::Completed { exit_code: 255, stdout: vec![0; 300], stderr: vec![] },
+                Reply::PassThrough { reason: "unsupported_flag: -fplugin".into(), slot: true },
+                Reply::RunAndStore {
+                    argv: vec!["cc".into(), "-fdiagnostics-color".into()],
+                    reason: "é".into(),
+                },
+                Reply::Text(b"{}".into()),
+                Reply::Refused { message: "draining".into() },
+                Reply::Working,
+            ]
+            .map(Frame::Reply),
+        );
+        frames
+    }
+
+    #[test]
+    fn decode_is_the_inverse_of_encode() {
+        for frame in samples() {
+            assert_eq!(Frame::decode(&frame.encode().unwrap()), Ok(frame));
+        }
+    }
+
+    #[test]
+    fn every_truncation_is_an_error() {
+        for frame in samples() {
+            let bytes = frame.encode().unwrap();
+            for len in 0..bytes.len() {
+                assert_eq!(Frame::decode(&bytes[..len]), Err(WireError::Truncated), "{frame:?} cut at {len}");
+                // The same with a header that agrees, so that the payload's own bounds are what refuses.
+                if len >= HEADER_BYTES {
+                    assert!(
+                        Frame::from_parts(bytes[4], &bytes[HEADER_BYTES..len]).is_err(),
+                        "{frame:?} {len}"
+                    );
+                }
+            }
+            assert_eq!(Frame::decode(&[&bytes[..], b"x"].concat()), Err(WireError::TrailingBytes));
+            assert!(Frame::from_parts(bytes[4], &[&bytes[HEADER_BYTES..], b"x"].concat()).is_err());
+        }
+    }
+
+    /// Numbers that look random and are the same in each run (xorshift64).
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, bound: usize) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            usize::try_from(self.0 % u64::try_from(bound).unwrap()).unwrap()
+        }
+
+        fn byte(&mut self) -> u8 {
+            u8::try_from(self.below(256)).unwrap()
+        }
+    }
+
+    /// Whatever is accepted must be the one encoding of what it was read as.
+    fn check_canonical(bytes: &[u8]) -> bool {
+        match Frame::decode(bytes) {
+            Ok(frame) => {
+                assert_eq!(frame.encode().as_deref(), Ok(bytes));
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    #[test]
+    fn garbage_is_refused_or_canonical() {
+        let mut random = Random(0x2545_f491_4f6c_dd1d);
+        let samples: Vec<Vec<u8>> = samples().iter().map(|frame| frame.encode().unwrap()).collect();
+        let mut accepted = 0;
+        for _ in 0..200_000 {
+            let mut bytes = samples[random.below(samples.len())].clone();
+            for _ in 0..=random.below(4) {
+                let at = random.below(bytes.len());
+                match random.below(4) {
+                    0 => bytes[at] = random.byte(),
+                    1 => bytes[at] ^= 1 << random.below(8),
+                    2 => bytes.insert(at, random.byte()),
+                    _ => drop(bytes.remove(at)),
+                }
+                if bytes.is_empty() {
+                    break;
+                }
+            }
+            accepted += usize::from(check_canonical(&bytes));
+        }
+        // The mutations are mild enough that some still are frames: the property above is not vacuous.
+        assert!(accepted > 1000, "{accepted}");
+        for _ in 0..50_000 {
+            let bytes: Vec<u8> = (0..random.below(64)).map(|_| random.byte()).collect();
+            check_canonical(&bytes);
+            for kind in 0..=255 {
+                let _ = Frame::from_parts(kind, &bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_are_checked_before_memory_is_reserved() {
+        let huge = [0xff, 0xff, 0xff, 0xff];
+        assert_eq!(Request::decode(CONTROL, &huge), Err(WireError::Truncated));
+        assert_eq!(Reply::decode(TEXT, &huge), Err(WireError::Truncated));
+        assert_eq!(Header::decode([0xff, 0xff, 0xff, 0xff, TEXT]), Err(WireError::TooLong(0xffff_ffff)));
+    }
+
+    #[test]
+    fn what_is_too_long_is_not_sent() {
+        let reply = Reply::Text(vec![0; MAX_PAYLOAD_BYTES]);
+        assert_eq!(reply.encode(), Err(WireError::TooLong(MAX_PAYLOAD_BYTES + 4)));
+        let reply = Reply::Text(vec![7; MAX_PAYLOAD_BYTES - 4]);
+        assert_eq!(Frame::decode(&reply.encode().unwrap()), Ok(Frame::Reply(reply)));
+    }
+
+    #[test]
+    fn another_protocol_is_told_apart_from_garbage() {
+        let mut payload = (PROTOCOL + 1).to_le_bytes().to_vec();
+        payload.extend(b"whatever a later version sends");
+        assert_eq!(Request::decode(RUN, &payload), Err(WireError::OtherProtocol(PROTOCOL + 1)));
+    }
+
+    #[test]
+    fn no_nul_reaches_execve() {
+        let control = Request::Control { words: vec!["a\0b".into()] };
+        let bytes = control.encode().unwrap();
+        assert_eq!(Frame::decode(&bytes), Err(WireError::InvalidField("words")));
+    }
+}
