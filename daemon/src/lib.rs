@@ -12,3 +12,4 @@ pub mod reason;
 pub mod config;
 pub mod stats;
 pub mod history;
+pub mod store;

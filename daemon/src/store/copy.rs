@@ -1,0 +1,33 @@
+//! Copies one open file into another, sharing its blocks where the file system can.
+//! Knows nothing of stores.
+
+use std::fs::File;
+use std::io;
+use std::io::Read;
+use std::io::Seek;
+use std::io::Write;
+
+use crate::digest::Digest;
+use crate::digest::Hasher;
+
+/// Fills `to` (empty, open for reading and writing) with all bytes of `from` (at its start), and returns the
+/// digest of what `to` holds now: `from` may be changing.
+pub(super) fn clone_or_copy(mut from: &File, to: &mut File) -> io::Result<Digest> {
+    if rustix::fs::ioctl_ficlone(&*to, from).is_ok() {
+        to.rewind()?;
+        return Digest::of_reader(to);
+    }
+    let mut hasher = Hasher::new();
+    let mut buffer = vec![0; 128 * 1024];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(hasher.finish()),
+            Ok(n) => {
+                to.write_all(&buffer[..n])?;
+                hasher.update(&buffer[..n]);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
