@@ -2,14 +2,18 @@
 //!
 //! The modules stand in reading order, lowest floor first; a module imports only from lower floors.
 
+// Floor 0: values, and what every other module stands on.
 pub mod digest;
-pub mod files;
 pub mod paths;
 pub mod process;
-pub mod prerequisites;
-pub mod reapi;
 pub mod reason;
 pub mod config;
+pub mod files;
 pub mod stats;
-pub mod history;
+pub mod prerequisites;
+// Floor 1: each knows one thing, and none of them the others.
+pub mod reapi;
 pub mod store;
+pub mod history;
+// Floor 3.
+pub mod action;

@@ -1,0 +1,104 @@
+//! The environment of a remote command: the variables of the user's that can change what a compiler makes.
+//! Knows nothing of which command it is.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::Path;
+use std::path::PathBuf;
+
+use crate::files::Fingerprint;
+use crate::process::env_value;
+use crate::reason::Reason;
+
+/// Variables that a compile reads. GCC manual, "Environment Variables Affecting GCC" and "Environment
+/// Variables" of the preprocessor; Clang manual, "ENVIRONMENT".
+const COMPILE_VARIABLES: &[&str] = &[
+    "CPATH",
+    "C_INCLUDE_PATH",
+    "CPLUS_INCLUDE_PATH",
+    "OBJC_INCLUDE_PATH",
+    "COMPILER_PATH",
+    "GCC_EXEC_PREFIX",
+    "GCC_COLORS",
+    "GCC_EXTRA_DIAGNOSTIC_OUTPUT",
+    "LANG",
+    "LANGUAGE",
+    "LC_ALL",
+    "LC_CTYPE",
+    "LC_MESSAGES",
+    "SOURCE_DATE_EPOCH",
+];
+
+/// The environment that `env` comes down to for a compile in `cwd` whose toolchain's programs lie in
+/// `program_directories`: those come first in the worker's PATH, since the driver looks there for `as`.
+///
+/// # Errors
+/// When a variable that matters is not UTF-8.
+pub fn environment(
+    env: &[(OsString, OsString)],
+    cwd: &Path,
+    program_directories: &[PathBuf],
+) -> Result<BTreeMap<String, String>, Reason> {
+    let mut environment = BTreeMap::new();
+    for name in COMPILE_VARIABLES {
+        if let Some(value) = env_value(env, name) {
+            let value = value.to_str().ok_or_else(|| Reason::UnsupportedEnvironment((*name).to_owned()))?;
+            environment.insert((*name).to_owned(), value.to_owned());
+        }
+    }
+    let not_utf8 = || Reason::UnsupportedEnvironment("PWD".to_owned());
+    let pwd = logical_directory(env, cwd).to_str().ok_or_else(not_utf8)?.to_owned();
+    environment.insert("PWD".to_owned(), pwd);
+    let mut path = Vec::new();
+    for directory in program_directories.iter().map(PathBuf::as_path).chain(["/usr/bin", "/bin"].map(Path::new)) {
+        if let Some(directory) = directory.to_str()
+            && !path.contains(&directory)
+        {
+            path.push(directory);
+        }
+    }
+    environment.insert("PATH".to_owned(), path.join(":"));
+    Ok(environment)
+}
+
+/// The working directory as the compiler names it in debug information: `$PWD` if that leads to `cwd`
+/// (libiberty's `getpwd`, LLVM's `current_path`), else `cwd` itself.
+fn logical_directory(env: &[(OsString, OsString)], cwd: &Path) -> PathBuf {
+    let pwd = env_value(env, "PWD").map(PathBuf::from).filter(|pwd| pwd.is_absolute() && pwd != cwd);
+    let Some(pwd) = pwd else { return cwd.to_owned() };
+    match (Fingerprint::of(&pwd), Fingerprint::of(cwd)) {
+        (Ok(a), Ok(b)) if a.is_same_file(&b) => pwd,
+        _ => cwd.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(env: &[(&str, &str)], cwd: &Path) -> BTreeMap<String, String> {
+        let env: Vec<_> = env.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        environment(&env, cwd, &["/opt/as/bin".into(), "/usr/bin".into()]).unwrap()
+    }
+
+    #[test]
+    fn only_what_matters_is_passed() {
+        let environment = of(&[("HOME", "/h"), ("LANG", "C"), ("CPATH", "/i")], Path::new("/"));
+        let names: Vec<_> = environment.keys().map(String::as_str).collect();
+        assert_eq!(names, ["CPATH", "LANG", "PATH", "PWD"]);
+        assert_eq!(environment["PATH"], "/opt/as/bin:/usr/bin:/bin");
+    }
+
+    #[test]
+    fn pwd_is_believed_only_if_it_leads_to_the_working_directory() {
+        let scratch = tempfile::tempdir().unwrap();
+        let real = scratch.path().canonicalize().unwrap().join("real");
+        let link = scratch.path().join("link");
+        std::fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let text = |path: &Path| path.to_str().unwrap().to_owned();
+        assert_eq!(of(&[("PWD", &text(&link))], &real)["PWD"], text(&link));
+        assert_eq!(of(&[("PWD", "/usr")], &real)["PWD"], text(&real));
+        assert_eq!(of(&[], &real)["PWD"], text(&real));
+    }
+}

@@ -1,0 +1,133 @@
+//! The files that a command makes: how a worker names them, how they get from the store to their place and
+//! from their place into the store.
+//! Knows nothing of who ran the command.
+
+use std::path::Path;
+use std::path::PathBuf;
+
+use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
+
+use crate::action::InputRootBuilder;
+use crate::action::Located;
+use crate::digest::Digest;
+use crate::paths;
+use crate::reason::Reason;
+use crate::store::Store;
+use crate::store::StoreError;
+
+/// What an output is to farcc.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OutputKind {
+    /// The user's depfile: audited and installed.
+    Depfile,
+    /// A depfile that the user did not ask for: audited only.
+    AuditDepfile,
+    /// The object: installed last, since a build tool that sees it takes the command for done.
+    Object,
+}
+
+/// One file that a command makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// What it is to farcc.
+    pub kind: OutputKind,
+    /// Absolute path on this machine, as opened.
+    pub path: PathBuf,
+    /// Its name in REAPI: relative to the working directory.
+    pub remote: String,
+}
+
+/// Why outputs were not installed.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// The result does not have an output that the command was to make.
+    #[error("install {}: the result does not have it", .0.display())]
+    NotMade(PathBuf),
+    /// The result names a blob that is in the store no more.
+    #[error("install {}: its bytes are gone from the store", .0.display())]
+    Gone(PathBuf),
+    /// The store or the destination failed.
+    #[error("install: {0}")]
+    Store(#[from] StoreError),
+}
+
+impl Output {
+    /// The output that is opened as `path` (absolute); its directory joins the input tree.
+    ///
+    /// # Errors
+    /// When it cannot be an output of an action: its directory is missing or part of the image, it is no
+    /// regular file now, or its name is not UTF-8.
+    pub fn locate(
+        builder: &mut InputRootBuilder,
+        cwd: &Path,
+        kind: OutputKind,
+        path: &Path,
+    ) -> Result<Output, Reason> {
+        let special = std::fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_file());
+        let (Some(parent), Some(name), false) = (path.parent(), path.file_name(), special) else {
+            return Err(Reason::SpecialOutput);
+        };
+        let Located::Here(directory) = builder.add_directory(parent)? else {
+            return Err(Reason::SystemPath(path.display().to_string()));
+        };
+        let remote = paths::relative(cwd, &directory.join(name));
+        let remote = remote.to_str().ok_or_else(|| Reason::UnsupportedName(path.display().to_string()))?;
+        Ok(Output { kind, path: path.to_owned(), remote: remote.to_owned() })
+    }
+}
+
+/// Puts every output of `result` into its place, atomically one by one, the object last. `umask` is the
+/// user's.
+///
+/// # Errors
+/// When an output is missing in the result or the store, or cannot be written. Outputs installed before stay.
+pub fn install(
+    store: &Store,
+    outputs: &[Output],
+    result: &re::ActionResult,
+    umask: u32,
+) -> Result<(), InstallError> {
+    let mut in_order: Vec<_> =
+        outputs.iter().filter(|output| output.kind != OutputKind::AuditDepfile).collect();
+    in_order.sort_by_key(|output| output.kind);
+    let mut made = Vec::new();
+    for output in in_order {
+        let not_made = || InstallError::NotMade(output.path.clone());
+        let file = find(result, output).ok_or_else(not_made)?;
+        let digest = file.digest.as_ref().and_then(|digest| Digest::try_from(digest).ok());
+        made.push((output, digest.ok_or_else(not_made)?, file.is_executable));
+    }
+    for (output, digest, is_executable) in made {
+        let mode = if is_executable { 0o777 } else { 0o666 } & !umask;
+        if !store.install(&digest, &output.path, mode)? {
+            return Err(InstallError::Gone(output.path.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// The file of `result` that is `output`.
+pub fn find<'a>(result: &'a re::ActionResult, output: &Output) -> Option<&'a re::OutputFile> {
+    result.output_files.iter().find(|file| file.path == output.remote)
+}
+
+/// Takes the outputs that a local run has left into the store. An output that was not made is left out, and
+/// so are [`OutputKind::AuditDepfile`]s.
+///
+/// # Errors
+/// When one cannot be read or stored.
+pub fn collect(store: &Store, outputs: &[Output]) -> Result<Vec<re::OutputFile>, StoreError> {
+    let mut files = Vec::new();
+    for output in outputs.iter().filter(|output| output.kind != OutputKind::AuditDepfile) {
+        let Ok(metadata) = std::fs::symlink_metadata(&output.path) else { continue };
+        let digest = store.put_file(&output.path)?;
+        files.push(re::OutputFile {
+            path: output.remote.clone(),
+            digest: Some(digest.into()),
+            is_executable: std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o100 != 0,
+            ..re::OutputFile::default()
+        });
+    }
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(files)
+}
