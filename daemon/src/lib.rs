@@ -5,6 +5,7 @@
 // Floor 0: values, and what every other module stands on.
 pub mod digest;
 pub mod paths;
+pub mod preprocessor;
 pub mod process;
 pub mod reason;
 pub mod config;

@@ -1,1 +1,2 @@
 pub mod fake_reapi;
+pub mod oracle;

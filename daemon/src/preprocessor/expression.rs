@@ -1,0 +1,427 @@
+//! The value of an `#if` expression (C17 6.10.1, C++17 19.1).
+//! Knows nothing of macros: its tokens come expanded.
+
+use crate::preprocessor::Language;
+use crate::preprocessor::ScanError;
+use crate::preprocessor::expand::Expansion;
+use crate::preprocessor::symbol::Symbol;
+use crate::preprocessor::token::Kind;
+use crate::preprocessor::token::Token;
+
+/// How deep parentheses, unary operators and `?:` may nest; each level is a recursion.
+const DEEPEST: u32 = 200;
+
+/// A number of type `intmax_t` or `uintmax_t`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Value {
+    bits: u64,
+    unsigned: bool,
+}
+
+impl Value {
+    fn signed(value: i64) -> Value {
+        Value { bits: value.cast_unsigned(), unsigned: false }
+    }
+
+    fn of(truth: bool) -> Value {
+        Value::signed(i64::from(truth))
+    }
+
+    fn is_true(self) -> bool {
+        self.bits != 0
+    }
+
+    fn as_signed(self) -> i64 {
+        self.bits.cast_signed()
+    }
+}
+
+/// Whether the expression is true.
+pub(super) fn evaluate(expansion: Expansion<'_, '_>) -> Result<bool, ScanError> {
+    let mut parser = Parser { expansion, peeked: None, depth: 0 };
+    let value = parser.expression()?;
+    match parser.peek()? {
+        None => Ok(value.is_true()),
+        Some(token) => Err(syntax(format!("`{}` after the expression", token.text.display()))),
+    }
+}
+
+struct Parser<'r, 'a> {
+    expansion: Expansion<'r, 'a>,
+    /// The next token, once it was looked at (None inside: the end).
+    peeked: Option<Option<Token>>,
+    depth: u32,
+}
+
+fn syntax(what: impl Into<String>) -> ScanError {
+    ScanError::not_sure("#if expression", what)
+}
+
+impl Parser<'_, '_> {
+    fn peek(&mut self) -> Result<Option<Token>, ScanError> {
+        match self.peeked {
+            Some(token) => Ok(token),
+            None => {
+                let token = self.expansion.next()?;
+                self.peeked = Some(token);
+                Ok(token)
+            }
+        }
+    }
+
+    fn next(&mut self) -> Result<Option<Token>, ScanError> {
+        match self.peeked.take() {
+            Some(token) => Ok(token),
+            None => self.expansion.next(),
+        }
+    }
+
+    /// The operator that comes next; C++ has words for some.
+    fn peek_operator(&mut self) -> Result<Option<Symbol>, ScanError> {
+        let Some(token) = self.peek()? else { return Ok(None) };
+        Ok(match token.kind {
+            Kind::Punctuator => Some(token.text),
+            Kind::Identifier => Some(self.word_operator(token.text).unwrap_or(token.text)),
+            _ => Some(token.text),
+        })
+    }
+
+    fn word_operator(&self, word: Symbol) -> Option<Symbol> {
+        if self.expansion.replay.unit.language != Language::Cxx {
+            return None;
+        }
+        Some(match word {
+            Symbol::WORD_AND => Symbol::AND_AND,
+            Symbol::WORD_OR => Symbol::OR_OR,
+            Symbol::WORD_NOT => Symbol::NOT,
+            Symbol::WORD_BITAND => Symbol::AND,
+            Symbol::WORD_BITOR => Symbol::OR,
+            Symbol::WORD_XOR => Symbol::XOR,
+            Symbol::WORD_COMPL => Symbol::COMPLEMENT,
+            Symbol::WORD_NOT_EQ => Symbol::NOT_EQUAL,
+            _ => return None,
+        })
+    }
+
+    /// Runs `parse` one level deeper.
+    fn deeper<T>(&mut self, parse: impl FnOnce(&mut Self) -> Result<T, ScanError>) -> Result<T, ScanError> {
+        if self.depth == DEEPEST {
+            return Err(syntax("nested too deeply"));
+        }
+        self.depth += 1;
+        let result = parse(self);
+        self.depth -= 1;
+        result
+    }
+
+    /// Runs `parse` on an operand whose value does not count unless `evaluated`.
+    fn operand(
+        &mut self,
+        evaluated: bool,
+        parse: impl FnOnce(&mut Self) -> Result<Value, ScanError>,
+    ) -> Result<Value, ScanError> {
+        let skip = u32::from(!evaluated);
+        self.expansion.unevaluated += skip;
+        let value = parse(self);
+        self.expansion.unevaluated -= skip;
+        value
+    }
+
+    fn expression(&mut self) -> Result<Value, ScanError> {
+        let mut value = self.conditional()?;
+        // Both compilers accept a comma, some with a warning.
+        while self.peek_operator()? == Some(Symbol::COMMA) {
+            self.next()?;
+            value = self.conditional()?;
+        }
+        Ok(value)
+    }
+
+    fn conditional(&mut self) -> Result<Value, ScanError> {
+        let condition = self.binary(1)?;
+        if self.peek_operator()? != Some(Symbol::QUESTION) {
+            return Ok(condition);
+        }
+        self.next()?;
+        let yes = self.operand(condition.is_true(), |parser| parser.deeper(Self::expression))?;
+        if self.peek_operator()? != Some(Symbol::COLON) {
+            return Err(syntax("`?` without `:`"));
+        }
+        self.next()?;
+        let no = self.operand(!condition.is_true(), |parser| parser.deeper(Self::conditional))?;
+        // C17 6.5.15 p5: the usual arithmetic conversions apply to both.
+        let chosen = if condition.is_true() { yes } else { no };
+        Ok(Value { bits: chosen.bits, unsigned: yes.unsigned || no.unsigned })
+    }
+
+    /// Binary operators of at least `lowest` precedence; all associate to the left.
+    fn binary(&mut self, lowest: u32) -> Result<Value, ScanError> {
+        let mut left = self.unary()?;
+        while let Some(operator) = self.peek_operator()?
+            && let Some(precedence) = precedence(operator)
+            && precedence >= lowest
+        {
+            self.next()?;
+            left = match operator {
+                Symbol::AND_AND => {
+                    let right = self.operand(left.is_true(), |parser| parser.binary(precedence + 1))?;
+                    Value::of(left.is_true() && right.is_true())
+                }
+                Symbol::OR_OR => {
+                    let right = self.operand(!left.is_true(), |parser| parser.binary(precedence + 1))?;
+                    Value::of(left.is_true() || right.is_true())
+                }
+                _ => {
+                    let right = self.binary(precedence + 1)?;
+                    self.apply(operator, left, right)?
+                }
+            };
+        }
+        Ok(left)
+    }
+
+    fn apply(&self, operator: Symbol, left: Value, right: Value) -> Result<Value, ScanError> {
+        // C17 6.3.1.8: if one is unsigned, both are.
+        let unsigned = left.unsigned || right.unsigned;
+        let arithmetic = |bits| Ok(Value { bits, unsigned });
+        let (a, b) = (left.bits, right.bits);
+        let less = |a: Value, b: Value| if unsigned { a.bits < b.bits } else { a.as_signed() < b.as_signed() };
+        match operator {
+            Symbol::PLUS => arithmetic(a.wrapping_add(b)),
+            Symbol::MINUS => arithmetic(a.wrapping_sub(b)),
+            Symbol::STAR => arithmetic(a.wrapping_mul(b)),
+            Symbol::AND => arithmetic(a & b),
+            Symbol::OR => arithmetic(a | b),
+            Symbol::XOR => arithmetic(a ^ b),
+            Symbol::EQUAL => Ok(Value::of(a == b)),
+            Symbol::NOT_EQUAL => Ok(Value::of(a != b)),
+            Symbol::LESS => Ok(Value::of(less(left, right))),
+            Symbol::GREATER => Ok(Value::of(less(right, left))),
+            Symbol::LESS_EQUAL => Ok(Value::of(!less(right, left))),
+            Symbol::GREATER_EQUAL => Ok(Value::of(!less(left, right))),
+            Symbol::SHIFT_LEFT | Symbol::SHIFT_RIGHT => self.shift(operator, left, right),
+            Symbol::SLASH | Symbol::PERCENT => {
+                if b == 0 {
+                    if self.expansion.unevaluated > 0 {
+                        return arithmetic(0);
+                    }
+                    return Err(syntax("division by zero"));
+                }
+                let quotient = operator == Symbol::SLASH;
+                arithmetic(match (unsigned, quotient) {
+                    (true, true) => a / b,
+                    (true, false) => a % b,
+                    (false, true) => left.as_signed().wrapping_div(right.as_signed()).cast_unsigned(),
+                    (false, false) => left.as_signed().wrapping_rem(right.as_signed()).cast_unsigned(),
+                })
+            }
+            _ => Err(syntax(format!("operator `{}`", operator.display()))),
+        }
+    }
+
+    /// The result has the type of the left operand (C17 6.5.7 p3).
+    fn shift(&self, operator: Symbol, left: Value, right: Value) -> Result<Value, ScanError> {
+        let count = match u32::try_from(right.bits) {
+            Ok(count) if count < 64 => count,
+            _ if self.expansion.unevaluated > 0 => 0,
+            // Undefined (C17 6.5.7 p3), and the compilers differ.
+            _ => return Err(syntax("shift by 64 or more, or by less than zero")),
+        };
+        let bits = match (operator == Symbol::SHIFT_LEFT, left.unsigned) {
+            (true, _) => left.bits << count,
+            (false, true) => left.bits >> count,
+            (false, false) => (left.as_signed() >> count).cast_unsigned(),
+        };
+        Ok(Value { bits, unsigned: left.unsigned })
+    }
+
+    fn unary(&mut self) -> Result<Value, ScanError> {
+        let Some(token) = self.next()? else { return Err(syntax("operand missing")) };
+        match token.kind {
+            Kind::Number => number(token.text),
+            Kind::Character => self.character(token.text),
+            Kind::Identifier => match self.word_operator(token.text) {
+                Some(operator) => self.unary_operator(operator),
+                None => self.identifier(token),
+            },
+            Kind::Punctuator => self.unary_operator(token.text),
+            _ => Err(syntax(format!("`{}`", token.text.display()))),
+        }
+    }
+
+    fn unary_operator(&mut self, operator: Symbol) -> Result<Value, ScanError> {
+        if operator == Symbol::OPEN {
+            let value = self.deeper(Self::expression)?;
+            return match self.next()? {
+                Some(close) if close.is(Symbol::CLOSE) => Ok(value),
+                _ => Err(syntax("`(` without `)`")),
+            };
+        }
+        if !matches!(operator, Symbol::PLUS | Symbol::MINUS | Symbol::NOT | Symbol::COMPLEMENT) {
+            return Err(syntax(format!("`{}`", operator.display())));
+        }
+        let value = self.deeper(Self::unary)?;
+        Ok(match operator {
+            Symbol::MINUS => Value { bits: value.bits.wrapping_neg(), ..value },
+            Symbol::COMPLEMENT => Value { bits: !value.bits, ..value },
+            Symbol::NOT => Value::of(!value.is_true()),
+            _ => value,
+        })
+    }
+
+    fn identifier(&mut self, token: Token) -> Result<Value, ScanError> {
+        match token.text {
+            Symbol::DEFINED => self.defined(),
+            Symbol::TRUE | Symbol::FALSE => {
+                let replay = &mut *self.expansion.replay;
+                let truth = match replay.unit.language {
+                    Language::Cxx => token.text == Symbol::TRUE,
+                    // C23 made them keywords; compilers that implement drafts of it differ.
+                    Language::C if token.text == Symbol::TRUE && replay.is_after_c17() => {
+                        replay.ask("true".to_owned(), 1) != 0
+                    }
+                    _ => false,
+                };
+                Ok(Value::of(truth))
+            }
+            // C17 6.10.1 p4: what is left of identifiers is 0.
+            _ => Ok(Value::of(false)),
+        }
+    }
+
+    /// The operand of `defined` is not expanded.
+    fn defined(&mut self) -> Result<Value, ScanError> {
+        let malformed = || syntax("malformed `defined`");
+        let token = self.expansion.next_unexpanded()?.ok_or_else(malformed)?;
+        let parenthesised = token.is(Symbol::OPEN);
+        let name =
+            if parenthesised { self.expansion.next_unexpanded()?.ok_or_else(malformed)? } else { token };
+        if name.kind != Kind::Identifier {
+            return Err(malformed());
+        }
+        if parenthesised && !self.expansion.next_unexpanded()?.is_some_and(|close| close.is(Symbol::CLOSE)) {
+            return Err(malformed());
+        }
+        Ok(Value::of(self.expansion.replay.is_defined(name.text)))
+    }
+
+    /// C17 6.4.4.4, for ASCII: what other characters are worth depends on the execution character set.
+    fn character(&self, text: Symbol) -> Result<Value, ScanError> {
+        let malformed = || syntax(format!("character constant {}", text.display()));
+        let text = text.text();
+        let quote = text.iter().position(|&byte| byte == b'\'').ok_or_else(malformed)?;
+        let (prefix, quoted) = text.split_at(quote);
+        let mut rest = quoted.strip_prefix(b"'").and_then(|rest| rest.strip_suffix(b"'")).ok_or_else(malformed)?;
+        let mut characters = Vec::new();
+        while !rest.is_empty() {
+            let (value, after) = character_value(rest).ok_or_else(malformed)?;
+            characters.push(value);
+            rest = after;
+        }
+        let defined = |name| self.expansion.replay.macros.is_defined(name);
+        match (prefix, &characters[..]) {
+            (b"", &[value]) if value <= 0x7f => Ok(Value::signed(i64::from(value))),
+            (b"", &[value]) if value <= 0xff => {
+                // GCC and Clang: a `char`, so negative where that is signed.
+                let sign = if defined(Symbol::CHAR_UNSIGNED) { 0 } else { 0x100 };
+                Ok(Value::signed(i64::from(value) - sign))
+            }
+            // Both put the first character into the highest byte.
+            (b"", values @ [_, _] | values @ [_, _, _] | values @ [_, _, _, _])
+                if values.iter().all(|&value| value <= 0x7f) =>
+            {
+                Ok(Value::signed(values.iter().fold(0, |sum, &value| sum << 8 | i64::from(value))))
+            }
+            (b"L", &[value]) if value <= 0x7f && !defined(Symbol::WCHAR_UNSIGNED) => {
+                Ok(Value::signed(i64::from(value)))
+            }
+            (b"u" | b"U", &[value]) if value <= 0x7f => Ok(Value { bits: u64::from(value), unsigned: true }),
+            // Whether `char8_t` is signed depends on the standard: only its comparison with a negative shows it.
+            (b"u8", &[value]) if value <= 0x7f => Ok(Value::signed(i64::from(value))),
+            _ => Err(malformed()),
+        }
+    }
+}
+
+fn precedence(operator: Symbol) -> Option<u32> {
+    Some(match operator {
+        Symbol::OR_OR => 1,
+        Symbol::AND_AND => 2,
+        Symbol::OR => 3,
+        Symbol::XOR => 4,
+        Symbol::AND => 5,
+        Symbol::EQUAL | Symbol::NOT_EQUAL => 6,
+        Symbol::LESS | Symbol::GREATER | Symbol::LESS_EQUAL | Symbol::GREATER_EQUAL => 7,
+        Symbol::SHIFT_LEFT | Symbol::SHIFT_RIGHT => 8,
+        Symbol::PLUS | Symbol::MINUS => 9,
+        Symbol::STAR | Symbol::SLASH | Symbol::PERCENT => 10,
+        _ => return None,
+    })
+}
+
+/// An integer constant (C17 6.4.4.1, C23's `0b` and separators, C++23's `z`).
+fn number(symbol: Symbol) -> Result<Value, ScanError> {
+    let malformed = || syntax(format!("number {}", symbol.display()));
+    let text: Vec<u8> = symbol.text().iter().copied().filter(|&byte| byte != b'\'').collect();
+    let (base, digits) = match &text[..] {
+        [b'0', b'x' | b'X', rest @ ..] => (16, rest),
+        [b'0', b'b' | b'B', rest @ ..] => (2, rest),
+        [b'0', ..] => (8, &text[..]),
+        _ => (10, &text[..]),
+    };
+    let length = digits.iter().take_while(|&&byte| char::from(byte).is_digit(base)).count();
+    let (digits, suffix) = digits.split_at(length);
+    if digits.is_empty() {
+        return Err(malformed());
+    }
+    let digits = std::str::from_utf8(digits).map_err(|_| malformed())?;
+    // What does not fit 64 bits is cut by some compilers and refused by others.
+    let bits = u64::from_str_radix(digits, base).map_err(|_| malformed())?;
+    let unsigned = match &suffix.to_ascii_lowercase()[..] {
+        b"" | b"l" | b"z" => false,
+        b"ll" if suffix == b"ll" || suffix == b"LL" => false,
+        b"u" | b"ul" | b"lu" | b"uz" | b"zu" => true,
+        b"ull" | b"llu" if suffix.windows(2).any(|pair| pair == b"ll" || pair == b"LL") => true,
+        _ => return Err(malformed()),
+    };
+    // Both compilers take a decimal constant beyond `intmax_t` as unsigned, with a warning.
+    Ok(Value { bits, unsigned: unsigned || bits > i64::MAX.cast_unsigned() })
+}
+
+/// The first character of `text`, and what follows it.
+fn character_value(text: &[u8]) -> Option<(u32, &[u8])> {
+    let (&first, rest) = text.split_first()?;
+    if first != b'\\' {
+        return (first < 0x80).then_some((u32::from(first), rest));
+    }
+    let (&escape, rest) = rest.split_first()?;
+    let simple = |value| Some((value, rest));
+    match escape {
+        b'n' => simple(10),
+        b't' => simple(9),
+        b'r' => simple(13),
+        b'a' => simple(7),
+        b'b' => simple(8),
+        b'f' => simple(12),
+        b'v' => simple(11),
+        // GNU.
+        b'e' | b'E' => simple(27),
+        b'\\' | b'\'' | b'"' | b'?' => simple(u32::from(escape)),
+        b'0'..=b'7' => {
+            let text = &text[1..];
+            let length = text.iter().take(3).take_while(|byte| (b'0'..=b'7').contains(byte)).count();
+            digits(text, length, 8)
+        }
+        b'x' => {
+            let length = rest.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+            digits(rest, length, 16)
+        }
+        _ => None,
+    }
+}
+
+fn digits(text: &[u8], length: usize, base: u32) -> Option<(u32, &[u8])> {
+    let (digits, rest) = text.split_at(length);
+    let value = u32::from_str_radix(std::str::from_utf8(digits).ok()?, base).ok()?;
+    Some((value, rest))
+}

@@ -1,0 +1,96 @@
+//! Finds the files that a compile reads, without running the compiler.
+//! Knows nothing of command lines, toolchains or remote execution: it is given a [`TranslationUnit`].
+//!
+//! Two stages. Each file, once: [`SourceFile`] keeps its directives and a few facts. Each unit: [`scan`] replays the
+//! directives with a real macro table, `#if` evaluator and search path. What it cannot follow is
+//! [`ScanError::NotSure`], never a guess.
+//!
+//! The modules stand in reading order.
+
+mod unit;
+
+mod symbol;
+
+mod dialect;
+mod skimmer;
+mod source_file;
+mod sources;
+mod token;
+
+mod expand;
+mod expression;
+mod macros;
+mod replay;
+mod search;
+
+#[cfg(test)]
+mod tests;
+
+pub use dialect::Dialect;
+pub use macros::Predefined;
+pub use replay::scan;
+pub use search::FailedLookups;
+pub use source_file::SourceFile;
+pub use sources::DiskSources;
+pub use sources::Identity;
+pub use sources::Loaded;
+pub use sources::MemorySources;
+pub use sources::Sources;
+pub use symbol::Symbol;
+pub use unit::Answers;
+pub use unit::Family;
+pub use unit::ForcedInclude;
+pub use unit::Language;
+pub use unit::MacroOption;
+pub use unit::SearchPath;
+pub use unit::TranslationUnit;
+
+use std::path::PathBuf;
+
+/// What a unit reads.
+#[derive(Debug)]
+pub struct Scan {
+    /// Every file that is opened, the source first, then in order: absolute, that is, the working directory
+    /// joined with the path as the compiler spells it, `..` kept. No path twice.
+    pub files: Vec<PathBuf>,
+    /// Files that a `__has_include` found and nothing opened; spelled likewise.
+    pub probed: Vec<PathBuf>,
+    /// `__DATE__`, `__TIME__` or `__TIMESTAMP__` may be expanded: it stands in some file's code or macros.
+    pub uses_time: bool,
+    /// Where files were looked for and not found: if one appears there, the scan is no longer valid.
+    pub failed_lookups: FailedLookups,
+}
+
+/// Why there is no [`Scan`].
+#[derive(Debug, thiserror::Error)]
+pub enum ScanError {
+    /// An included file, or the source itself, is nowhere: the compiler would fail, too.
+    #[error("find {name}, included from {}", from.display())]
+    Missing {
+        /// As the directive or the command line names it.
+        name: String,
+        /// The including file, absolute; the working directory for what the command line names.
+        from: PathBuf,
+    },
+    /// A file is there and cannot be read.
+    #[error("read {}: {error}", path.display())]
+    Unreadable {
+        /// The file, absolute.
+        path: PathBuf,
+        /// What the system answered.
+        error: std::io::Error,
+    },
+    /// The scanner cannot follow the unit: a stable reason word, and for some reasons `: ` and a detail.
+    #[error("follow the preprocessor: {0}")]
+    NotSure(String),
+    /// The compiler must be asked these questions, in the spelling of the keys of
+    /// [`Answers`]; each is an expression for `#if`. Then scan again.
+    #[error("answer {}", .0.join(", "))]
+    Unanswered(Vec<String>),
+}
+
+impl ScanError {
+    fn not_sure(reason: &'static str, detail: impl Into<String>) -> ScanError {
+        ScanError::NotSure(format!("{reason}: {}", detail.into()))
+    }
+}

@@ -1,0 +1,540 @@
+//! The second stage: replays the directives of one unit with its macros, and lists the files that are opened.
+//! Knows nothing of bytes: files come stripped.
+
+use std::collections::HashSet;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::digest::Digest;
+use crate::preprocessor::Dialect;
+use crate::preprocessor::Family;
+use crate::preprocessor::ForcedInclude;
+use crate::preprocessor::Language;
+use crate::preprocessor::MacroOption;
+use crate::preprocessor::Scan;
+use crate::preprocessor::ScanError;
+use crate::preprocessor::SourceFile;
+use crate::preprocessor::Sources;
+use crate::preprocessor::TranslationUnit;
+use crate::preprocessor::expand::Expansion;
+use crate::preprocessor::expand::is_operator;
+use crate::preprocessor::expression;
+use crate::preprocessor::macros::MacroTable;
+use crate::preprocessor::search::FileId;
+use crate::preprocessor::search::Found;
+use crate::preprocessor::search::Search;
+use crate::preprocessor::source_file::Condition;
+use crate::preprocessor::source_file::Directive;
+use crate::preprocessor::source_file::Header;
+use crate::preprocessor::source_file::Including;
+use crate::preprocessor::symbol::Symbol;
+use crate::preprocessor::token::Kind;
+use crate::preprocessor::token::Token;
+
+/// GCC's `-fmax-include-depth` and Clang's fixed limit.
+const DEEPEST_INCLUDE: usize = 200;
+
+/// How much work one unit may be: directives, tokens read in expansions, and includes, which count as many. The
+/// largest real units need a few per cent of it.
+const BUDGET: usize = 1 << 26;
+const INCLUDE_COST: usize = 64;
+
+/// The files that `unit` reads.
+///
+/// # Errors
+/// See [`ScanError`]. While questions are open, they are the answer, whatever else went wrong.
+pub fn scan(unit: &TranslationUnit, sources: &dyn Sources) -> Result<Scan, ScanError> {
+    let mut replay = Replay::new(unit, sources);
+    let result = replay.unit();
+    if !replay.questions.is_empty() {
+        return Err(ScanError::Unanswered(replay.questions));
+    }
+    result?;
+    let path = |id: &FileId| replay.search.file(*id).path.clone();
+    Ok(Scan {
+        files: replay.opened.iter().map(path).collect(),
+        probed: replay
+            .search
+            .files()
+            .filter(|file| file.probed && !file.opened)
+            .map(|file| file.path.clone())
+            .collect(),
+        uses_time: replay.time_words & !replay.redefined_time_words != 0,
+        failed_lookups: replay.search.into_failed_lookups(),
+    })
+}
+
+/// A unit being replayed.
+pub(super) struct Replay<'a> {
+    pub(super) unit: &'a TranslationUnit,
+    pub(super) dialect: Dialect,
+    pub(super) macros: MacroTable<'a>,
+    search: Search<'a>,
+    frames: Vec<Frame>,
+    opened: Vec<FileId>,
+    /// What the compiler must be asked, each once, in order.
+    questions: Vec<String>,
+    asked: HashSet<String>,
+    /// Some file is to be read once; from then on, files under other names are compared.
+    seen_once: bool,
+    once: HashSet<Same>,
+    replayed: HashSet<Same>,
+    time_words: u8,
+    redefined_time_words: u8,
+    /// The file being replayed was named on the command line, or included by one that was.
+    forced: bool,
+    /// The number of the line of the directive that is being replayed; 0: unknown.
+    line: u32,
+    budget: usize,
+}
+
+/// One file that is being replayed.
+struct Frame {
+    file: FileId,
+    found: Option<Found>,
+    source: Arc<SourceFile>,
+    at: usize,
+    /// A `#line` was met: lines and the file's name are no longer known.
+    renumbered: bool,
+}
+
+/// What makes two files the same for `#pragma once`. GCC compares size, time in seconds and content (libcpp
+/// files.cc, `has_unique_contents`); Clang compares inodes.
+#[derive(PartialEq, Eq, Hash)]
+enum Same {
+    Content(i64, Digest),
+    Inode(u64, u64),
+}
+
+impl<'a> Replay<'a> {
+    fn new(unit: &'a TranslationUnit, sources: &'a dyn Sources) -> Replay<'a> {
+        let dialect = Dialect::new(unit.language, unit.family, &unit.predefined);
+        Replay {
+            unit,
+            dialect,
+            macros: MacroTable::new(&unit.predefined),
+            search: Search::new(unit, sources, dialect),
+            frames: Vec::new(),
+            opened: Vec::new(),
+            questions: Vec::new(),
+            asked: HashSet::new(),
+            seen_once: false,
+            once: HashSet::new(),
+            replayed: HashSet::new(),
+            time_words: 0,
+            redefined_time_words: 0,
+            forced: false,
+            line: 0,
+            budget: BUDGET,
+        }
+    }
+
+    /// In the order of GCC and Clang: the command line's macros, `-imacros`, what GCC includes by itself,
+    /// `-include`, the source.
+    fn unit(&mut self) -> Result<(), ScanError> {
+        let unit = self.unit;
+        let Some(source) = self.search.source(&unit.source)? else {
+            return Err(ScanError::Missing {
+                name: unit.source.display().to_string(),
+                from: unit.cwd.clone(),
+            });
+        };
+        self.open(source)?;
+        for option in &unit.macros {
+            self.macro_option(option)?;
+        }
+        self.forced = true;
+        for forced in &unit.forced_includes {
+            if let ForcedInclude::Macros(path) = forced {
+                self.forced_include(path)?;
+            }
+        }
+        if self.pre_includes() {
+            // What the compiler includes by itself is never a precompiled header, nor in the way of one.
+            let looks_for_precompiled = std::mem::take(&mut self.search.looks_for_precompiled);
+            if let Some(found) = self.search.angled(Symbol::of(b"stdc-predef.h"))? {
+                self.enter(found.file, Some(found), false)?;
+                self.run()?;
+            }
+            self.search.looks_for_precompiled = looks_for_precompiled;
+        }
+        for forced in &unit.forced_includes {
+            if let ForcedInclude::Include(path) = forced {
+                self.forced_include(path)?;
+            }
+        }
+        self.forced = false;
+        self.enter(source, None, false)?;
+        self.run()
+    }
+
+    /// Whether GCC includes `stdc-predef.h`: when hosted and with its standard directories (gcc/c-family/c-opts.cc,
+    /// `push_command_line_include`). Under `-nostdinc` only `-I` directories are left.
+    fn pre_includes(&self) -> bool {
+        self.unit.family == Family::Gcc
+            && self.unit.predefined.integer(Symbol::STDC_HOSTED) != Some(0)
+            && self.unit.search_path.angle.len() > self.unit.search_path.user_directories
+    }
+
+    fn macro_option(&mut self, option: &MacroOption) -> Result<(), ScanError> {
+        let mut text = Vec::new();
+        match option {
+            MacroOption::Define(definition) => {
+                text.extend_from_slice(b"#define ");
+                // Both compilers ignore what follows a newline.
+                let definition = definition.as_bytes().split(|&byte| byte == b'\n').next().unwrap_or_default();
+                match definition.iter().position(|&byte| byte == b'=') {
+                    Some(equals) => {
+                        text.extend_from_slice(&definition[..equals]);
+                        text.push(b' ');
+                        text.extend_from_slice(&definition[equals + 1..]);
+                    }
+                    None => {
+                        text.extend_from_slice(definition);
+                        text.extend_from_slice(b" 1");
+                    }
+                }
+            }
+            MacroOption::Undefine(name) => {
+                text.extend_from_slice(b"#undef ");
+                text.extend_from_slice(name.as_bytes());
+            }
+        }
+        let line = SourceFile::parse(&text, self.dialect);
+        self.time_words |= line.facts().time_words;
+        for directive in line.directives() {
+            match directive {
+                Directive::Define(definition) => {
+                    // `-D__DATE__=…`: what the word expands to is then known.
+                    self.redefined_time_words |= crate::preprocessor::skimmer::time_word(definition.name);
+                    self.macros.define(definition);
+                }
+                Directive::Undefine(name) => self.macros.undefine(*name),
+                _ => return Err(ScanError::not_sure("macro option", String::from_utf8_lossy(&text))),
+            }
+        }
+        Ok(())
+    }
+
+    fn forced_include(&mut self, path: &Path) -> Result<(), ScanError> {
+        let name = Symbol::of(path.as_os_str().as_bytes());
+        if self.unit.family == Family::Clang {
+            self.search.refuse_precompiled(name.text(), &[".pch", ".gch"])?;
+        }
+        let directory = self.search.working_directory();
+        let found = self.search.quoted(directory, name)?;
+        let Some(found) = found else {
+            return Err(ScanError::Missing { name: name.display(), from: self.unit.cwd.clone() });
+        };
+        self.search.looks_for_precompiled = false;
+        self.enter(found.file, Some(found), false)?;
+        self.run()
+    }
+
+    /// Takes `amount` off what the unit may still cost.
+    pub(super) fn spend(&mut self, amount: usize) -> Result<(), ScanError> {
+        match self.budget.checked_sub(amount) {
+            Some(rest) => {
+                self.budget = rest;
+                Ok(())
+            }
+            None => Err(ScanError::NotSure("too much work".to_owned())),
+        }
+    }
+
+    /// Lists a file when it is opened for the first time, and looks at its facts.
+    fn open(&mut self, id: FileId) -> Result<(), ScanError> {
+        let file = self.search.file_mut(id);
+        if file.opened {
+            return Ok(());
+        }
+        file.opened = true;
+        self.opened.push(id);
+        let source = Arc::clone(&self.search.file(id).source);
+        let facts = source.facts();
+        self.time_words |= facts.time_words;
+        let reason = if facts.not_sure.is_some() {
+            facts.not_sure
+        } else if facts.module_line && self.has_modules() {
+            Some("modules")
+        } else if facts.lone_carriage_return && self.unit.family == Family::Clang {
+            Some("lone carriage return")
+        } else {
+            None
+        };
+        match reason {
+            Some(reason) => Err(ScanError::not_sure(reason, self.search.file(id).path.display().to_string())),
+            None => Ok(()),
+        }
+    }
+
+    fn has_modules(&self) -> bool {
+        let predefined = &self.unit.predefined;
+        self.unit.language == Language::Cxx
+            && (predefined.integer(Symbol::CPLUSPLUS) > Some(201_703) || predefined.is_defined(Symbol::CPP_MODULES))
+    }
+
+    /// Begins to replay a file, unless it is to be read once or its guard is defined.
+    fn enter(&mut self, id: FileId, found: Option<Found>, import: bool) -> Result<(), ScanError> {
+        self.spend(INCLUDE_COST)?;
+        let file = self.search.file_mut(id);
+        if file.once {
+            return Ok(());
+        }
+        let replayed_before = file.times > 0;
+        let source = Arc::clone(&file.source);
+        let identity = file.identity;
+        file.once |= import;
+        self.open(id)?;
+        if import && replayed_before {
+            return Ok(());
+        }
+        if source.facts().guard.is_some_and(|guard| self.macros.is_defined(guard)) {
+            return Ok(());
+        }
+        let same = || match self.unit.family {
+            Family::Gcc => Same::Content(identity.modified, identity.digest),
+            Family::Clang => Same::Inode(identity.device, identity.inode),
+        };
+        if (self.seen_once && self.once.contains(&same())) || (import && self.replayed.contains(&same())) {
+            return Ok(());
+        }
+        if import {
+            self.seen_once = true;
+            self.once.insert(same());
+        }
+        self.replayed.insert(same());
+        if self.frames.len() >= DEEPEST_INCLUDE {
+            return Err(ScanError::NotSure("include depth".to_owned()));
+        }
+        self.search.file_mut(id).times += 1;
+        self.frames.push(Frame { file: id, found, source, at: 0, renumbered: false });
+        Ok(())
+    }
+
+    fn pragma_once(&mut self) {
+        let Some(frame) = self.frames.last() else { return };
+        let file = self.search.file_mut(frame.file);
+        file.once = true;
+        let identity = file.identity;
+        self.seen_once = true;
+        self.once.insert(match self.unit.family {
+            Family::Gcc => Same::Content(identity.modified, identity.digest),
+            Family::Clang => Same::Inode(identity.device, identity.inode),
+        });
+    }
+
+    /// Replays until all frames are done.
+    fn run(&mut self) -> Result<(), ScanError> {
+        while let Some(frame) = self.frames.last() {
+            let source = Arc::clone(&frame.source);
+            let mut at = frame.at;
+            let depth = self.frames.len();
+            while let Some(directive) = source.directives().get(at) {
+                self.spend(1)?;
+                at = self.step(&source, at, directive)?;
+                if self.frames.len() > depth {
+                    break;
+                }
+            }
+            if self.frames.len() > depth {
+                self.frames[depth - 1].at = at;
+            } else {
+                self.frames.pop();
+            }
+        }
+        Ok(())
+    }
+
+    /// Replays one directive; the index of the next.
+    fn step(&mut self, source: &SourceFile, at: usize, directive: &Directive) -> Result<usize, ScanError> {
+        match directive {
+            Directive::If(..) => return self.branch(source, at),
+            // The end of a branch that was taken.
+            Directive::Else(_, links) => return Ok(links.end as usize),
+            Directive::Endif => {}
+            Directive::Define(definition) => self.macros.define(definition),
+            Directive::Undefine(name) => self.macros.undefine(*name),
+            Directive::Include(including, header, line) => {
+                self.line = *line;
+                self.include(source, *including, *header)?;
+            }
+            Directive::PragmaOnce => self.pragma_once(),
+            Directive::PushMacro(name) => self.macros.push(*name),
+            Directive::PopMacro(name) => self.macros.pop(*name),
+            Directive::Line => {
+                if let Some(frame) = self.frames.last_mut() {
+                    frame.renumbered = true;
+                }
+            }
+            Directive::NotSure(reason) => return Err(self.not_sure_here(reason)),
+        }
+        Ok(at + 1)
+    }
+
+    fn not_sure_here(&self, reason: &'static str) -> ScanError {
+        ScanError::not_sure(reason, self.current_path().display().to_string())
+    }
+
+    /// The file that is being replayed.
+    fn current_path(&self) -> &Path {
+        self.frames.last().map_or(&self.unit.cwd, |frame| &self.search.file(frame.file).path)
+    }
+
+    /// From the `#if` at `at` to the first directive of the branch that is taken, or past the `#endif`.
+    fn branch(&mut self, source: &SourceFile, mut at: usize) -> Result<usize, ScanError> {
+        loop {
+            let (condition, links) = match source.directives().get(at) {
+                Some(Directive::If(condition, links) | Directive::Else(condition, links)) => (*condition, *links),
+                _ => return Ok(at + 1),
+            };
+            let holds = match condition {
+                Condition::Expression(tokens, line) => {
+                    self.line = line;
+                    expression::evaluate(Expansion::new(self, source.tokens(tokens)))?
+                }
+                Condition::Defined(name) => self.is_defined(name),
+                Condition::Undefined(name) => !self.is_defined(name),
+                Condition::Always => true,
+                Condition::Malformed => return Err(self.not_sure_here("malformed conditional")),
+            };
+            if holds {
+                return Ok(at + 1);
+            }
+            at = links.next as usize;
+        }
+    }
+
+    fn include(&mut self, source: &SourceFile, including: Including, header: Header) -> Result<(), ScanError> {
+        let header = match header {
+            Header::Computed(tokens) => Expansion::new(self, source.tokens(tokens)).header()?,
+            header => header,
+        };
+        let found = self.look_up(header, including == Including::Next)?;
+        let (Header::Quoted(name) | Header::Angled(name)) = header else {
+            return Err(self.not_sure_here("computed include"));
+        };
+        let Some(found) = found else {
+            return Err(ScanError::Missing { name: name.display(), from: self.current_path().to_owned() });
+        };
+        self.search.looks_for_precompiled = false;
+        self.enter(found.file, Some(found), including == Including::Import)
+    }
+
+    fn look_up(&mut self, header: Header, next: bool) -> Result<Option<Found>, ScanError> {
+        let Some(frame) = self.frames.last() else { return Ok(None) };
+        let found_in = frame.found.and_then(|found| found.directory);
+        let own_directory = self.search.file(frame.file).directory;
+        // In the source itself there is no next: GCC and Clang warn and include.
+        let in_source = self.frames.len() == 1 && !self.forced;
+        let name = match header {
+            Header::Quoted(name) | Header::Angled(name) => name,
+            Header::Computed(_) => return Ok(None),
+        };
+        if next
+            && !in_source
+            && let Some(found) = self.search.next(found_in, name)?
+        {
+            return Ok(found);
+        }
+        match header {
+            Header::Quoted(_) => self.search.quoted(own_directory, name),
+            _ => self.search.angled(name),
+        }
+    }
+
+    /// The value of `__has_include(header)` or `__has_include_next(header)`.
+    pub(super) fn has_include(&mut self, header: Header, next: bool) -> Result<i64, ScanError> {
+        // The compilers do not take a precompiled header for the answer.
+        let looks_for_precompiled = std::mem::take(&mut self.search.looks_for_precompiled);
+        let found = self.look_up(header, next);
+        self.search.looks_for_precompiled = looks_for_precompiled;
+        match found? {
+            Some(found) => {
+                self.search.file_mut(found.file).probed = true;
+                Ok(1)
+            }
+            None => Ok(0),
+        }
+    }
+
+    /// The compiler's answer, or `otherwise` while it is not known.
+    pub(super) fn ask(&mut self, question: String, otherwise: i64) -> i64 {
+        if let Some(answer) = self.unit.answers.get(&question) {
+            return *answer;
+        }
+        if self.asked.insert(question.clone()) {
+            self.questions.push(question);
+        }
+        otherwise
+    }
+
+    /// C: a standard after C17.
+    pub(super) fn is_after_c17(&self) -> bool {
+        self.unit.predefined.integer(Symbol::STDC_VERSION) > Some(201_710)
+    }
+
+    /// What `defined` says of `name`.
+    pub(super) fn is_defined(&mut self, name: Symbol) -> bool {
+        if self.macros.is_defined(name) {
+            return true;
+        }
+        match name {
+            _ if self.macros.is_undefined(name) => false,
+            Symbol::FILE
+            | Symbol::LINE_NUMBER
+            | Symbol::COUNTER
+            | Symbol::INCLUDE_LEVEL
+            | Symbol::BASE_FILE
+            | Symbol::DATE
+            | Symbol::TIME
+            | Symbol::TIMESTAMP => true,
+            Symbol::FILE_NAME | Symbol::PRAGMA_OPERATOR | Symbol::FLT_EVAL_METHOD => self.ask_defined(name),
+            _ => is_operator(name) && self.ask_defined(name),
+        }
+    }
+
+    /// While the answer is open it is taken for yes, so that one pass finds as many questions as it can.
+    fn ask_defined(&mut self, name: Symbol) -> bool {
+        self.ask(format!("defined({})", name.display()), 1) != 0
+    }
+
+    /// A macro whose value changes from place to place.
+    pub(super) fn dynamic_macro(&mut self, name: Symbol) -> Result<Option<Token>, ScanError> {
+        let number = |value: usize| Some(Token::number(Symbol::of(value.to_string().as_bytes())));
+        let renumbered = self.frames.last().is_some_and(|frame| frame.renumbered);
+        Ok(match name {
+            Symbol::LINE_NUMBER if self.line > 0 && !renumbered => number(self.line as usize),
+            Symbol::INCLUDE_LEVEL if !self.frames.is_empty() => {
+                number(self.frames.len() - 1 + usize::from(self.forced))
+            }
+            Symbol::FILE if !renumbered => {
+                let spelled = self.frames.last().map(|frame| &self.search.file(frame.file).spelled[..]);
+                Some(self.string(name, spelled.unwrap_or_default())?)
+            }
+            Symbol::BASE_FILE => Some(self.string(name, self.unit.source.as_os_str().as_bytes())?),
+            Symbol::FLT_EVAL_METHOD if self.is_defined(name) => {
+                let value = self.ask(name.display(), 0);
+                Some(Token::number(Symbol::of(value.to_string().as_bytes())))
+            }
+            Symbol::LINE_NUMBER
+            | Symbol::INCLUDE_LEVEL
+            | Symbol::FILE
+            | Symbol::COUNTER
+            | Symbol::DATE
+            | Symbol::TIME
+            | Symbol::TIMESTAMP
+            | Symbol::FILE_NAME => return Err(self.not_sure_here("dynamic macro in a directive")),
+            _ => None,
+        })
+    }
+
+    fn string(&self, name: Symbol, text: &[u8]) -> Result<Token, ScanError> {
+        if text.iter().any(|byte| matches!(byte, b'"' | b'\\' | b'\n')) {
+            return Err(ScanError::not_sure("dynamic macro in a directive", name.display()));
+        }
+        let quoted = [b"\"", text, b"\""].concat();
+        Ok(Token { kind: Kind::String, flags: 0, text: Symbol::of(&quoted) })
+    }
+}
