@@ -1,0 +1,316 @@
+//! One source into one object: the command, and the variants of it that farcc runs.
+//! Knows nothing of where they are run.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::compiler::CommandLine;
+use crate::compiler::Invocation;
+use crate::compiler::Toolchain;
+use crate::compiler::command_line::Argument;
+use crate::compiler::flag_table::Meaning;
+use crate::compiler::search_path;
+use crate::preprocessor::Family;
+use crate::preprocessor::ForcedInclude;
+use crate::preprocessor::Language;
+use crate::preprocessor::MacroOption;
+use crate::preprocessor::TranslationUnit;
+
+/// A compile that farcc understands in full.
+#[derive(Debug, Clone)]
+pub struct Compile {
+    /// Absolute path of the driver, symlinks not resolved.
+    pub driver: PathBuf,
+    /// Language of the source.
+    pub language: Language,
+    /// The source as written.
+    pub source: PathBuf,
+    /// The output as written, or its default name, which is relative to the working directory.
+    pub object: PathBuf,
+    /// The depfile as written, or the name that the driver derives.
+    pub depfile: Option<PathBuf>,
+    /// Whether the output is assembler text (`-S`) instead of an object.
+    pub assembly: bool,
+    /// The arguments after the program's name, response files expanded.
+    pub arguments: Vec<OsString>,
+    /// The same, typed.
+    pub(super) command_line: CommandLine,
+}
+
+impl Compile {
+    /// The flags that change predefined macros, the built-in search path, or answers to `__has_…`, in order.
+    /// The language is not among them.
+    pub fn probe_flags(&self) -> Vec<OsString> {
+        let arguments = self.command_line.arguments.iter();
+        arguments.filter(|argument| changes_answers(argument.meaning)).flat_map(Argument::words).collect()
+    }
+
+    /// Whether a probe flag names a relative path, so that answers hold in one directory only.
+    pub(super) fn probes_relative_paths(&self) -> bool {
+        let arguments = self.command_line.arguments.iter();
+        arguments
+            .filter(|argument| changes_answers(argument.meaning))
+            .filter_map(Argument::path)
+            .any(Path::is_relative)
+    }
+
+    /// What the scanner must know. Directories of the search path are looked at, as the compiler does.
+    pub fn translation_unit(&self, invocation: &Invocation, toolchain: &Toolchain) -> TranslationUnit {
+        let search_path = search_path::resolve(self, invocation, toolchain);
+        let mut forced_includes = Vec::new();
+        forced_includes.extend(search_path::implicit_include(invocation, toolchain, &search_path));
+        for argument in &self.command_line.arguments {
+            match argument.meaning {
+                Meaning::Include => forced_includes.push(ForcedInclude::Include(argument.value().into())),
+                Meaning::Macros => forced_includes.push(ForcedInclude::Macros(argument.value().into())),
+                _ => {}
+            }
+        }
+        TranslationUnit {
+            cwd: invocation.cwd.clone(),
+            source: self.source.clone(),
+            language: self.language,
+            family: toolchain.family,
+            search_path,
+            predefined: Arc::clone(&toolchain.predefined),
+            macros: self.macros(),
+            forced_includes,
+            answers: Arc::clone(&toolchain.answers),
+        }
+    }
+
+    /// `-D` and `-U`, in the order in which the preprocessor sees them: both drivers put what `-Wp,` brings
+    /// after all others.
+    fn macros(&self) -> Vec<MacroOption> {
+        let mut macros = Vec::new();
+        let mut listed = Vec::new();
+        for argument in &self.command_line.arguments {
+            match argument.meaning {
+                Meaning::Define => macros.push(MacroOption::Define(argument.value().to_owned())),
+                Meaning::Undefine => macros.push(MacroOption::Undefine(argument.value().to_owned())),
+                // The list was understood when the command was classified.
+                Meaning::PreprocessorList => {
+                    listed.extend(argument.preprocessor_list().unwrap_or_default().macros);
+                }
+                _ => {}
+            }
+        }
+        for option in listed {
+            let (flag, text) = search_path::split_at_byte(&option, 2);
+            macros.push(match flag == "-D" {
+                true => MacroOption::Define(text.to_owned()),
+                false => MacroOption::Undefine(text.to_owned()),
+            });
+        }
+        macros
+    }
+
+    /// What to append to the arguments so that diagnostics keep the colours that the user's terminal would have
+    /// got: nothing if it would have got none, or if the command itself decides.
+    ///
+    /// GCC's `diagnostic-color.cc` (`should_colorize`, `parse_gcc_colors`): a terminal that is not dumb, and
+    /// `GCC_COLORS` not empty.
+    pub fn colour_arguments(&self, invocation: &Invocation, family: Family) -> Vec<OsString> {
+        let capable = invocation.variable("TERM").is_some_and(|term| term != "dumb" && !term.is_empty());
+        let refused =
+            family == Family::Gcc && invocation.variable("GCC_COLORS").is_some_and(|value| value.is_empty());
+        if !invocation.stderr_is_terminal || !capable || refused || self.command_line.has(Meaning::Colour) {
+            return Vec::new();
+        }
+        vec!["-fdiagnostics-color=always".into()]
+    }
+
+    /// What to append to the arguments so that the compiler writes a depfile to `path`: nothing if the command
+    /// has one already. With it the scanner is audited. The object does not change.
+    pub fn depfile_arguments(&self, path: &Path) -> Vec<OsString> {
+        match self.depfile {
+            Some(_) => Vec::new(),
+            None => vec!["-MD".into(), "-MF".into(), path.into()],
+        }
+    }
+
+    /// The same command turned into the compiler's own `-M`: all files that it would read, system headers
+    /// included, on standard output.
+    pub fn dependency_arguments(&self) -> Vec<OsString> {
+        let mut words = Vec::with_capacity(self.arguments.len());
+        for argument in &self.command_line.arguments {
+            match argument.meaning {
+                Meaning::Compile
+                | Meaning::Assemble
+                | Meaning::Output
+                | Meaning::Depfile
+                | Meaning::DepfileName
+                | Meaning::DepfileContent => {}
+                Meaning::PreprocessorList => {
+                    words.extend(argument.preprocessor_list().unwrap_or_default().without_depfile());
+                }
+                _ => words.extend(argument.words()),
+            }
+        }
+        words.push("-M".into());
+        words
+    }
+
+    /// The arguments with every path in them replaced by what `map` makes of it: source, outputs, include
+    /// directories, forced includes, sysroots. Paths inside prefix maps, macros and sysroot-relative directories
+    /// stay as they are.
+    pub fn mapped_arguments(&self, mut map: impl FnMut(&Path) -> PathBuf) -> Vec<OsString> {
+        let mut words = Vec::with_capacity(self.arguments.len());
+        for argument in &self.command_line.arguments {
+            match (argument.path(), argument.meaning) {
+                (Some(path), _) if !search_path::is_sysroot_relative(path) => {
+                    words.extend(argument.with_value(map(path).into()).words());
+                }
+                (_, Meaning::PreprocessorList) => {
+                    let list = argument.preprocessor_list().unwrap_or_default();
+                    if let Some(depfile) = &list.depfile {
+                        let mut word = OsString::from("-Wp,");
+                        word.push(&list.depfile_flag);
+                        word.push(",");
+                        word.push(map(depfile));
+                        words.push(word);
+                    }
+                    words.extend(list.without_depfile());
+                }
+                _ => words.extend(argument.words()),
+            }
+        }
+        words
+    }
+
+    /// Whether the command means the same with other paths: no flag ties its output to absolute paths.
+    pub fn is_relocatable(&self) -> bool {
+        !self.command_line.arguments.iter().any(|argument| {
+            matches!(argument.meaning, Meaning::Bound | Meaning::DirectoryPrefix)
+                || argument.path().is_some_and(search_path::is_sysroot_relative)
+        })
+    }
+}
+
+fn changes_answers(meaning: Meaning) -> bool {
+    matches!(meaning, Meaning::Probe | Meaning::ProbePath | Meaning::Sysroot | Meaning::DirectoryPrefix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compiler::Task;
+    use crate::compiler::classify;
+    use crate::compiler::invocation::tests::invocation;
+    use crate::process::Program;
+    use std::time::Duration;
+
+    fn compile(line: &str) -> Compile {
+        match classify(&invocation(Path::new("/nowhere"), line)) {
+            Task::Compile(compile) => *compile,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    fn text(words: &[OsString]) -> String {
+        words.iter().map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn probe_flags_leave_out_what_does_not_matter() {
+        let line = "g++ -O2 -DX -I a -c a.cc -o a.o -std=c++20 -Wall -g -MD -fPIC -m32 -frandom-seed=a -pthread \
+                    -fdiagnostics-color -ffile-prefix-map=a=b --sysroot /s -nostdinc++ -target x -x c++";
+        assert_eq!(
+            text(&compile(line).probe_flags()),
+            "-O2 -std=c++20 -fPIC -m32 -pthread --sysroot /s -nostdinc++ -target x"
+        );
+    }
+
+    #[test]
+    fn dependency_arguments_only_list() {
+        let line = "gcc -c a.c -o a.o -MD -MT x -MP -O2 -Wp,-MMD,q.d -include b.h";
+        assert_eq!(text(&compile(line).dependency_arguments()), "a.c -O2 -include b.h -M");
+        assert_eq!(text(&compile("gcc -S a.c -Wp,-DX,-MD,q.d").dependency_arguments()), "a.c -Wp,-DX -M");
+    }
+
+    #[test]
+    fn macros_of_the_preprocessor_list_come_last() {
+        let macros = compile("gcc -c a.c -Wp,-DX=1,-UY -UX -D Y").macros();
+        let define = |text: &str| MacroOption::Define(text.into());
+        let undefine = |text: &str| MacroOption::Undefine(text.into());
+        assert_eq!(macros, [undefine("X"), define("Y"), define("X=1"), undefine("Y")]);
+    }
+
+    #[test]
+    fn every_path_is_mapped() {
+        let line = "gcc -c /w/a.c -o/w/a.o -I /w/i -isystem/w/s -include /w/p.h -Wp,-DX,-MMD,/w/a.d --sysroot=/w/r -I=/x -O2";
+        let mapped =
+            compile(line).mapped_arguments(|path| path.strip_prefix("/w").unwrap_or(path).to_owned());
+        assert_eq!(
+            text(&mapped),
+            "-c a.c -oa.o -I i -isystems -include p.h -Wp,-MMD,a.d -Wp,-DX --sysroot=r -I=/x -O2"
+        );
+        assert!(!compile(line).is_relocatable());
+        assert!(compile("gcc -c /w/a.c -I/w/i -g").is_relocatable());
+        assert!(!compile("gcc -c a.c -flto").is_relocatable());
+        assert!(!compile("gcc -c a.c -ffile-prefix-map=/w=.").is_relocatable());
+    }
+
+    #[test]
+    fn colours_follow_the_terminal() {
+        let compile = compile("gcc -c a.c");
+        let mut invocation = invocation(Path::new("/"), "gcc -c a.c");
+        assert!(compile.colour_arguments(&invocation, Family::Gcc).is_empty());
+        invocation.stderr_is_terminal = true;
+        assert!(compile.colour_arguments(&invocation, Family::Gcc).is_empty());
+        invocation.env.push(("TERM".into(), "xterm".into()));
+        assert_eq!(text(&compile.colour_arguments(&invocation, Family::Gcc)), "-fdiagnostics-color=always");
+        invocation.env.push(("GCC_COLORS".into(), "".into()));
+        assert!(compile.colour_arguments(&invocation, Family::Gcc).is_empty());
+        assert_eq!(compile.colour_arguments(&invocation, Family::Clang).len(), 1);
+        invocation.env.push(("TERM".into(), "dumb".into()));
+        assert!(compile.colour_arguments(&invocation, Family::Clang).is_empty());
+        for chosen in ["-fno-diagnostics-color", "-fdiagnostics-color=auto", "-fcolor-diagnostics"] {
+            invocation.env.push(("TERM".into(), "xterm".into()));
+            let compile = super::tests::compile(&format!("gcc -c a.c {chosen}"));
+            assert!(compile.colour_arguments(&invocation, Family::Clang).is_empty(), "{chosen}");
+        }
+    }
+
+    /// What farcc adds to a command must not show in the object.
+    #[tokio::test]
+    async fn additions_do_not_change_the_object() {
+        let space = tempfile::tempdir().unwrap();
+        std::fs::write(space.path().join("a.c"), "#include <stdio.h>\nint f(void) { return 1; }\n").unwrap();
+        for compiler in ["gcc", "clang"] {
+            for flags in ["-g", "-O2 -g3", "-g -gno-record-gcc-switches", "-S", "-flto"] {
+                let mut invocation = invocation(space.path(), &format!("{compiler} -c a.c -o a.o {flags}"));
+                if flags == "-S" {
+                    invocation.argv.retain(|word| word != "-c");
+                }
+                let Task::Compile(compile) = classify(&invocation) else { panic!() };
+                invocation.env.push(("TERM".into(), "xterm".into()));
+                invocation.stderr_is_terminal = true;
+                let mut changed = compile.arguments.clone();
+                changed.extend(compile.colour_arguments(&invocation, Family::Gcc));
+                changed.extend(compile.depfile_arguments(Path::new("extra.d")));
+                assert_eq!(changed.len(), compile.arguments.len() + 4);
+                // GCC names LTO sections at random: two plain runs do not agree either.
+                if flags == "-flto" && compiler == "gcc" {
+                    changed.push("-frandom-seed=1".into());
+                }
+                let mut plain = compile.arguments.clone();
+                if flags == "-flto" && compiler == "gcc" {
+                    plain.push("-frandom-seed=1".into());
+                }
+                let mut objects = Vec::new();
+                for args in [plain, changed] {
+                    let env = invocation.env.clone();
+                    let program = Program { path: &compile.driver, args, env, cwd: space.path() };
+                    let output = program.output(Duration::from_secs(60)).await.unwrap();
+                    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+                    objects.push(std::fs::read(space.path().join("a.o")).unwrap());
+                }
+                assert!(objects[0] == objects[1], "{compiler} {flags}");
+                assert!(std::fs::remove_file(space.path().join("extra.d")).is_ok());
+            }
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! From an invocation to a task: what a command asks for, which compiler does it, what it would read.
+//! Knows nothing of clusters, stores or the daemon's connections.
+//!
+//! In reading order: [`Invocation`] → [`CommandLine`] (response files expanded, every flag looked up in
+//! `flag_table`) → [`Task`] by [`classify`] → for a [`Compile`], the [`Toolchain`] behind its driver, found by
+//! [`Toolchains`], and with both the [`TranslationUnit`](crate::preprocessor::TranslationUnit) for the scanner.
+
+mod command_line;
+mod compile;
+pub mod depfile;
+mod driver_name;
+mod flag_table;
+mod invocation;
+mod probe;
+mod programs;
+mod questions;
+mod response_file;
+mod search_path;
+mod task;
+mod toolchain;
+mod toolchains;
+
+pub use command_line::CommandLine;
+pub use compile::Compile;
+pub use invocation::Invocation;
+pub use task::Task;
+pub use task::classify;
+pub use toolchain::Toolchain;
+pub use toolchains::Toolchains;

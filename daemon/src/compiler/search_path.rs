@@ -1,0 +1,236 @@
+//! Works out where a compile's `#include`s look, as the compiler itself would print it with `-v`.
+//! Knows nothing of what is in the directories.
+//!
+//! Sources: GCC's `incpath.cc` (`add_env_var_paths`, `remove_duplicates`, `merge_include_chains`); Clang's
+//! `InitHeaderSearch.cpp` (`RemoveDuplicates`, `Realize`) and `CompilerInvocation.cpp`.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::path::PathBuf;
+
+use crate::compiler::Compile;
+use crate::compiler::Invocation;
+use crate::compiler::Toolchain;
+use crate::compiler::command_line::Argument;
+use crate::compiler::flag_table::Chain;
+use crate::compiler::flag_table::Meaning;
+use crate::preprocessor::Family;
+use crate::preprocessor::ForcedInclude;
+use crate::preprocessor::Language;
+use crate::preprocessor::SearchPath;
+
+/// A directory that exists, and its identity.
+#[derive(Debug, Clone)]
+struct Directory {
+    path: PathBuf,
+    id: (u64, u64),
+    is_system: bool,
+}
+
+/// The four chains, in the order in which they are searched.
+#[derive(Default)]
+struct Chains {
+    quote: Vec<Directory>,
+    bracket: Vec<Directory>,
+    system: Vec<Directory>,
+}
+
+/// The search path of a compile: its flags, its environment and the compiler's built-in directories, without
+/// those that are missing and without duplicates.
+pub(super) fn resolve(compile: &Compile, invocation: &Invocation, toolchain: &Toolchain) -> SearchPath {
+    let chains = collect(compile, invocation, toolchain);
+    match toolchain.family {
+        Family::Gcc => merge_as_gcc(chains),
+        Family::Clang => merge_as_clang(chains),
+    }
+}
+
+fn collect(compile: &Compile, invocation: &Invocation, toolchain: &Toolchain) -> Chains {
+    let flags = Flags::of(compile, toolchain.family);
+    let existing = |paths: Vec<PathBuf>, is_system| -> Vec<Directory> {
+        let directory = |path: PathBuf| {
+            let metadata = std::fs::metadata(invocation.cwd.join(&path)).ok()?;
+            let id = (metadata.dev(), metadata.ino());
+            metadata.is_dir().then_some(Directory { path, id, is_system })
+        };
+        paths.into_iter().filter_map(directory).collect()
+    };
+    let mut bracket = flags.bracket;
+    let environment = directories_of(invocation.variable("CPATH"));
+    // GCC's driver hands on all `-I` before all other `-i…` flags; Clang's hands on `CPATH` as further `-I`.
+    match toolchain.family {
+        Family::Gcc => bracket.extend(flags.bracket_prefixed.into_iter().chain(environment)),
+        Family::Clang => bracket.extend(environment.into_iter().chain(flags.bracket_prefixed)),
+    }
+    let mut system = flags.system;
+    system.extend(directories_of(invocation.variable(match compile.language {
+        Language::C | Language::Assembler => "C_INCLUDE_PATH",
+        Language::Cxx => "CPLUS_INCLUDE_PATH",
+    })));
+    system.extend(toolchain.search_path.angle.iter().cloned());
+    system.extend(flags.after);
+    let mut quote = flags.quote;
+    quote.extend(toolchain.search_path.quote.iter().cloned());
+    Chains {
+        quote: existing(quote, false),
+        bracket: existing(bracket, false),
+        system: existing(system, true),
+    }
+}
+
+/// What the flags add to each chain.
+#[derive(Default)]
+struct Flags {
+    quote: Vec<PathBuf>,
+    bracket: Vec<PathBuf>,
+    bracket_prefixed: Vec<PathBuf>,
+    system: Vec<PathBuf>,
+    after: Vec<PathBuf>,
+}
+
+impl Flags {
+    fn of(compile: &Compile, family: Family) -> Flags {
+        let arguments = &compile.command_line.arguments;
+        let sysroot = compile.command_line.with(Meaning::Sysroot).last().map(Argument::value);
+        let mut flags = Flags::default();
+        let mut after = Vec::new();
+        let mut prefix = OsStr::new("");
+        for argument in arguments {
+            let value = argument.value();
+            let prefixed = || {
+                let mut path = prefix.to_owned();
+                path.push(value);
+                PathBuf::from(path)
+            };
+            match argument.meaning {
+                Meaning::DirectoryPrefix => prefix = value,
+                Meaning::Directory(chain) => match (chain, family) {
+                    (Chain::Quote, _) => flags.quote.push(expand(value, sysroot, chain, family)),
+                    (Chain::Bracket, _) => flags.bracket.push(expand(value, sysroot, chain, family)),
+                    (Chain::System, _) => flags.system.push(expand(value, sysroot, chain, family)),
+                    (Chain::After, _) => after.push(expand(value, sysroot, chain, family)),
+                    (Chain::WithPrefix, Family::Gcc) => flags.system.push(prefixed()),
+                    // Clang adds these before all `-idirafter`.
+                    (Chain::WithPrefix, Family::Clang) => flags.after.push(prefixed()),
+                    (Chain::WithPrefixBefore, _) => flags.bracket_prefixed.push(prefixed()),
+                },
+                _ => {}
+            }
+        }
+        flags.after.extend(after);
+        flags
+    }
+}
+
+/// GCC puts the sysroot in the place of a leading `=` or `$SYSROOT` of any directory; Clang in that of the `=`
+/// of `-I=dir` only.
+fn expand(value: &OsStr, sysroot: Option<&OsStr>, chain: Chain, family: Family) -> PathBuf {
+    let rest = match family {
+        Family::Gcc => sysroot_relative(value),
+        Family::Clang => value.as_bytes().strip_prefix(b"=").filter(|_| chain == Chain::Bracket),
+    };
+    match (rest, sysroot) {
+        (Some(rest), Some(sysroot)) => {
+            let mut path = sysroot.to_owned();
+            path.push(OsStr::from_bytes(rest));
+            path.into()
+        }
+        _ => value.into(),
+    }
+}
+
+fn sysroot_relative(value: &OsStr) -> Option<&[u8]> {
+    let bytes = value.as_bytes();
+    bytes.strip_prefix(b"=").or_else(|| bytes.strip_prefix(b"$SYSROOT"))
+}
+
+/// Whether a directory is written relative to the sysroot: `=dir`, `$SYSROOT/dir`.
+pub(super) fn is_sysroot_relative(path: &Path) -> bool {
+    sysroot_relative(path.as_os_str()).is_some()
+}
+
+/// The text cut in two at byte `at`.
+pub(super) fn split_at_byte(text: &OsStr, at: usize) -> (&OsStr, &OsStr) {
+    let (head, tail) = text.as_bytes().split_at(at.min(text.len()));
+    (OsStr::from_bytes(head), OsStr::from_bytes(tail))
+}
+
+/// The elements of a variable such as `CPATH`: an empty one is the working directory, an empty variable none.
+fn directories_of(value: Option<&OsStr>) -> Vec<PathBuf> {
+    let Some(value) = value.filter(|value| !value.is_empty()) else { return Vec::new() };
+    let element = |bytes: &[u8]| {
+        PathBuf::from(if bytes.is_empty() { OsStr::new(".") } else { OsStr::from_bytes(bytes) })
+    };
+    value.as_bytes().split(|&byte| byte == b':').map(element).collect()
+}
+
+fn merge_as_gcc(chains: Chains) -> SearchPath {
+    let system = without_repeats(chains.system);
+    let bracket = without_duplicates(chains.bracket, &system, &system);
+    let quote = without_duplicates(chains.quote, &system, &bracket);
+    let user_directories = bracket.len();
+    SearchPath { quote: paths(quote), angle: paths(bracket.into_iter().chain(system)), user_directories }
+}
+
+/// Keeps the first of each.
+fn without_repeats(chain: Vec<Directory>) -> Vec<Directory> {
+    let mut kept: Vec<Directory> = Vec::with_capacity(chain.len());
+    for directory in chain {
+        if !kept.iter().any(|earlier| earlier.id == directory.id) {
+            kept.push(directory);
+        }
+    }
+    kept
+}
+
+/// Removes from `chain` what is in `system`, what is in `chain` already, and its last directory if the chain
+/// `joined` to it begins with the same.
+fn without_duplicates(chain: Vec<Directory>, system: &[Directory], joined: &[Directory]) -> Vec<Directory> {
+    let last = chain.len().saturating_sub(1);
+    let kept: Vec<Directory> = chain
+        .into_iter()
+        .enumerate()
+        .filter(|(index, directory)| {
+            let is_system = system.iter().any(|other| other.id == directory.id);
+            let is_joint = *index == last && joined.first().is_some_and(|first| first.id == directory.id);
+            !is_system && !is_joint
+        })
+        .map(|(_, directory)| directory)
+        .collect();
+    without_repeats(kept)
+}
+
+fn merge_as_clang(chains: Chains) -> SearchPath {
+    let quote = without_repeats(chains.quote);
+    let mut angle: Vec<Directory> = Vec::new();
+    for directory in without_repeats(chains.bracket).into_iter().chain(chains.system) {
+        match angle.iter().position(|earlier| earlier.id == directory.id) {
+            // A user's directory that is a system directory too counts at its later place, as in GCC.
+            Some(earlier) if directory.is_system && !angle[earlier].is_system => {
+                angle.remove(earlier);
+                angle.push(directory);
+            }
+            Some(_) => {}
+            None => angle.push(directory),
+        }
+    }
+    let user_directories = angle.iter().filter(|directory| !directory.is_system).count();
+    SearchPath { quote: paths(quote), angle: paths(angle), user_directories }
+}
+
+fn paths(directories: impl IntoIterator<Item = Directory>) -> Vec<PathBuf> {
+    directories.into_iter().map(|directory| directory.path).collect()
+}
+
+/// The file that GCC includes unasked, `<stdc-predef.h>`, found along this compile's own search path.
+pub(super) fn implicit_include(
+    invocation: &Invocation,
+    toolchain: &Toolchain,
+    search_path: &SearchPath,
+) -> Option<ForcedInclude> {
+    let name = toolchain.implicit_include()?;
+    let candidates = search_path.angle.iter().map(|directory| invocation.cwd.join(directory).join(name));
+    candidates.into_iter().find(|candidate| candidate.is_file()).map(ForcedInclude::Include)
+}

@@ -1,0 +1,580 @@
+//! Decides what a command is: a compile that farcc understands, a link, an archive, or something else.
+//! Knows neither compilers' answers nor clusters: only the command line, the environment, and the `stat` of
+//! the files that are named.
+
+use std::ffi::OsStr;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::path::PathBuf;
+
+use crate::compiler::CommandLine;
+use crate::compiler::Compile;
+use crate::compiler::Invocation;
+use crate::compiler::command_line::Argument;
+use crate::compiler::driver_name;
+use crate::compiler::driver_name::ProgramKind;
+use crate::compiler::flag_table;
+use crate::compiler::flag_table::Chain;
+use crate::compiler::flag_table::Meaning;
+use crate::preprocessor::Language;
+use crate::reason::Reason;
+
+/// What one command asks for.
+#[derive(Debug, Clone)]
+pub enum Task {
+    /// One source into one object.
+    Compile(Box<Compile>),
+    /// A link, or a compile and a link in one.
+    Link,
+    /// `ar`, `ranlib`.
+    Archive,
+    /// No compiler, linker or archiver.
+    Other,
+    /// A compiler, but with something that farcc does not understand, or that only this machine can do.
+    Local(Reason),
+}
+
+/// Variables that add outputs to a compile or edit its command line (GCC manual, "Environment Variables
+/// Affecting GCC"; Clang's `Driver.cpp` and `driver.cpp`).
+const UNSUPPORTED_VARIABLES: &[&str] = &[
+    "CCC_OVERRIDE_OPTIONS",
+    "CC_LOG_DIAGNOSTICS",
+    "CC_PRINT_HEADERS",
+    "CC_PRINT_INTERNAL_STAT",
+    "CC_PRINT_OPTIONS",
+    "CC_PRINT_PROC_STAT",
+    "DEPENDENCIES_OUTPUT",
+    "GCC_COMPARE_DEBUG",
+    "QA_OVERRIDE_GCC3_OPTIONS",
+    "SUNPRO_DEPENDENCIES",
+];
+
+/// The task that `invocation` asks for.
+pub fn classify(invocation: &Invocation) -> Task {
+    let Some(program) = invocation.argv.first() else { return Task::Other };
+    let base_name = Path::new(program).file_name().unwrap_or_default().to_string_lossy();
+    let default_language = match driver_name::kind(&base_name) {
+        ProgramKind::DriverC => Language::C,
+        ProgramKind::DriverCxx => Language::Cxx,
+        ProgramKind::Archiver => return Task::Archive,
+        ProgramKind::Linker => return Task::Link,
+        ProgramKind::OtherCompiler => {
+            return Task::Local(Reason::UnsupportedLanguage(base_name.into_owned()));
+        }
+        ProgramKind::OtherLauncher => return Task::Local(Reason::NotACompiler),
+        ProgramKind::Unknown => return Task::Other,
+    };
+    classify_driver(invocation, default_language).unwrap_or_else(Task::Local)
+}
+
+fn classify_driver(invocation: &Invocation, default_language: Language) -> Result<Task, Reason> {
+    let command_line = CommandLine::parse(&invocation.argv[1..], &invocation.cwd)?;
+    if command_line.arguments.is_empty() || command_line.has(Meaning::Information) {
+        return Err(Reason::Information);
+    }
+    if command_line.has(Meaning::Preprocess) {
+        return Err(Reason::Preprocess);
+    }
+    if !command_line.has(Meaning::Compile) && !command_line.has(Meaning::Assemble) {
+        return Ok(Task::Link);
+    }
+    check_environment(invocation)?;
+    for argument in &command_line.arguments {
+        check_argument(argument)?;
+    }
+    check_directories(&command_line)?;
+    let (source, language) = find_source(&command_line, default_language)?;
+    let assembly = command_line.has(Meaning::Assemble);
+    if assembly && (command_line.has(Meaning::Compile) || language == Language::Assembler) {
+        return Err(Reason::UnsupportedFlag("-S".to_owned()));
+    }
+    let named_object = find_object(&command_line)?;
+    let object =
+        named_object.clone().unwrap_or_else(|| with_suffix(&source, if assembly { "s" } else { "o" }));
+    let depfile = find_depfile(&command_line, named_object.as_deref(), &source)?;
+    let outputs = [Some(&object), depfile.as_ref()];
+    for output in outputs.into_iter().flatten() {
+        check_output(&invocation.cwd, output, &source)?;
+    }
+    if depfile.as_ref() == Some(&object) {
+        return Err(Reason::SpecialOutput);
+    }
+    check_precompiled(&command_line, &invocation.cwd)?;
+    let program = &invocation.argv[0];
+    let driver = invocation
+        .executable()
+        .ok_or_else(|| Reason::ToolchainProbe(format!("find {} in PATH", program.to_string_lossy())))?;
+    let arguments = command_line.words();
+    let compile = Compile { driver, language, source, object, depfile, assembly, arguments, command_line };
+    Ok(Task::Compile(Box::new(compile)))
+}
+
+fn check_environment(invocation: &Invocation) -> Result<(), Reason> {
+    let unsupported = |name: &OsStr| {
+        UNSUPPORTED_VARIABLES.iter().any(|&variable| name == variable)
+            || name.as_bytes().starts_with(b"CLANG_CONFIG_FILE_")
+    };
+    match invocation.env.iter().find(|(name, _)| unsupported(name)) {
+        Some((name, _)) => Err(Reason::UnsupportedEnvironment(name.to_string_lossy().into_owned())),
+        None => Ok(()),
+    }
+}
+
+/// Whether one argument, taken by itself, is understood.
+fn check_argument(argument: &Argument) -> Result<(), Reason> {
+    let understood = match argument.meaning {
+        Meaning::Unsupported => false,
+        Meaning::AssemblerList => argument.list().into_iter().all(is_assembler_option),
+        Meaning::PreprocessorList => return argument.preprocessor_list().map(drop),
+        Meaning::Xclang => flag_table::XCLANG_OPTIONS.iter().any(|&option| argument.value() == option),
+        Meaning::Directory(_) | Meaning::Include | Meaning::Macros => !argument.value().is_empty(),
+        _ => true,
+    };
+    if understood { Ok(()) } else { Err(Reason::UnsupportedFlag(argument.text())) }
+}
+
+fn is_assembler_option(option: &OsStr) -> bool {
+    flag_table::ASSEMBLER_OPTIONS.iter().any(|known| match option.as_bytes().strip_prefix(known.as_bytes()) {
+        Some(rest) => rest.is_empty() || rest.starts_with(b"=") || known.len() == 2,
+        None => false,
+    })
+}
+
+/// `=dir` and `$SYSROOT` need a sysroot that the command names, and `-iwithprefix` an `-iprefix` before it: what
+/// stands for them otherwise is built into the compiler.
+fn check_directories(command_line: &CommandLine) -> Result<(), Reason> {
+    let sysroots: Vec<_> = command_line.with(Meaning::Sysroot).collect();
+    if let Some(different) = sysroots.iter().find(|sysroot| sysroot.name != sysroots[0].name) {
+        // Which of `--sysroot` and `-isysroot` wins depends on the compiler.
+        if different.name.as_bytes().starts_with(b"-i") || sysroots[0].name.as_bytes().starts_with(b"-i") {
+            return Err(Reason::UnsupportedFlag(different.text()));
+        }
+    }
+    let mut has_prefix = false;
+    for argument in &command_line.arguments {
+        let understood = match argument.meaning {
+            Meaning::DirectoryPrefix => {
+                has_prefix = true;
+                true
+            }
+            Meaning::Directory(Chain::WithPrefix | Chain::WithPrefixBefore) => has_prefix,
+            Meaning::Directory(_) => {
+                let value = argument.value().as_bytes();
+                !(value.starts_with(b"=") || value.starts_with(b"$SYSROOT")) || !sysroots.is_empty()
+            }
+            _ => true,
+        };
+        if !understood {
+            return Err(Reason::UnsupportedFlag(argument.text()));
+        }
+    }
+    Ok(())
+}
+
+/// The only input, and its language: by the last `-x` before it, else by its suffix.
+fn find_source(
+    command_line: &CommandLine,
+    default_language: Language,
+) -> Result<(PathBuf, Language), Reason> {
+    let mut chosen: Option<&OsStr> = None;
+    let mut source = None;
+    for argument in &command_line.arguments {
+        match argument.meaning {
+            Meaning::Language => chosen = Some(argument.value()).filter(|&language| language != "none"),
+            Meaning::Input if source.is_some() => return Err(Reason::SeveralSources),
+            Meaning::Input => source = Some((argument.value(), chosen)),
+            _ => {}
+        }
+    }
+    let Some((source, chosen)) = source else {
+        return Err(Reason::InputMissing("the command names no source".to_owned()));
+    };
+    if source == "-" || is_device(Path::new(source)) {
+        return Err(Reason::StandardInput);
+    }
+    let path = PathBuf::from(source);
+    let language = match chosen {
+        Some(name) => match name.as_bytes() {
+            b"c" => Language::C,
+            b"c++" => Language::Cxx,
+            b"assembler-with-cpp" => Language::Assembler,
+            _ => return Err(Reason::UnsupportedLanguage(name.to_string_lossy().into_owned())),
+        },
+        None => language_of_suffix(&path, default_language)?,
+    };
+    Ok((path, language))
+}
+
+/// GCC manual, "Options Controlling the Kind of Output": which suffix is which language.
+fn language_of_suffix(source: &Path, default_language: Language) -> Result<Language, Reason> {
+    let suffix = source.extension().unwrap_or_default();
+    match suffix.as_bytes() {
+        b"c" => Ok(default_language),
+        b"cc" | b"cp" | b"cxx" | b"cpp" | b"CPP" | b"c++" | b"C" => Ok(Language::Cxx),
+        b"S" | b"sx" => Ok(Language::Assembler),
+        _ => Err(Reason::UnsupportedLanguage(suffix.to_string_lossy().into_owned())),
+    }
+}
+
+fn find_object(command_line: &CommandLine) -> Result<Option<PathBuf>, Reason> {
+    let mut outputs = command_line.with(Meaning::Output);
+    let object = outputs.next().map(|argument| PathBuf::from(argument.value()));
+    match outputs.next() {
+        Some(again) => Err(Reason::UnsupportedFlag(format!("{} (the second -o)", again.text()))),
+        None => Ok(object),
+    }
+}
+
+/// The depfile that the command asks for. Where GCC and Clang name it differently (`-Wp,-MD,file` together with
+/// `-MF`), or one of them fails (`-MF` without `-MD`), the flag counts as not understood.
+fn find_depfile(
+    command_line: &CommandLine,
+    named_object: Option<&Path>,
+    source: &Path,
+) -> Result<Option<PathBuf>, Reason> {
+    let unsupported = |argument: &Argument| Reason::UnsupportedFlag(argument.text());
+    let named = command_line.with(Meaning::DepfileName).last();
+    let mut listed = None;
+    for argument in command_line.with(Meaning::PreprocessorList) {
+        if let Some(depfile) = argument.preprocessor_list()?.depfile
+            && (listed.replace(depfile).is_some() || named.is_some())
+        {
+            return Err(unsupported(argument));
+        }
+    }
+    if listed.is_some() {
+        return Ok(listed);
+    }
+    if command_line.has(Meaning::Depfile) {
+        return Ok(Some(match (named, named_object) {
+            (Some(name), _) => PathBuf::from(name.value()),
+            (None, Some(object)) => depfile_of_object(object),
+            (None, None) => with_suffix(source, "d"),
+        }));
+    }
+    match named.or(command_line.with(Meaning::DepfileContent).next()) {
+        Some(argument) => Err(unsupported(argument)),
+        None => Ok(None),
+    }
+}
+
+/// Both drivers put `.d` in the place of whatever follows the last dot of the base name, even the first:
+/// `out/.x` gives `out/.d`.
+fn depfile_of_object(object: &Path) -> PathBuf {
+    let name = object.file_name().unwrap_or_default().as_bytes();
+    let stem = name.iter().rposition(|&byte| byte == b'.').map_or(name, |dot| &name[..dot]);
+    let mut depfile = OsString::from(OsStr::from_bytes(stem));
+    depfile.push(".d");
+    object.with_file_name(depfile)
+}
+
+/// The default name of an output: the source's base name with another suffix, in the working directory.
+fn with_suffix(source: &Path, suffix: &str) -> PathBuf {
+    Path::new(source.file_name().unwrap_or_default()).with_extension(suffix)
+}
+
+/// Outputs are installed by rename, which is right for regular files only.
+fn check_output(cwd: &Path, output: &Path, source: &Path) -> Result<(), Reason> {
+    let bytes = output.as_os_str().as_bytes();
+    let existing = std::fs::symlink_metadata(cwd.join(output));
+    let special = bytes.is_empty()
+        || bytes == b"-"
+        || bytes.ends_with(b"/")
+        || is_device(output)
+        || output == source
+        || existing.is_ok_and(|metadata| !metadata.is_file());
+    if special { Err(Reason::SpecialOutput) } else { Ok(()) }
+}
+
+fn is_device(path: &Path) -> bool {
+    path.starts_with("/dev") || path.starts_with("/proc")
+}
+
+/// A compiler that finds `x.h.gch` or `x.h.pch` beside the `-include`d `x.h` may read it instead.
+fn check_precompiled(command_line: &CommandLine, cwd: &Path) -> Result<(), Reason> {
+    for argument in command_line.with(Meaning::Include) {
+        for suffix in [".gch", ".pch"] {
+            let mut precompiled = argument.value().to_owned();
+            precompiled.push(suffix);
+            if cwd.join(precompiled).exists() {
+                return Err(Reason::UnsupportedFlag(format!("{} ({suffix} exists)", argument.text())));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compiler::invocation::tests::invocation;
+
+    /// One line that says everything about a task.
+    fn describe(task: &Task) -> String {
+        match task {
+            Task::Compile(compile) => {
+                let depfile = compile.depfile.as_deref().map_or("-".into(), Path::to_string_lossy);
+                let language = compile.language;
+                format!("{language:?} {} {} {depfile}", compile.source.display(), compile.object.display())
+            }
+            Task::Local(reason) => format!("local {reason}"),
+            other => format!("{other:?}"),
+        }
+    }
+
+    fn check(cases: &[(&str, &str)]) {
+        let space = tempfile::tempdir().unwrap();
+        for (line, expected) in cases {
+            assert_eq!(describe(&classify(&invocation(space.path(), line))), *expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn compiles() {
+        check(&[
+            ("gcc -c a.c", "C a.c a.o -"),
+            ("gcc -c dir/a.b.c", "C dir/a.b.c a.b.o -"),
+            ("gcc -c a.c -o out/b.o", "C a.c out/b.o -"),
+            ("gcc -c -oout/b.o a.c", "C a.c out/b.o -"),
+            ("gcc -S a.c", "C a.c a.s -"),
+            ("g++ -c a.c", "Cxx a.c a.o -"),
+            ("gcc -c a.cc", "Cxx a.cc a.o -"),
+            ("gcc -c a.C", "Cxx a.C a.o -"),
+            ("clang -c a.c++", "Cxx a.c++ a.o -"),
+            ("gcc -c a.S", "Assembler a.S a.o -"),
+            ("gcc -c a.sx", "Assembler a.sx a.o -"),
+            ("g++ -c -x c a.cc", "C a.cc a.o -"),
+            ("gcc -xc++ -c a.c", "Cxx a.c a.o -"),
+            ("gcc -c a.c -x c++", "C a.c a.o -"),
+            ("gcc -x c++ -x none -c a.c", "C a.c a.o -"),
+            ("gcc -c -x assembler-with-cpp a.s", "Assembler a.s a.o -"),
+            ("/usr/bin/x86_64-linux-gnu-g++-12 -c a.cpp", "Cxx a.cpp a.o -"),
+            ("gcc -c a.c -MD", "C a.c a.o a.d"),
+            ("gcc -c s/a.c -MD -MMD", "C s/a.c a.o a.d"),
+            ("gcc -c a.c -MD -o out/x.y.o", "C a.c out/x.y.o out/x.y.d"),
+            ("gcc -c a.c -MD -o out/x", "C a.c out/x out/x.d"),
+            ("gcc -c a.c -MD -o out/.x", "C a.c out/.x out/.d"),
+            ("gcc -c a.c -MD -MT x -MP -MF z.d -o b.o", "C a.c b.o z.d"),
+            ("gcc -c a.c -MMD -MFz.d", "C a.c a.o z.d"),
+            ("gcc -c a.c -MMD -MF y.d -MF z.d", "C a.c a.o z.d"),
+            ("gcc -c a.c -Wp,-MMD,.a.o.d -o b.o", "C a.c b.o .a.o.d"),
+            ("gcc -c a.c -MD -Wp,-DX,-MD,q.d -o b.o", "C a.c b.o q.d"),
+            ("gcc -c a.c -Wp,-D_FORTIFY_SOURCE=2 -Wp,-UX", "C a.c a.o -"),
+            ("gcc -c a.c -Wa,--noexecstack,-mrelax-relocations=no -Wl,-z,now", "C a.c a.o -"),
+            ("gcc -c a.c -lm -L. -pipe -pthread --param a=1 -w", "C a.c a.o -"),
+            ("gcc -c a.c --sysroot=/x -I=/y -isystem $SYSROOT/z", "C a.c a.o -"),
+            ("gcc -c a.c -iprefix /x/ -iwithprefix y -iwithprefixbefore z", "C a.c a.o -"),
+            ("clang -c a.c -Xclang -disable-llvm-passes --target=aarch64-linux-gnu", "C a.c a.o -"),
+        ]);
+    }
+
+    #[test]
+    fn not_compiles() {
+        check(&[
+            ("gcc a.o -o a", "Link"),
+            ("gcc a.c -o a", "Link"),
+            ("gcc -shared a.o -fplugin=x -o a.so -Wl,-soname,a", "Link"),
+            ("gcc -Xlinker -c a.o", "Link"),
+            ("ld -r a.o", "Link"),
+            ("ar rcs a.a a.o", "Archive"),
+            ("x86_64-linux-gnu-gcc-ranlib-12 a.a", "Archive"),
+            ("python3 gen.py", "Other"),
+            ("gcc", "local information"),
+            ("gcc --version", "local information"),
+            ("gcc -v -c a.c", "local information"),
+            ("gcc -### -c a.c", "local information"),
+            ("gcc -print-prog-name=as", "local information"),
+            ("gcc -dumpmachine", "local information"),
+            ("gcc -E a.c", "local preprocess"),
+            ("gcc -MM a.c", "local preprocess"),
+            ("gcc -M -c a.c", "local preprocess"),
+            ("gcc -fsyntax-only -c a.c", "local preprocess"),
+            ("gcc -c -x c -", "local standard_input"),
+            ("gcc -c -x c /dev/stdin", "local standard_input"),
+            ("gcc -c a.c -o -", "local special_output"),
+            ("gcc -c a.c -o /dev/null", "local special_output"),
+            ("gcc -c a.c -o a.c", "local special_output"),
+            ("gcc -c a.c -o x/", "local special_output"),
+            ("gcc -c a.c -o .", "local special_output"),
+            ("gcc -c a.c -MD -MF -", "local special_output"),
+            ("gcc -c a.c -MD -MF /dev/null", "local special_output"),
+            ("gcc -c a.c -MD -o a.d", "local special_output"),
+            ("gcc -c a.c b.c", "local several_sources"),
+            ("gcc -c a.c b.o", "local several_sources"),
+            ("gcc -c", "local input_missing: the command names no source"),
+            ("gcc -c a.s", "local unsupported_language: s"),
+            ("gcc -c a.o", "local unsupported_language: o"),
+            ("gcc -c a.m", "local unsupported_language: m"),
+            ("gcc -c a.i", "local unsupported_language: i"),
+            ("gcc -c -x c-header a.h", "local unsupported_language: c-header"),
+            ("gfortran -c a.f90", "local unsupported_language: gfortran"),
+            ("clang-cl /c a.c", "local unsupported_language: clang-cl"),
+            ("ccache gcc -c a.c", "local not_a_compiler"),
+            ("gcc -c @none a.c", "local response_file: none (No such file or directory (os error 2))"),
+            ("nowhere-gcc -c a.c", "local toolchain_probe: find nowhere-gcc in PATH"),
+        ]);
+    }
+
+    #[test]
+    fn unsupported_flags() {
+        for flag in [
+            "-I-",
+            "-save-temps",
+            "-save-temps=obj",
+            "-fdump-tree-all",
+            "-fprofile-arcs",
+            "-fprofile-use=x",
+            "--coverage",
+            "-ftest-coverage",
+            "-gsplit-dwarf",
+            "-fstack-usage",
+            "-ftime-trace",
+            "-fplugin=x",
+            "-fmodules",
+            "-fmodules-ts",
+            "-fmodule-file=x",
+            "-fcallgraph-info",
+            "-fsave-optimization-record",
+            "-Wa,-a=x",
+            "-Wa,-alh",
+            "-Wa,--MD,x",
+            "-aux-info x",
+            "-march=native",
+            "-mtune=native",
+            "-specs=x",
+            "-specs x",
+            "-wrapper x",
+            "-B x",
+            "-Bx",
+            "-ivfsoverlay x",
+            "-include-pch x",
+            "-dumpdir x",
+            "-MJ x",
+            "-fsanitize-ignorelist=x",
+            "-frandomize-layout-seed-file=x",
+            "-Xclang -load",
+            "-Xpreprocessor -DX",
+            "-Xassembler x",
+            "--config x",
+            "-MG",
+            "-MF x",
+            "-MT x",
+            "-MP",
+            "-Wp,-MD",
+            "-Wp,-include,x",
+            "-I=/x",
+            "-isystem $SYSROOT/x",
+            "-iwithprefix x",
+            "-emit-llvm",
+            "-mllvm -x",
+            "--",
+            "-H",
+            "-trigraphs",
+            "-fno-operator-names",
+            "-finput-charset=latin1",
+            "-never-heard-of",
+            "--analyze",
+            "-arch arm64",
+            "-emit-ast",
+            "-object-file-name=x",
+            "-grecord-command-line",
+            "-isysroot x --sysroot=y",
+            "-dA",
+        ] {
+            let space = tempfile::tempdir().unwrap();
+            let found = describe(&classify(&invocation(space.path(), &format!("gcc -c a.c {flag}"))));
+            assert!(found.starts_with("local unsupported_flag: "), "{flag}: {found}");
+        }
+        check(&[
+            ("gcc -c a.c -o a.o -o b.o", "local unsupported_flag: -o b.o (the second -o)"),
+            ("gcc -c a.c -Wp,-MD,q.d -MF r.d", "local unsupported_flag: -Wp,-MD,q.d"),
+            ("gcc -S a.S", "local unsupported_flag: -S"),
+            ("gcc -c -S a.c", "local unsupported_flag: -S"),
+        ]);
+    }
+
+    #[test]
+    fn unsupported_environment() {
+        for name in [
+            "DEPENDENCIES_OUTPUT",
+            "SUNPRO_DEPENDENCIES",
+            "CCC_OVERRIDE_OPTIONS",
+            "CLANG_CONFIG_FILE_USER_DIR",
+        ] {
+            let mut invocation = invocation(Path::new("/"), "gcc -c a.c");
+            invocation.env.push((name.into(), "x".into()));
+            assert_eq!(describe(&classify(&invocation)), format!("local unsupported_environment: {name}"));
+        }
+    }
+
+    #[test]
+    fn special_files_are_noticed() {
+        let space = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("b.o", space.path().join("a.o")).unwrap();
+        let task = |line| describe(&classify(&invocation(space.path(), line)));
+        assert_eq!(task("gcc -c a.c"), "local special_output");
+        assert_eq!(task("gcc -c a.c -o b.o -include pch.h"), "C a.c b.o -");
+        std::fs::write(space.path().join("pch.h.gch"), "").unwrap();
+        assert_eq!(
+            task("gcc -c a.c -o b.o -include pch.h"),
+            "local unsupported_flag: -include pch.h (.gch exists)"
+        );
+    }
+
+    #[test]
+    fn response_files_are_part_of_the_command() {
+        let space = tempfile::tempdir().unwrap();
+        std::fs::write(space.path().join("args"), "-c a.c -o b.o").unwrap();
+        let Task::Compile(compile) = classify(&invocation(space.path(), "gcc @args -g")) else { panic!() };
+        assert_eq!(compile.arguments, ["-c", "a.c", "-o", "b.o", "-g"]);
+    }
+
+    /// The real drivers put the outputs where we say.
+    #[test]
+    fn output_names_agree_with_the_compilers() {
+        for compiler in ["gcc", "clang"] {
+            for line in [
+                "-c a.b.c",
+                "-c sub/../a.b.c -MD",
+                "-c a.b.c -MD -o out/x.y.o",
+                "-c a.b.c -MD -o out/x",
+                "-c a.b.c -MD -o out/.x",
+                "-c a.b.c -MMD -MD -o x.o",
+                "-S a.b.c -MD",
+                "-S a.b.c -MD -o out/x.y",
+                "-c a.b.c -Wp,-MD,q.d -o x.o",
+                "-c a.b.c -MD -Wp,-MMD,q.d -o x.o",
+                "-c a.b.c -MD -MF a.d -MFb.d",
+                "-c a.b.c -MP -MD -MQ t -o x.o",
+                "-MD -c -x c++ a.b.c -o x.obj",
+            ] {
+                let space = tempfile::tempdir().unwrap();
+                for directory in ["out", "sub"] {
+                    std::fs::create_dir(space.path().join(directory)).unwrap();
+                }
+                std::fs::write(space.path().join("a.b.c"), "int x;\n").unwrap();
+                let invocation = invocation(space.path(), &format!("{compiler} {line}"));
+                let Task::Compile(compile) = classify(&invocation) else { panic!("{line}") };
+                #[expect(clippy::disallowed_methods, reason = "the test itself starts the compiler")]
+                let status = std::process::Command::new(&compile.driver)
+                    .args(&compile.arguments)
+                    .current_dir(space.path())
+                    .stderr(std::process::Stdio::null())
+                    .status()
+                    .unwrap();
+                assert!(status.success(), "{compiler} {line}");
+                let mut made = Vec::new();
+                for directory in [space.path().to_owned(), space.path().join("out")] {
+                    let entries = std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path());
+                    made.extend(entries.filter(|path| path.is_file() && !path.ends_with("a.b.c")));
+                }
+                let mut expected = vec![space.path().join(&compile.object)];
+                expected.extend(compile.depfile.iter().map(|depfile| space.path().join(depfile)));
+                made.sort();
+                expected.sort();
+                assert_eq!(made, expected, "{compiler} {line}");
+            }
+        }
+    }
+}

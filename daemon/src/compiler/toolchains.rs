@@ -1,0 +1,717 @@
+//! Finds the toolchain behind a command, asking each compiler once: in memory, on disk, else from the compiler.
+//! Knows nothing of what the facts are used for.
+
+use std::ffi::OsStr;
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::PoisonError;
+use std::sync::RwLock;
+use std::time::Duration;
+use std::time::Instant;
+
+use dashmap::DashMap;
+
+use crate::compiler::Compile;
+use crate::compiler::Invocation;
+use crate::compiler::Toolchain;
+use crate::compiler::depfile;
+use crate::compiler::invocation::find_executable;
+use crate::compiler::probe;
+use crate::compiler::probe::Driver;
+use crate::compiler::probe::Probe;
+use crate::compiler::programs;
+use crate::compiler::questions;
+use crate::compiler::toolchain::FORMAT;
+use crate::compiler::toolchain::ProgramRecord;
+use crate::compiler::toolchain::Record;
+use crate::compiler::toolchain::Stamp;
+use crate::digest::Digest;
+use crate::digest::Hasher;
+use crate::files::Files;
+use crate::preprocessor::Family;
+use crate::preprocessor::Language;
+use crate::process::Program;
+use crate::process::env_value;
+use crate::reason::Reason;
+
+/// Variables that decide which programs, libraries and directories a driver uses (GCC manual, "Environment
+/// Variables Affecting GCC"; ld.so(8)).
+const KEY_VARIABLES: &[&str] = &[
+    "PATH",
+    "COMPILER_PATH",
+    "GCC_EXEC_PREFIX",
+    "GCC_ROOT",
+    "SDKROOT",
+    "LD_LIBRARY_PATH",
+    "LD_PRELOAD",
+    "LD_AUDIT",
+];
+
+/// How long a compiler that did not answer is left alone.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// More compilers and sets of flags than any build has: beyond, memory is given up and the disk remembers.
+const MOST_SLOTS: usize = 4096;
+
+/// The dynamic loader's list of all libraries.
+const LOADER_CACHE: &str = "/etc/ld.so.cache";
+
+/// All toolchains that were met, shared by all connections.
+pub struct Toolchains {
+    files: Arc<Files>,
+    directory: PathBuf,
+    slots: DashMap<Digest, Arc<Slot>>,
+}
+
+/// One compiler under one set of flags.
+#[derive(Default)]
+struct Slot {
+    known: RwLock<Known>,
+    /// Held while the compiler is asked.
+    asking: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+enum Known {
+    #[default]
+    Nothing,
+    Toolchain(Arc<Toolchain>),
+    Failure(Instant, Reason),
+}
+
+impl Toolchains {
+    /// An empty memory that keeps its records in `directory`, which is made when first needed.
+    pub fn new(files: Arc<Files>, directory: PathBuf) -> Toolchains {
+        Toolchains { files, directory, slots: DashMap::new() }
+    }
+
+    /// The toolchain that `compile` uses, as it is now: whatever is remembered counts only while every program
+    /// behind the driver looks as it did.
+    ///
+    /// # Errors
+    /// [`Reason::ToolchainProbe`].
+    pub async fn probe(&self, compile: &Compile, invocation: &Invocation) -> Result<Arc<Toolchain>, Reason> {
+        let key = key(compile, invocation)?;
+        let slot = self.slot(key);
+        if let Some(known) = slot.known(invocation) {
+            return known;
+        }
+        let _asking = slot.asking.lock().await;
+        // Another connection may have asked meanwhile.
+        if let Some(known) = slot.known(invocation) {
+            return known;
+        }
+        let answer = match self.load(key, invocation) {
+            Some(toolchain) => Ok(Arc::new(toolchain)),
+            None => self.ask(key, compile, invocation).await,
+        };
+        slot.remember(match &answer {
+            Ok(toolchain) => Known::Toolchain(Arc::clone(toolchain)),
+            Err(reason) => Known::Failure(Instant::now(), reason.clone()),
+        });
+        answer
+    }
+
+    /// Asks the compiler for the value of each question, in canonical spelling (`__has_builtin(x)`,
+    /// `defined(__has_builtin)`), and adds it to the toolchain's answers, here and on disk.
+    ///
+    /// # Errors
+    /// [`Reason::ToolchainProbe`]: the compiler did not run, or a question has no value; the others are
+    /// answered nevertheless.
+    pub async fn answer(
+        &self,
+        compile: &Compile,
+        invocation: &Invocation,
+        toolchain: &Toolchain,
+        questions: &[String],
+    ) -> Result<(), Reason> {
+        let failed = |error| Reason::ToolchainProbe(format!("make {}: {error}", self.directory.display()));
+        std::fs::create_dir_all(&self.directory).map_err(failed)?;
+        let driver = driver(compile, invocation);
+        let result = questions::ask(&driver, questions, &toolchain.answers, &self.directory).await;
+        // A record that cannot be written costs a repeated question, nothing else.
+        if let Err(error) = self.save(key(compile, invocation)?, toolchain) {
+            tracing::warn!(%error, directory = %self.directory.display(), "failed to keep a toolchain record");
+        }
+        result
+    }
+
+    /// All files that the compile reads, source and system headers included, by the compiler's own `-M`.
+    ///
+    /// # Errors
+    /// [`Reason::ToolchainProbe`] with the compiler's first error: a header is missing, for example.
+    pub async fn dependencies(
+        &self,
+        compile: &Compile,
+        invocation: &Invocation,
+    ) -> Result<Vec<PathBuf>, Reason> {
+        let mut env = invocation.env.clone();
+        env.push(("FARCC_DISABLE".into(), "1".into()));
+        let args = compile.dependency_arguments();
+        let program = Program { path: &compile.driver, args, env, cwd: &invocation.cwd };
+        let failed =
+            |why: &str| Reason::ToolchainProbe(format!("run {} -M: {why}", compile.driver.display()));
+        let output = program.output(probe::TIMEOUT).await.map_err(|error| failed(&error.to_string()))?;
+        if !output.status.success() {
+            return Err(failed(&probe::first_error(&output.stderr)));
+        }
+        let depfile = depfile::parse(&output.stdout).map_err(|error| failed(&error.to_string()))?;
+        Ok(depfile.prerequisites)
+    }
+
+    fn slot(&self, key: Digest) -> Arc<Slot> {
+        if self.slots.len() >= MOST_SLOTS {
+            self.slots.clear();
+        }
+        Arc::clone(&self.slots.entry(key).or_default())
+    }
+
+    async fn ask(
+        &self,
+        key: Digest,
+        compile: &Compile,
+        invocation: &Invocation,
+    ) -> Result<Arc<Toolchain>, Reason> {
+        let started = self.files.now();
+        programs::check(&compile.driver)?;
+        let driver = driver(compile, invocation);
+        let probe = driver.probe().await?;
+        let path = env_value(&invocation.env, "PATH");
+        let mut lookups = Vec::new();
+        let mut found = vec![compile.driver.clone()];
+        for name in &probe.programs {
+            let program = find_executable(name, &invocation.cwd, path)
+                .ok_or_else(|| Reason::ToolchainProbe(format!("find {} in PATH", name.to_string_lossy())))?;
+            if !name.as_bytes().contains(&b'/') {
+                lookups.push((name.to_string_lossy().into_owned(), program.clone()));
+            }
+            found.push(program);
+        }
+        let mut files = programs::with_libraries(&found, &driver.env, &invocation.cwd).await?;
+        files.extend(probe.files.iter().map(|file| invocation.cwd.join(file)));
+        let programs = self.digests(files, started).await?;
+        let mut watched: Vec<PathBuf> = vec![LOADER_CACHE.into()];
+        watched.extend(probe.watched.iter().map(|directory| invocation.cwd.join(directory)));
+        watched.extend(library_directories(invocation));
+        let toolchain = record(probe, programs, lookups, watched)
+            .into_toolchain()
+            .ok_or_else(|| Reason::Internal("a fresh toolchain record is damaged".to_owned()))?;
+        if let Err(error) = self.save(key, &toolchain) {
+            tracing::warn!(%error, directory = %self.directory.display(), "failed to keep a toolchain record");
+        }
+        Ok(Arc::new(toolchain))
+    }
+
+    /// The digests of the programs' files. One that changed within the clock's granularity of `started` is
+    /// refused: the compiler may have been asked before, and be digested after the change.
+    async fn digests(
+        &self,
+        paths: Vec<PathBuf>,
+        started: std::time::SystemTime,
+    ) -> Result<Vec<ProgramRecord>, Reason> {
+        let files = Arc::clone(&self.files);
+        let read = move || {
+            let digest = |path: PathBuf| {
+                let failed = |why: &str| Reason::ToolchainProbe(format!("read {}: {why}", path.display()));
+                let stamp = Stamp::of(&path).map_err(|error| failed(&error.to_string()))?;
+                let version = files.version(&path).map_err(|error| failed(&error.to_string()))?;
+                if !version.fingerprint.is_settled(started) {
+                    return Err(failed("it has just been changed"));
+                }
+                Ok(ProgramRecord { digest: version.digest.to_string(), stamp, path })
+            };
+            paths.into_iter().map(digest).collect()
+        };
+        // A compiler's libraries may be a hundred megabytes: not on a thread that serves connections.
+        tokio::task::spawn_blocking(read).await.map_err(|error| Reason::Internal(error.to_string()))?
+    }
+
+    fn record_path(&self, key: Digest) -> PathBuf {
+        self.directory.join(format!("{}.json", key.hex()))
+    }
+
+    /// Writes the record with the digest of its text on the first line, by rename.
+    fn save(&self, key: Digest, toolchain: &Toolchain) -> std::io::Result<()> {
+        let mut record = toolchain.record.clone();
+        record.answers =
+            toolchain.answers.iter().map(|entry| (entry.key().clone(), *entry.value())).collect();
+        let text = serde_json::to_vec(&record)?;
+        std::fs::create_dir_all(&self.directory)?;
+        let mut file = tempfile::NamedTempFile::new_in(&self.directory)?;
+        writeln!(file, "{}", Digest::of(&text))?;
+        file.write_all(&text)?;
+        file.persist(self.record_path(key))?;
+        Ok(())
+    }
+
+    /// The toolchain from disk, if it is there, undamaged, and still holds.
+    fn load(&self, key: Digest, invocation: &Invocation) -> Option<Toolchain> {
+        let content = std::fs::read(self.record_path(key)).ok()?;
+        let end = content.iter().position(|&byte| byte == b'\n')?;
+        let (digest, text) = (std::str::from_utf8(&content[..end]).ok()?, &content[end + 1..]);
+        if digest.parse::<Digest>().ok()? != Digest::of(text) {
+            return None;
+        }
+        let record: Record = serde_json::from_slice(text).ok()?;
+        if record.format != FORMAT || !record.holds(&invocation.cwd, &invocation.env) {
+            return None;
+        }
+        record.into_toolchain()
+    }
+}
+
+impl Slot {
+    /// What is known and still holds.
+    fn known(&self, invocation: &Invocation) -> Option<Result<Arc<Toolchain>, Reason>> {
+        let toolchain = match &*self.known.read().unwrap_or_else(PoisonError::into_inner) {
+            Known::Toolchain(toolchain) => Arc::clone(toolchain),
+            Known::Failure(since, reason) if since.elapsed() < PATIENCE => return Some(Err(reason.clone())),
+            Known::Nothing | Known::Failure(..) => return None,
+        };
+        toolchain.record.holds(&invocation.cwd, &invocation.env).then_some(Ok(toolchain))
+    }
+
+    fn remember(&self, known: Known) {
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = known;
+    }
+}
+
+fn driver<'a>(compile: &'a Compile, invocation: &'a Invocation) -> Driver<'a> {
+    Driver {
+        path: &compile.driver,
+        language: compile.language,
+        flags: compile.probe_flags(),
+        cwd: &invocation.cwd,
+        env: probe::environment(&invocation.env),
+    }
+}
+
+/// What a toolchain depends on, as far as a command shows it. The driver's own stamp is part of it, so that a
+/// replaced driver is another one even where the replaced one failed.
+fn key(compile: &Compile, invocation: &Invocation) -> Result<Digest, Reason> {
+    let stamp = Stamp::of(&compile.driver)
+        .map_err(|error| Reason::ToolchainProbe(format!("look at {}: {error}", compile.driver.display())))?;
+    let mut hasher = Hasher::new();
+    hasher.field(compile.driver.as_os_str().as_bytes());
+    hasher.field(format!("{stamp:?}").as_bytes());
+    hasher.field(match compile.language {
+        Language::C => b"c",
+        Language::Cxx => b"c++",
+        Language::Assembler => b"assembler",
+    });
+    let flags = compile.probe_flags();
+    hasher.field(flags.len().to_string().as_bytes());
+    flags.iter().for_each(|flag| hasher.field(flag.as_bytes()));
+    for name in KEY_VARIABLES {
+        // Unset is not the same as empty.
+        let value = env_value(&invocation.env, name).map(OsStr::as_bytes);
+        hasher.field(if value.is_some() { b"set" } else { b"" });
+        hasher.field(value.unwrap_or_default());
+    }
+    if compile.probes_relative_paths() || has_relative_variables(&invocation.env) {
+        hasher.field(invocation.cwd.as_os_str().as_bytes());
+    }
+    Ok(hasher.finish())
+}
+
+/// Whether a list of directories among the variables names one relative to the working directory.
+fn has_relative_variables(env: &[(OsString, OsString)]) -> bool {
+    KEY_VARIABLES
+        .iter()
+        .filter_map(|name| env_value(env, name))
+        .any(|value| value.as_bytes().split(|&byte| byte == b':').any(|element| !element.starts_with(b"/")))
+}
+
+/// The directories of `LD_LIBRARY_PATH`: a library that appears there is loaded instead of another.
+fn library_directories(invocation: &Invocation) -> Vec<PathBuf> {
+    let list = invocation.variable("LD_LIBRARY_PATH").unwrap_or_default();
+    let elements = list.as_bytes().split(|&byte| byte == b':' || byte == b';');
+    let elements = elements.filter(|_| !list.is_empty());
+    elements.map(|element| invocation.cwd.join(Path::new(OsStr::from_bytes(element)))).collect()
+}
+
+fn record(
+    probe: Probe,
+    programs: Vec<ProgramRecord>,
+    lookups: Vec<(String, PathBuf)>,
+    watched: Vec<PathBuf>,
+) -> Record {
+    let stamped = |path: PathBuf| {
+        let stamp = Stamp::of(&path).ok();
+        (path, stamp)
+    };
+    Record {
+        format: FORMAT,
+        is_clang: probe.family == Family::Clang,
+        version: probe.version,
+        target: probe.target,
+        predefined: probe.predefined,
+        quote: probe.quote,
+        angle: probe.angle,
+        implicit_include: probe.implicit_include,
+        programs,
+        lookups,
+        absent: probe.absent,
+        watched: watched.into_iter().map(stamped).collect(),
+        answers: std::collections::BTreeMap::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compiler::Task;
+    use crate::compiler::classify;
+    use crate::compiler::invocation::tests::invocation;
+    use std::os::unix::fs::symlink;
+    use std::time::SystemTime;
+
+    fn long_after() -> SystemTime {
+        SystemTime::now() + Duration::from_secs(60)
+    }
+
+    fn toolchains(directory: &Path) -> Toolchains {
+        Toolchains::new(Arc::new(Files::with_clock(long_after)), directory.to_owned())
+    }
+
+    fn compile(invocation: &Invocation) -> Compile {
+        match classify(invocation) {
+            Task::Compile(compile) => *compile,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn probe(toolchains: &Toolchains, cwd: &Path, line: &str) -> Result<Arc<Toolchain>, Reason> {
+        let invocation = invocation(cwd, line);
+        toolchains.probe(&compile(&invocation), &invocation).await
+    }
+
+    /// The include directories that the real compiler prints for a command.
+    async fn printed_search_path(invocation: &Invocation, compile: &Compile) -> (Vec<PathBuf>, Vec<PathBuf>) {
+        let mut args = compile.dependency_arguments();
+        args.push("-v".into());
+        let program =
+            Program { path: &compile.driver, args, env: invocation.env.clone(), cwd: &invocation.cwd };
+        let output = program.output(probe::TIMEOUT).await.unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{text}");
+        let section = |from: &str, to: &str| -> Vec<PathBuf> {
+            let rest = text.split_once(from).unwrap().1.split_once(to).unwrap().0;
+            rest.lines().filter_map(|line| line.strip_prefix(' ')).map(PathBuf::from).collect()
+        };
+        let (quote, angle) = ("#include \"...\" search starts here:", "#include <...> search starts here:");
+        (section(quote, angle), section(angle, "End of search list."))
+    }
+
+    #[tokio::test]
+    async fn real_compilers_are_known() {
+        let space = tempfile::tempdir().unwrap();
+        let toolchains = toolchains(space.path());
+        let mut identities = std::collections::HashMap::new();
+        for (name, family) in
+            [("gcc", Family::Gcc), ("g++", Family::Gcc), ("clang", Family::Clang), ("clang++", Family::Clang)]
+        {
+            let source = if name.ends_with("++") { "a.cc" } else { "a.c" };
+            let line = format!("{name} -c {source}");
+            let toolchain = probe(&toolchains, space.path(), &line).await.unwrap();
+            assert_eq!(toolchain.family, family);
+            assert!(toolchain.version.contains("version "), "{}", toolchain.version);
+            assert!(toolchain.target.contains("linux"), "{}", toolchain.target);
+            assert!(toolchain.programs.len() > 3, "{:?}", toolchain.programs);
+            let runs = |name: &str| toolchain.programs.iter().any(|(path, _)| path.ends_with(name));
+            let (own, other) = if name == "gcc" { ("cc1", "cc1plus") } else { ("cc1plus", "cc1") };
+            assert_eq!((runs(own), runs(other)), (family == Family::Gcc, false), "{name}");
+            let invocation = invocation(space.path(), &line);
+            std::fs::write(space.path().join(source), "").unwrap();
+            let (quote, angle) = printed_search_path(&invocation, &compile(&invocation)).await;
+            assert_eq!(
+                (&toolchain.search_path.quote, &toolchain.search_path.angle),
+                (&quote, &angle),
+                "{name}"
+            );
+            // Asked anew by someone else, the same.
+            let again =
+                probe(&super::tests::toolchains(&space.path().join("other")), space.path(), &line).await;
+            assert_eq!(again.unwrap().identity, toolchain.identity);
+            identities.insert(toolchain.identity, name);
+        }
+        // clang and clang++ are one program; gcc and g++ run different ones.
+        assert_eq!(identities.len(), 3, "{identities:?}");
+    }
+
+    /// Whatever flags and variables say, the search path is the one that `-v` prints.
+    #[tokio::test]
+    async fn search_paths_agree_with_the_compilers() {
+        let space = tempfile::tempdir().unwrap();
+        let root = space.path().canonicalize().unwrap();
+        for directory in ["a", "b", "c", "d", "sys/usr/include", "sys/opt"] {
+            std::fs::create_dir_all(root.join(directory)).unwrap();
+        }
+        symlink("a", root.join("link")).unwrap();
+        for file in ["plain", "x.c", "x.cc", "x.S"] {
+            std::fs::write(root.join(file), "").unwrap();
+        }
+        let toolchains = toolchains(&root.join("records"));
+        let flags = [
+            "-I a -I b -Ia -I missing -I plain -I link",
+            "-I a -isystem b -I b -isystem a -I c",
+            "-iquote a -I a -iquote b -I c -iquote c",
+            "-iquote c -iquote a -I a",
+            "-iquote a -isystem a -iquote a -iquote b",
+            "-idirafter a -I a -idirafter b -isystem c -isystem c",
+            "-I /usr/include -I a -isystem /usr/include -idirafter /usr/local/include",
+            "-isystem /usr/include -iquote /usr/include",
+            "-nostdinc -I a -isystem b",
+            "--sysroot=sys -I=/opt -isystem =/opt -I a -idirafter =/usr/include -iquote $SYSROOT/opt",
+            "-isysroot sys -I=/opt -iquote =/opt",
+            "-iprefix ./ -iwithprefix a -iwithprefixbefore b -I c -isystem d -idirafter link",
+            "-I a -I . -I ./a/../b -I b",
+            "-nostdinc++ -isystem a -I b",
+            "-O2 -fPIC -pthread -g -I a",
+        ];
+        let environments: [&[(&str, &str)]; 4] = [
+            &[],
+            &[("CPATH", "b:a::c"), ("C_INCLUDE_PATH", "d"), ("CPLUS_INCLUDE_PATH", "c:d:")],
+            &[("CPATH", ""), ("C_INCLUDE_PATH", ":d"), ("CPLUS_INCLUDE_PATH", "missing")],
+            &[("CPATH", "/usr/include:a"), ("C_INCLUDE_PATH", "a:b"), ("CPLUS_INCLUDE_PATH", "a")],
+        ];
+        for compiler in ["gcc -c x.c", "g++ -c x.cc", "clang -c x.c", "clang++ -c x.cc", "gcc -c x.S"] {
+            for flags in flags {
+                // The rules of the variables are the same for every driver of a family.
+                let in_full = compiler == "gcc -c x.c" || compiler == "clang++ -c x.cc";
+                for environment in &environments[..if in_full { 4 } else { 2 }] {
+                    let line = format!("{compiler} {flags}");
+                    let mut invocation = invocation(&root, &line);
+                    let variables = environment.iter().map(|(name, value)| (name.into(), value.into()));
+                    invocation.env.extend(variables);
+                    let compile = compile(&invocation);
+                    let toolchain = toolchains.probe(&compile, &invocation).await.unwrap();
+                    let unit = compile.translation_unit(&invocation, &toolchain);
+                    let printed = printed_search_path(&invocation, &compile).await;
+                    // Clang prints a directory by the first name under which it met it.
+                    let named = |paths: Vec<PathBuf>| -> Vec<PathBuf> {
+                        let name = |path: PathBuf| match toolchain.family {
+                            Family::Gcc => path,
+                            Family::Clang => root.join(path).canonicalize().unwrap(),
+                        };
+                        paths.into_iter().map(name).collect()
+                    };
+                    let ours = (named(unit.search_path.quote), named(unit.search_path.angle));
+                    assert_eq!(ours, (named(printed.0), named(printed.1)), "{line} {environment:?}");
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn user_directories_come_first() {
+        let space = tempfile::tempdir().unwrap();
+        for directory in ["a", "b", "s"] {
+            std::fs::create_dir(space.path().join(directory)).unwrap();
+        }
+        let toolchains = toolchains(space.path());
+        for compiler in ["gcc", "clang"] {
+            let invocation =
+                invocation(space.path(), &format!("{compiler} -c x.c -I a -I s -isystem s -I b -I none"));
+            let compile = compile(&invocation);
+            let toolchain = toolchains.probe(&compile, &invocation).await.unwrap();
+            let search_path = compile.translation_unit(&invocation, &toolchain).search_path;
+            assert_eq!(search_path.angle[..3], ["a", "b", "s"].map(PathBuf::from), "{compiler}");
+            assert_eq!(search_path.user_directories, 2, "{compiler}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_gcc_includes_unasked_is_listed() {
+        let space = tempfile::tempdir().unwrap();
+        std::fs::create_dir(space.path().join("own")).unwrap();
+        std::fs::write(space.path().join("own/stdc-predef.h"), "").unwrap();
+        std::fs::write(space.path().join("x.c"), "").unwrap();
+        let toolchains = toolchains(&space.path().join("records"));
+        for line in [
+            "gcc -c x.c",
+            "gcc -c x.c -I own",
+            "gcc -c x.c -nostdinc",
+            "gcc -c x.c -ffreestanding",
+            "clang -c x.c",
+        ] {
+            let invocation = invocation(space.path(), line);
+            let compile = compile(&invocation);
+            let toolchain = toolchains.probe(&compile, &invocation).await.unwrap();
+            let forced = compile.translation_unit(&invocation, &toolchain).forced_includes;
+            let ours = forced.into_iter().map(|include| match include {
+                crate::preprocessor::ForcedInclude::Include(path) => path,
+                other => panic!("{other:?}"),
+            });
+            let theirs = toolchains.dependencies(&compile, &invocation).await.unwrap();
+            let theirs = theirs.into_iter().skip(1).map(|path| space.path().join(path));
+            assert_eq!(ours.collect::<Vec<_>>(), theirs.collect::<Vec<_>>(), "{line}");
+        }
+    }
+
+    #[tokio::test]
+    async fn records_survive_a_restart() {
+        let space = tempfile::tempdir().unwrap();
+        let records = space.path().join("records");
+        let first = toolchains(&records);
+        let toolchain = probe(&first, space.path(), "gcc -c a.c").await.unwrap();
+        let command = invocation(space.path(), "gcc -c a.c");
+        let question = "__has_builtin(__builtin_expect)".to_owned();
+        first
+            .answer(&compile(&command), &command, &toolchain, std::slice::from_ref(&question))
+            .await
+            .unwrap();
+        let record = first.record_path(key(&compile(&command), &command).unwrap());
+
+        let second = toolchains(&records);
+        let loaded = second.load(key(&compile(&command), &command).unwrap(), &command).unwrap();
+        assert_eq!(loaded.identity, toolchain.identity);
+        assert_eq!(loaded.search_path, toolchain.search_path);
+        assert_eq!(loaded.answers.get(&question).map(|value| *value), Some(1));
+        assert_eq!(loaded.record.predefined, toolchain.record.predefined);
+
+        // A damaged record is no record: the compiler is asked again and the record mended.
+        let content = std::fs::read(&record).unwrap();
+        let middle = content.len() / 2;
+        for damaged in
+            [&content[..middle], b"", b"\n{}", &[&content[..middle], b"x", &content[middle + 1..]].concat()]
+        {
+            std::fs::write(&record, damaged).unwrap();
+            let third = toolchains(&records);
+            assert!(third.load(key(&compile(&command), &command).unwrap(), &command).is_none());
+            let mended = probe(&third, space.path(), "gcc -c a.c").await.unwrap();
+            assert_eq!(mended.identity, toolchain.identity);
+            assert!(third.load(key(&compile(&command), &command).unwrap(), &command).is_some());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_replaced_compiler_is_noticed() {
+        let space = tempfile::tempdir().unwrap();
+        let driver = space.path().join("cc");
+        symlink("/usr/bin/gcc", &driver).unwrap();
+        let toolchains = toolchains(&space.path().join("records"));
+        let line = format!("{} -c a.c", driver.display());
+        let before = probe(&toolchains, space.path(), &line).await.unwrap();
+        let same = probe(&toolchains, space.path(), &line).await.unwrap();
+        assert!(Arc::ptr_eq(&before, &same));
+        std::fs::remove_file(&driver).unwrap();
+        symlink("/usr/bin/clang", &driver).unwrap();
+        let after = probe(&toolchains, space.path(), &line).await.unwrap();
+        assert_eq!((before.family, after.family), (Family::Gcc, Family::Clang));
+        assert_ne!(before.identity, after.identity);
+    }
+
+    #[tokio::test]
+    async fn a_changed_program_behind_the_driver_is_noticed() {
+        let space = tempfile::tempdir().unwrap();
+        let (first, second) = (space.path().join("first"), space.path().join("second"));
+        for directory in [&first, &second] {
+            std::fs::create_dir(directory).unwrap();
+        }
+        let toolchains = toolchains(&space.path().join("records"));
+        let mut invocation = invocation(space.path(), "/usr/bin/gcc -c a.c");
+        invocation.env[0].1 = format!("{}:{}:/usr/bin", first.display(), second.display()).into();
+        let compile = compile(&invocation);
+        let before = toolchains.probe(&compile, &invocation).await.unwrap();
+        // An assembler appears earlier in PATH.
+        std::fs::copy("/usr/bin/as", second.join("as")).unwrap();
+        let shadowed = toolchains.probe(&compile, &invocation).await.unwrap();
+        assert!(
+            shadowed.programs.iter().any(|(path, _)| path.ends_with("second/as")),
+            "{:?}",
+            shadowed.programs
+        );
+        assert!(!before.programs.iter().any(|(path, _)| path.ends_with("second/as")));
+        // It is changed in place.
+        let mut content = std::fs::read(second.join("as")).unwrap();
+        content.push(0);
+        std::fs::write(second.join("as"), content).unwrap();
+        let changed = toolchains.probe(&compile, &invocation).await.unwrap();
+        assert_ne!(shadowed.identity, changed.identity);
+    }
+
+    #[tokio::test]
+    async fn a_compiler_changed_just_now_is_not_trusted() {
+        let space = tempfile::tempdir().unwrap();
+        std::fs::copy("/usr/bin/as", space.path().join("as")).unwrap();
+        let toolchains = Toolchains::new(Arc::new(Files::default()), space.path().join("records"));
+        let mut invocation = invocation(space.path(), "/usr/bin/gcc -c a.c");
+        invocation.env[0].1 = space.path().into();
+        let result = toolchains.probe(&compile(&invocation), &invocation).await;
+        let Err(Reason::ToolchainProbe(why)) = result else { panic!() };
+        assert!(why.contains("just been changed"), "{why}");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_compiler_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let space = tempfile::tempdir().unwrap();
+        let script = space.path().join("gcc");
+        std::fs::write(&script, "#!/bin/sh\nexec /usr/bin/gcc \"$@\"\n").unwrap();
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        symlink("/bin/true", space.path().join("cc")).unwrap();
+        let toolchains = toolchains(&space.path().join("records"));
+        for (line, expected) in [
+            ("./gcc -c a.c", "it is a script"),
+            ("./cc -c a.c", "tells no `__GNUC__`"),
+            ("gcc -c a.c -std=c++x", "error"),
+        ] {
+            let Err(Reason::ToolchainProbe(why)) = probe(&toolchains, space.path(), line).await else {
+                panic!()
+            };
+            assert!(why.contains(expected), "{line}: {why}");
+        }
+    }
+
+    #[tokio::test]
+    async fn questions_are_answered_as_the_compiler_does() {
+        let space = tempfile::tempdir().unwrap();
+        let toolchains = toolchains(space.path());
+        for (line, expected) in [
+            ("g++ -c a.cc -std=c++20", [1, 0, 201907, 1, 0]),
+            ("clang++ -c a.cc -std=c++20", [1, 0, 201603, 1, 1]),
+        ] {
+            let invocation = invocation(space.path(), line);
+            let compile = compile(&invocation);
+            let toolchain = toolchains.probe(&compile, &invocation).await.unwrap();
+            let questions = [
+                "__has_builtin(__builtin_expect)",
+                "__has_builtin(__builtin_nonsense)",
+                "__has_cpp_attribute(nodiscard)",
+                "defined(__has_builtin)",
+                "defined(__has_feature)",
+            ]
+            .map(str::to_owned);
+            let mut asked = questions.to_vec();
+            asked.push("__has_builtin(,".to_owned());
+            asked.push("__has_builtin(1+)".to_owned());
+            let result = toolchains.answer(&compile, &invocation, &toolchain, &asked).await;
+            // The malformed ones are reported and do not harm the others.
+            assert!(matches!(result, Err(Reason::ToolchainProbe(_))), "{result:?}");
+            let answers = questions.clone().map(|question| *toolchain.answers.get(&question).unwrap());
+            let mut values = answers;
+            if line.starts_with("clang") {
+                // The attribute's date differs between versions of Clang.
+                assert!([201_603, 201_907].contains(&values[2]), "{answers:?}");
+                values[2] = 201_603;
+            }
+            assert_eq!(values, expected, "{line}");
+            assert_eq!(toolchains.answer(&compile, &invocation, &toolchain, &questions).await, Ok(()));
+        }
+    }
+
+    #[tokio::test]
+    async fn one_connection_asks_for_all() {
+        let space = tempfile::tempdir().unwrap();
+        let toolchains = toolchains(space.path());
+        let probes = (0..20).map(|_| probe(&toolchains, space.path(), "gcc -c a.c"));
+        let all = futures::future::join_all(probes).await;
+        let first = all[0].as_ref().unwrap();
+        assert!(all.iter().all(|toolchain| Arc::ptr_eq(first, toolchain.as_ref().unwrap())));
+    }
+}
