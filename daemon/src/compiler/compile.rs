@@ -108,26 +108,28 @@ impl Compile {
     }
 
     /// What to append to the arguments so that diagnostics keep the colours that the user's terminal would have
-    /// got: nothing if it would have got none, or if the command itself decides.
+    /// got: nothing if it would have got none, or if the command itself decides. `None` if the colours can only be
+    /// had from a terminal, because the object would record what is added.
     ///
     /// GCC's `diagnostic-color.cc` (`should_colorize`, `parse_gcc_colors`): a terminal that is not dumb, and
     /// `GCC_COLORS` not empty.
-    pub fn colour_arguments(&self, invocation: &Invocation, family: Family) -> Vec<OsString> {
+    pub fn colour_arguments(&self, invocation: &Invocation, family: Family) -> Option<Vec<OsString>> {
         let capable = invocation.variable("TERM").is_some_and(|term| term != "dumb" && !term.is_empty());
         let refused =
             family == Family::Gcc && invocation.variable("GCC_COLORS").is_some_and(|value| value.is_empty());
         if !invocation.stderr_is_terminal || !capable || refused || self.command_line.has(Meaning::Colour) {
-            return Vec::new();
+            return Some(Vec::new());
         }
-        vec!["-fdiagnostics-color=always".into()]
+        (!self.command_line.has(Meaning::Recorded)).then(|| vec!["-fdiagnostics-color=always".into()])
     }
 
     /// What to append to the arguments so that the compiler writes a depfile to `path`: nothing if the command
-    /// has one already. With it the scanner is audited. The object does not change.
+    /// has one already, or if the object would record the addition. With it the scanner is audited. The object
+    /// does not change.
     pub fn depfile_arguments(&self, path: &Path) -> Vec<OsString> {
-        match self.depfile {
-            Some(_) => Vec::new(),
-            None => vec!["-MD".into(), "-MF".into(), path.into()],
+        match self.depfile.is_some() || self.command_line.has(Meaning::Recorded) {
+            true => Vec::new(),
+            false => vec!["-MD".into(), "-MF".into(), path.into()],
         }
     }
 
@@ -183,7 +185,7 @@ impl Compile {
     /// Whether the command means the same with other paths: no flag ties its output to absolute paths.
     pub fn is_relocatable(&self) -> bool {
         !self.command_line.arguments.iter().any(|argument| {
-            matches!(argument.meaning, Meaning::Bound | Meaning::DirectoryPrefix)
+            matches!(argument.meaning, Meaning::Bound | Meaning::Recorded | Meaning::DirectoryPrefix)
                 || argument.path().is_some_and(search_path::is_sysroot_relative)
         })
     }
@@ -257,21 +259,36 @@ mod tests {
     fn colours_follow_the_terminal() {
         let compile = compile("gcc -c a.c");
         let mut invocation = invocation(Path::new("/"), "gcc -c a.c");
-        assert!(compile.colour_arguments(&invocation, Family::Gcc).is_empty());
+        assert!(compile.colour_arguments(&invocation, Family::Gcc).unwrap().is_empty());
         invocation.stderr_is_terminal = true;
-        assert!(compile.colour_arguments(&invocation, Family::Gcc).is_empty());
+        assert!(compile.colour_arguments(&invocation, Family::Gcc).unwrap().is_empty());
         invocation.env.push(("TERM".into(), "xterm".into()));
-        assert_eq!(text(&compile.colour_arguments(&invocation, Family::Gcc)), "-fdiagnostics-color=always");
+        assert_eq!(
+            text(&compile.colour_arguments(&invocation, Family::Gcc).unwrap()),
+            "-fdiagnostics-color=always"
+        );
         invocation.env.push(("GCC_COLORS".into(), "".into()));
-        assert!(compile.colour_arguments(&invocation, Family::Gcc).is_empty());
-        assert_eq!(compile.colour_arguments(&invocation, Family::Clang).len(), 1);
+        assert!(compile.colour_arguments(&invocation, Family::Gcc).unwrap().is_empty());
+        assert_eq!(compile.colour_arguments(&invocation, Family::Clang).unwrap().len(), 1);
         invocation.env.push(("TERM".into(), "dumb".into()));
-        assert!(compile.colour_arguments(&invocation, Family::Clang).is_empty());
+        assert!(compile.colour_arguments(&invocation, Family::Clang).unwrap().is_empty());
         for chosen in ["-fno-diagnostics-color", "-fdiagnostics-color=auto", "-fcolor-diagnostics"] {
             invocation.env.push(("TERM".into(), "xterm".into()));
             let compile = super::tests::compile(&format!("gcc -c a.c {chosen}"));
-            assert!(compile.colour_arguments(&invocation, Family::Clang).is_empty(), "{chosen}");
+            assert!(compile.colour_arguments(&invocation, Family::Clang).unwrap().is_empty(), "{chosen}");
         }
+    }
+
+    #[test]
+    fn nothing_is_added_to_a_recorded_command() {
+        let compile = compile("clang -c a.c -grecord-gcc-switches");
+        let mut invocation = invocation(Path::new("/"), "clang");
+        assert_eq!(compile.colour_arguments(&invocation, Family::Clang), Some(Vec::new()));
+        invocation.stderr_is_terminal = true;
+        invocation.env.push(("TERM".into(), "xterm".into()));
+        assert_eq!(compile.colour_arguments(&invocation, Family::Clang), None);
+        assert!(compile.depfile_arguments(Path::new("a.d")).is_empty());
+        assert!(!compile.is_relocatable());
     }
 
     /// What farcc adds to a command must not show in the object.
@@ -289,7 +306,7 @@ mod tests {
                 invocation.env.push(("TERM".into(), "xterm".into()));
                 invocation.stderr_is_terminal = true;
                 let mut changed = compile.arguments.clone();
-                changed.extend(compile.colour_arguments(&invocation, Family::Gcc));
+                changed.extend(compile.colour_arguments(&invocation, Family::Gcc).unwrap());
                 changed.extend(compile.depfile_arguments(Path::new("extra.d")));
                 assert_eq!(changed.len(), compile.arguments.len() + 4);
                 // GCC names LTO sections at random: two plain runs do not agree either.

@@ -16,8 +16,9 @@ use std::path::Path;
 /// libiberty gives up after 2000 expansions; nobody nests nearly so many.
 const MOST_EXPANSIONS: usize = 200;
 
-/// Longer response files are refused: the kernel would not take their arguments either.
-const MOST_BYTES: u64 = 16 << 20;
+/// All response files of a command together may have so many bytes: the compiler's own program would not be
+/// given more by the kernel.
+const MOST_BYTES: usize = 16 << 20;
 
 /// How many arguments all files together may yield.
 const MOST_ARGUMENTS: usize = 1 << 20;
@@ -32,6 +33,7 @@ pub(super) fn expand(arguments: &[OsString], cwd: &Path) -> Result<Vec<OsString>
     let mut expanded = Vec::with_capacity(arguments.len());
     let mut rest: Vec<OsString> = arguments.iter().rev().cloned().collect();
     let mut expansions = 0;
+    let mut bytes = 0;
     while let Some(argument) = rest.pop() {
         let Some(name) = argument.as_bytes().strip_prefix(b"@").filter(|name| !name.is_empty()) else {
             expanded.push(argument);
@@ -44,6 +46,10 @@ pub(super) fn expand(arguments: &[OsString], cwd: &Path) -> Result<Vec<OsString>
         }
         let content =
             read(&cwd.join(OsStr::from_bytes(name))).map_err(|error| refused(&error.to_string()))?;
+        bytes += content.len();
+        if bytes > MOST_BYTES {
+            return Err(refused("too long"));
+        }
         let words = split(&content).map_err(refused)?;
         if rest.len() + words.len() + expanded.len() > MOST_ARGUMENTS {
             return Err(refused("too many arguments"));
@@ -59,10 +65,7 @@ fn read(path: &Path) -> std::io::Result<Vec<u8>> {
         return Err(std::io::Error::other("not a regular file"));
     }
     let mut content = Vec::new();
-    std::fs::File::open(path)?.take(MOST_BYTES + 1).read_to_end(&mut content)?;
-    if content.len() as u64 > MOST_BYTES {
-        return Err(std::io::Error::other("too long"));
-    }
+    std::fs::File::open(path)?.take(MOST_BYTES as u64 + 1).read_to_end(&mut content)?;
     Ok(content)
 }
 

@@ -234,3 +234,123 @@ pub(super) fn implicit_include(
     let candidates = search_path.angle.iter().map(|directory| invocation.cwd.join(directory).join(name));
     candidates.into_iter().find(|candidate| candidate.is_file()).map(ForcedInclude::Include)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compiler::invocation::tests::invocation;
+    use crate::compiler::toolchains::tests::compile;
+    use crate::compiler::toolchains::tests::printed_search_path;
+    use crate::compiler::toolchains::tests::toolchains;
+    use std::os::unix::fs::symlink;
+
+    /// Whatever flags and variables say, the search path is the one that `-v` prints.
+    #[tokio::test]
+    async fn search_paths_agree_with_the_compilers() {
+        let space = tempfile::tempdir().unwrap();
+        let root = space.path().canonicalize().unwrap();
+        for directory in ["a", "b", "c", "d", "sys/usr/include", "sys/opt"] {
+            std::fs::create_dir_all(root.join(directory)).unwrap();
+        }
+        symlink("a", root.join("link")).unwrap();
+        for file in ["plain", "x.c", "x.cc", "x.S"] {
+            std::fs::write(root.join(file), "").unwrap();
+        }
+        let toolchains = toolchains(&root.join("records"));
+        let flags = [
+            "-I a -I b -Ia -I missing -I plain -I link",
+            "-I a -isystem b -I b -isystem a -I c",
+            "-iquote a -I a -iquote b -I c -iquote c",
+            "-iquote c -iquote a -I a",
+            "-iquote a -isystem a -iquote a -iquote b",
+            "-idirafter a -I a -idirafter b -isystem c -isystem c",
+            "-I /usr/include -I a -isystem /usr/include -idirafter /usr/local/include",
+            "-isystem /usr/include -iquote /usr/include",
+            "-nostdinc -I a -isystem b",
+            "--sysroot=sys -I=/opt -isystem =/opt -I a -idirafter =/usr/include -iquote $SYSROOT/opt",
+            "-isysroot sys -I=/opt -iquote =/opt",
+            "-iprefix ./ -iwithprefix a -iwithprefixbefore b -I c -isystem d -idirafter link",
+            "-I a -I . -I ./a/../b -I b",
+            "-nostdinc++ -isystem a -I b",
+            "-O2 -fPIC -pthread -g -I a",
+        ];
+        let environments: [&[(&str, &str)]; 4] = [
+            &[],
+            &[("CPATH", "b:a::c"), ("C_INCLUDE_PATH", "d"), ("CPLUS_INCLUDE_PATH", "c:d:")],
+            &[("CPATH", ""), ("C_INCLUDE_PATH", ":d"), ("CPLUS_INCLUDE_PATH", "missing")],
+            &[("CPATH", "/usr/include:a"), ("C_INCLUDE_PATH", "a:b"), ("CPLUS_INCLUDE_PATH", "a")],
+        ];
+        for compiler in ["gcc -c x.c", "g++ -c x.cc", "clang -c x.c", "clang++ -c x.cc", "gcc -c x.S"] {
+            for flags in flags {
+                // The rules of the variables are the same for every driver of a family.
+                let in_full = compiler == "gcc -c x.c" || compiler == "clang++ -c x.cc";
+                for environment in &environments[..if in_full { 4 } else { 2 }] {
+                    let line = format!("{compiler} {flags}");
+                    let mut invocation = invocation(&root, &line);
+                    let variables = environment.iter().map(|(name, value)| (name.into(), value.into()));
+                    invocation.env.extend(variables);
+                    let compile = compile(&invocation);
+                    let toolchain = toolchains.probe(&compile, &invocation).await.unwrap();
+                    let unit = compile.translation_unit(&invocation, &toolchain);
+                    let printed = printed_search_path(&invocation, &compile).await;
+                    // Clang prints a directory by the first name under which it met it.
+                    let named = |paths: Vec<PathBuf>| -> Vec<PathBuf> {
+                        let name = |path: PathBuf| match toolchain.family {
+                            Family::Gcc => path,
+                            Family::Clang => root.join(path).canonicalize().unwrap(),
+                        };
+                        paths.into_iter().map(name).collect()
+                    };
+                    let ours = (named(unit.search_path.quote), named(unit.search_path.angle));
+                    assert_eq!(ours, (named(printed.0), named(printed.1)), "{line} {environment:?}");
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn user_directories_come_first() {
+        let space = tempfile::tempdir().unwrap();
+        for directory in ["a", "b", "s"] {
+            std::fs::create_dir(space.path().join(directory)).unwrap();
+        }
+        let toolchains = toolchains(space.path());
+        for compiler in ["gcc", "clang"] {
+            let invocation =
+                invocation(space.path(), &format!("{compiler} -c x.c -I a -I s -isystem s -I b -I none"));
+            let compile = compile(&invocation);
+            let toolchain = toolchains.probe(&compile, &invocation).await.unwrap();
+            let search_path = compile.translation_unit(&invocation, &toolchain).search_path;
+            assert_eq!(search_path.angle[..3], ["a", "b", "s"].map(PathBuf::from), "{compiler}");
+            assert_eq!(search_path.user_directories, 2, "{compiler}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_gcc_includes_unasked_is_listed() {
+        let space = tempfile::tempdir().unwrap();
+        std::fs::create_dir(space.path().join("own")).unwrap();
+        std::fs::write(space.path().join("own/stdc-predef.h"), "").unwrap();
+        std::fs::write(space.path().join("x.c"), "").unwrap();
+        let toolchains = toolchains(&space.path().join("records"));
+        for line in [
+            "gcc -c x.c",
+            "gcc -c x.c -I own",
+            "gcc -c x.c -nostdinc",
+            "gcc -c x.c -ffreestanding",
+            "clang -c x.c",
+        ] {
+            let invocation = invocation(space.path(), line);
+            let compile = compile(&invocation);
+            let toolchain = toolchains.probe(&compile, &invocation).await.unwrap();
+            let forced = compile.translation_unit(&invocation, &toolchain).forced_includes;
+            let ours = forced.into_iter().map(|include| match include {
+                ForcedInclude::Include(path) => path,
+                other => panic!("{other:?}"),
+            });
+            let theirs = toolchains.dependencies(&compile, &invocation).await.unwrap();
+            let theirs = theirs.into_iter().skip(1).map(|path| space.path().join(path));
+            assert_eq!(ours.collect::<Vec<_>>(), theirs.collect::<Vec<_>>(), "{line}");
+        }
+    }
+}

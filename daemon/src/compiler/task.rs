@@ -369,6 +369,34 @@ mod tests {
         ]);
     }
 
+    /// Flags as CMake, the Linux kernel, Fedora, Debian and Chromium give them.
+    #[test]
+    fn the_flags_of_common_builds_are_understood() {
+        for flags in [
+            "-DNDEBUG -I/b/include -isystem /x -O3 -DNDEBUG -std=gnu++17 -fPIE -flto=auto -fno-fat-lto-objects -MD -MT a.o -MF a.o.d",
+            "-g -O2 -ffile-prefix-map=/b=. -fstack-protector-strong -Wformat -Werror=format-security -Wdate-time -D_FORTIFY_SOURCE=2",
+            "-O2 -flto=auto -ffat-lto-objects -fexceptions -g -grecord-gcc-switches -pipe -Wall -Wp,-U_FORTIFY_SOURCE,-D_FORTIFY_SOURCE=3 \
+             -Wp,-D_GLIBCXX_ASSERTIONS -fstack-protector-strong -m64 -march=x86-64-v2 -mtune=generic -fasynchronous-unwind-tables \
+             -fstack-clash-protection -fcf-protection -fno-omit-frame-pointer -mno-omit-leaf-frame-pointer",
+            "-Wp,-MMD,k/.a.o.d -nostdinc -Iarch/x86/include -include include/linux/kconfig.h -D__KERNEL__ -fmacro-prefix-map=./= \
+             -std=gnu11 -fshort-wchar -funsigned-char -fno-common -fno-PIE -fno-strict-aliasing -mno-sse -mno-80387 -mcmodel=kernel \
+             -mskip-rax-setup -mindirect-branch=thunk-extern -fno-jump-tables -mharden-sls=all -fpatchable-function-entry=16,16 \
+             -fno-delete-null-pointer-checks -Wno-frame-address --param=allow-store-data-races=0 -ftrivial-auto-var-init=zero \
+             -fzero-call-used-regs=used-gpr -falign-functions=16 -fstrict-flex-arrays=3 -fno-stack-check -fconserve-stack \
+             -DKBUILD_MODNAME=a -fno-allow-store-data-races -fmin-function-alignment=16 -pg -mrecord-mcount -mfentry",
+            "-fvisibility=hidden -fvisibility-inlines-hidden -fcolor-diagnostics -fmerge-all-constants -fcrash-diagnostics-dir=c \
+             -ffp-contract=off -fcomplete-member-pointers -m64 -msse3 -ffile-compilation-dir=. -no-canonical-prefixes -fno-rtti \
+             -fno-exceptions -nostdinc++ --target=x86_64-linux-gnu --sysroot=../sys -Wno-builtin-macro-redefined -D__DATE__= \
+             -fno-math-errno -ftrivial-auto-var-init=pattern -fdiagnostics-show-inclusion-stack -Wthread-safety",
+        ] {
+            let task = classify(&invocation(
+                Path::new("/"),
+                &format!("gcc {flags} -o o/a.o -c /s/a.c").replace('\\', ""),
+            ));
+            assert!(matches!(task, Task::Compile(_)), "{flags}: {}", describe(&task));
+        }
+    }
+
     #[test]
     fn not_compiles() {
         check(&[
@@ -478,7 +506,6 @@ mod tests {
             "-arch arm64",
             "-emit-ast",
             "-object-file-name=x",
-            "-grecord-command-line",
             "-isysroot x --sysroot=y",
             "-dA",
         ] {
