@@ -19,3 +19,5 @@ pub mod store;
 pub mod history;
 // Floor 3.
 pub mod action;
+pub mod executor;
+pub mod serve;

@@ -1,0 +1,3 @@
+//! Runs actions. Knows nothing of the commands that they were made from.
+
+pub mod sandbox;

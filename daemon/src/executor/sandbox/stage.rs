@@ -1,0 +1,155 @@
+//! Lays an input root out on disk, from its Merkle tree in the store.
+//! Knows nothing of what the tree is for; trusts nothing in it.
+
+use std::fs::OpenOptions;
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::PoisonError;
+
+use bazel_remote_apis::build::bazel::remote::execution::v2::Directory;
+use prost::Message;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::fs::ResolveFlags;
+
+use super::Failure;
+use super::Sandbox;
+use super::mounts;
+use super::request::Request;
+use super::request::digest;
+use crate::digest::Digest;
+
+/// A small tree of directories that name each other many times can describe more files than any disk holds.
+const MAX_NODES: usize = 1_000_000;
+
+/// Stages the tree `root_digest` in the empty directory `root`. Nothing is written through a symlink: all
+/// directories are made here, and symlinks come last.
+pub(super) fn input_root(sandbox: &Sandbox, root_digest: &Digest, root: &Path) -> Result<(), Failure> {
+    let mut missing = Vec::new();
+    let mut symlinks: Vec<(PathBuf, String)> = Vec::new();
+    let mut pending = vec![(*root_digest, root.to_owned())];
+    let mut nodes = 0;
+    while let Some((directory_digest, path)) = pending.pop() {
+        let Some(bytes) = sandbox.store().read(&directory_digest)? else {
+            missing.push(directory_digest);
+            continue;
+        };
+        let directory = Directory::decode(bytes.as_slice()).map_err(|error| {
+            Failure::invalid(format!("the blob {directory_digest} is no Directory: {error}"))
+        })?;
+        check_names(&directory).map_err(|problem| {
+            Failure::invalid(format!("the Directory {directory_digest} is not canonical: {problem}"))
+        })?;
+        nodes += directory.files.len() + directory.directories.len() + directory.symlinks.len();
+        if nodes > MAX_NODES {
+            return Err(Failure::invalid(format!("the input root has more than {MAX_NODES} nodes")));
+        }
+        for file in &directory.files {
+            let file_digest = digest(file.digest.as_ref(), &file.name)?;
+            if !stage_file(sandbox, &file_digest, &path.join(&file.name), file.is_executable)? {
+                missing.push(file_digest);
+            }
+        }
+        for child in directory.directories {
+            let child_path = path.join(&child.name);
+            std::fs::create_dir(&child_path).map_err(|error| failed("make", root, &child_path, &error))?;
+            pending.push((digest(child.digest.as_ref(), &child.name)?, child_path));
+        }
+        symlinks.extend(directory.symlinks.into_iter().map(|link| (path.join(&link.name), link.target)));
+    }
+    if !missing.is_empty() {
+        return Err(Failure::missing(missing));
+    }
+    for (path, target) in symlinks {
+        std::os::unix::fs::symlink(target, &path).map_err(|error| failed("make", root, &path, &error))?;
+    }
+    Ok(())
+}
+
+/// Adds to a staged root what REAPI promises besides its inputs: the outputs' parents, and a `/tmp`. Symlinks of
+/// the input root are followed as the command would see them.
+pub(super) fn complete(request: &Request, root: &Path) -> Result<(), Failure> {
+    mounts::make_tmp(root)?;
+    let root_fd = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| failed("open", root, root, &error.into()))?;
+    let open = |path: &Path| {
+        // An empty path is none to the kernel.
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::openat2(&root_fd, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)
+    };
+    if open(&request.working_directory).is_err() {
+        return Err(Failure::invalid(format!(
+            "the working directory {:?} is not in the input root",
+            request.working_directory.display().to_string()
+        )));
+    }
+    for output in &request.outputs {
+        let Some(parent) = output.from_root.parent() else { continue };
+        let mut path = PathBuf::new();
+        for component in parent {
+            let above = open(&path).map_err(|error| failed("open", root, &root.join(&path), &error.into()))?;
+            path.push(component);
+            match rustix::fs::mkdirat(&above, component, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(error) => return Err(failed("make", root, &root.join(&path), &error.into())),
+            }
+            if open(&path).is_err() {
+                let problem = format!("{:?}, above an output, is no directory", path.display().to_string());
+                return Err(Failure::invalid(problem));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What REAPI demands of a `Directory` ("Directory: … canonical form"), as far as it makes it safe and unique:
+/// each name one path segment, each list sorted, no name twice.
+fn check_names(directory: &Directory) -> Result<(), String> {
+    let files: Vec<&str> = directory.files.iter().map(|node| node.name.as_str()).collect();
+    let directories: Vec<&str> = directory.directories.iter().map(|node| node.name.as_str()).collect();
+    let symlinks: Vec<&str> = directory.symlinks.iter().map(|node| node.name.as_str()).collect();
+    for names in [&files, &directories, &symlinks] {
+        if let Some(pair) = names.windows(2).find(|pair| pair[0] >= pair[1]) {
+            return Err(format!("{:?} comes before {:?}", pair[0], pair[1]));
+        }
+    }
+    let mut all = [files, directories, symlinks].concat();
+    if let Some(name) = all.iter().find(|name| matches!(**name, "" | "." | "..") || name.contains(['/', '\0'])) {
+        return Err(format!("{name:?} is no file name"));
+    }
+    all.sort_unstable();
+    if let Some(pair) = all.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(format!("{:?} is there twice", pair[0]));
+    }
+    match directory.symlinks.iter().find(|link| link.target.is_empty() || link.target.contains('\0')) {
+        Some(link) => Err(format!("the symlink {:?} has an impossible target", link.name)),
+        None => Ok(()),
+    }
+}
+
+/// `false` when the blob is not in the store.
+fn stage_file(sandbox: &Sandbox, digest: &Digest, path: &Path, is_executable: bool) -> Result<bool, Failure> {
+    let failed = |error: io::Error| Failure::io(&format!("stage {}", path.display()), &error);
+    // See `Sandbox::starting`. The lock guards nothing that a panic could leave half-done.
+    let _writing =
+        is_executable.then(|| sandbox.starting.read().unwrap_or_else(PoisonError::into_inner));
+    let mut options = OpenOptions::new();
+    let mut file =
+        options.read(true).write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+    if !sandbox.store().export(digest, &mut file, path)? {
+        return Ok(false);
+    }
+    let mode = if is_executable { 0o755 } else { 0o644 };
+    file.set_permissions(Permissions::from_mode(mode)).map_err(failed)?;
+    Ok(true)
+}
+
+fn failed(operation: &str, root: &Path, path: &Path, error: &io::Error) -> Failure {
+    let inside = path.strip_prefix(root).unwrap_or(path);
+    Failure::io(&format!("{operation} /{}", inside.display()), error)
+}
