@@ -1,0 +1,91 @@
+# Puts farcc in front of the compilers of a CMake build, without an edit of the project:
+#
+#   cmake -S . -B build -DCMAKE_PROJECT_TOP_LEVEL_INCLUDES=/path/to/Farcc.cmake     CMake 3.24 and later
+#   cmake -S . -B build -DCMAKE_PROJECT_INCLUDE_BEFORE=/path/to/Farcc.cmake         CMake 3.15 and later
+#
+# Reads:   FARCC_LAUNCHER   path of the farcc program; else it is looked for beside this file, in ../bin, in the
+#                           PATH, and in the target directory of the clone that this file lies in.
+# Sets:    CMAKE_<LANG>_COMPILER_LAUNCHER for the languages that farcc knows, unless the user set it.
+# Writes:  <top build directory>/.farcc-roots, the workspace's roots, one absolute path a line: the source
+#          directory, then the build directory.
+#
+# Where no farcc is found, the build goes on without it and a warning says so. Links, archives and custom
+# commands are not touched.
+
+if(CMAKE_VERSION VERSION_LESS 3.15)
+  message(WARNING "farcc: CMake ${CMAKE_VERSION} is too old, 3.15 is needed: the build goes on without farcc")
+  return()
+endif()
+
+# A file that is included before each project() runs again for nested projects; the first time counts for all.
+get_property(farcc_is_set_up GLOBAL PROPERTY FARCC_IS_SET_UP)
+if(farcc_is_set_up)
+  return()
+endif()
+set_property(GLOBAL PROPERTY FARCC_IS_SET_UP TRUE)
+
+set(farcc_module_directory "${CMAKE_CURRENT_LIST_DIR}")
+
+function(farcc_find_launcher result)
+  set(launcher "${FARCC_LAUNCHER}")
+  if(launcher AND NOT IS_ABSOLUTE "${launcher}")
+    # CMake would take it as relative to each build directory in turn.
+    get_filename_component(launcher "${launcher}" ABSOLUTE BASE_DIR "${CMAKE_BINARY_DIR}")
+  endif()
+  if(launcher AND NOT EXISTS "${launcher}")
+    message(WARNING "farcc: FARCC_LAUNCHER names ${launcher}, which does not exist")
+    set(launcher "")
+  endif()
+  if(NOT launcher)
+    # Not find_program: a user's search-path settings for libraries and cross compiling must not apply, and
+    # nothing is to be remembered in the cache after farcc has moved.
+    set(directories "${farcc_module_directory}" "${farcc_module_directory}/../bin")
+    string(REPLACE ":" ";" path "$ENV{PATH}")
+    list(APPEND directories ${path})
+    foreach(profile release debug)
+      list(APPEND directories "${farcc_module_directory}/../target/${profile}")
+    endforeach()
+    foreach(directory IN LISTS directories)
+      if(EXISTS "${directory}/farcc" AND NOT IS_DIRECTORY "${directory}/farcc")
+        get_filename_component(launcher "${directory}/farcc" ABSOLUTE)
+        break()
+      endif()
+    endforeach()
+  endif()
+  set(${result} "${launcher}" PARENT_SCOPE)
+endfunction()
+
+farcc_find_launcher(farcc_launcher)
+if(NOT farcc_launcher)
+  message(WARNING "farcc: no farcc program was found (set FARCC_LAUNCHER): the build goes on without it")
+  return()
+endif()
+
+foreach(farcc_language C CXX OBJC OBJCXX)
+  set(farcc_variable CMAKE_${farcc_language}_COMPILER_LAUNCHER)
+  # The environment variable of the same name is CMake's own default, read after this file.
+  set(farcc_users_launcher "${${farcc_variable}}")
+  if(NOT farcc_users_launcher)
+    set(farcc_users_launcher "$ENV{${farcc_variable}}")
+  endif()
+  if(NOT farcc_users_launcher)
+    set(${farcc_variable} "${farcc_launcher}")
+  elseif(NOT farcc_users_launcher MATCHES "(^|[/;])farcc($|;)")
+    message(WARNING "farcc: ${farcc_variable} is set to ${farcc_users_launcher}: farcc is not used for it")
+  endif()
+endforeach()
+message(STATUS "farcc: compiles go through ${farcc_launcher}")
+
+# Written only when it says something new: a configure run must not make anything look changed.
+set(farcc_roots "${CMAKE_SOURCE_DIR}\n${CMAKE_BINARY_DIR}\n")
+set(farcc_roots_before "")
+if(EXISTS "${CMAKE_BINARY_DIR}/.farcc-roots")
+  file(READ "${CMAKE_BINARY_DIR}/.farcc-roots" farcc_roots_before)
+endif()
+if(NOT farcc_roots STREQUAL farcc_roots_before)
+  file(WRITE "${CMAKE_BINARY_DIR}/.farcc-roots" "${farcc_roots}")
+endif()
+
+foreach(farcc_name language variable users_launcher launcher roots roots_before module_directory is_set_up name)
+  unset(farcc_${farcc_name})
+endforeach()
