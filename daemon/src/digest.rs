@@ -176,7 +176,8 @@ mod tests {
 
     #[test]
     fn bad_texts_are_refused() {
-        for text in ["", "abc/3", "zz/1", &format!("{}/x", "a".repeat(64)), &format!("{}/1", "A".repeat(64))] {
+        for text in ["", "abc/3", "zz/1", &format!("{}/x", "a".repeat(64)), &format!("{}/1", "A".repeat(64))]
+        {
             assert!(text.parse::<Digest>().is_err(), "{text}");
         }
     }

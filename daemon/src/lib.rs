@@ -3,21 +3,29 @@
 //! The modules stand in reading order, lowest floor first; a module imports only from lower floors.
 
 // Floor 0: values, and what every other module stands on.
-pub mod compiler;
+pub mod config;
 pub mod digest;
+pub mod files;
 pub mod paths;
-pub mod preprocessor;
+pub mod prerequisites;
 pub mod process;
 pub mod reason;
-pub mod config;
-pub mod files;
 pub mod stats;
-pub mod prerequisites;
 // Floor 1: each knows one thing, and none of them the others.
+pub mod history;
+pub mod preprocessor;
 pub mod reapi;
 pub mod store;
-pub mod history;
-// Floor 3.
+// Floor 2: from a command line to a task.
+pub mod compiler;
+// Floor 3: from a task to an Action.
 pub mod action;
+// Floor 4: who runs Actions.
 pub mod executor;
+// Floor 5: the story of a command, and the other end of the protocol.
+pub mod dispatch;
 pub mod serve;
+// Floor 6: the ways in.
+pub mod cli;
+pub mod server;
+pub mod status;

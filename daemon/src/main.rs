@@ -1,1 +1,7 @@
-fn main(){}
+//! The binary `farccd`: everything but the launcher.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    farccd::cli::main()
+}

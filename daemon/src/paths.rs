@@ -7,8 +7,19 @@ use std::path::PathBuf;
 
 /// Top-level directories that belong to the machine's image, the worker's as well as this one's: compilers,
 /// their libraries and the system headers. Files below them are never sent; their digests are in the key.
-pub const SYSTEM_DIRECTORIES: &[&str] =
-    &["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc/alternatives", "/proc", "/sys", "/dev"];
+pub const SYSTEM_DIRECTORIES: &[&str] = &[
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/etc/alternatives",
+    "/proc",
+    "/sys",
+    "/dev",
+];
 
 /// Whether `path` (absolute) lies in a directory of [`SYSTEM_DIRECTORIES`].
 pub fn is_system(path: &Path) -> bool {
@@ -69,9 +80,12 @@ mod tests {
 
     #[test]
     fn relative_paths() {
-        for (from, to, expected) in
-            [("/a/b", "/a/b/c.o", "c.o"), ("/a/b", "/a/c/d.o", "../c/d.o"), ("/", "/x", "x"), ("/a", "/a", "")]
-        {
+        for (from, to, expected) in [
+            ("/a/b", "/a/b/c.o", "c.o"),
+            ("/a/b", "/a/c/d.o", "../c/d.o"),
+            ("/", "/x", "x"),
+            ("/a", "/a", ""),
+        ] {
             assert_eq!(relative(Path::new(from), Path::new(to)), Path::new(expected), "{from} {to}");
         }
     }

@@ -27,7 +27,9 @@
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -81,7 +83,10 @@ impl Options {
     #[must_use]
     pub fn execute(
         mut self,
-        execute: impl Fn(&proto::Action, &proto::Command, &InputTree) -> proto::ActionResult + Send + Sync + 'static,
+        execute: impl Fn(&proto::Action, &proto::Command, &InputTree) -> proto::ActionResult
+        + Send
+        + Sync
+        + 'static,
     ) -> Options {
         self.execute = Some(Box::new(execute));
         self
@@ -137,7 +142,7 @@ impl Options {
             .enable_all()
             .build()
             .expect("a runtime for the fake server");
-        let listener = std::net::TcpListener::bind(("127.0.0.1", self.port)).expect("bind the fake server");
+        let listener = bind(self.port);
         listener.set_nonblocking(true).expect("a listener for tokio");
         let address = listener.local_addr().expect("the address of a listener");
         let shared = Arc::new(Shared { options: self, state: Mutex::default() });
@@ -186,6 +191,7 @@ struct Faults {
     broken_waits: usize,
     forgotten_operations: bool,
     verdicts: Vec<Status>,
+    operation_error: Option<Status>,
     early_writes: bool,
     stuck_in_queue: bool,
 }
@@ -358,6 +364,11 @@ impl FakeReapi {
         self.state(|state| state.faults.verdicts.push(status));
     }
 
+    /// Ends the next operation with this as its `error`, a field that servers must not use and some do.
+    pub fn end_next_operation_with_error(&self, status: Status) {
+        self.state(|state| state.faults.operation_error = Some(status));
+    }
+
     /// Answers every Write with OK after its first chunk, as if somebody else had uploaded the blob, and keeps
     /// nothing.
     pub fn answer_writes_early(&self) {
@@ -377,8 +388,10 @@ impl FakeReapi {
 impl Drop for FakeReapi {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            // Connections end with their tasks, and dropping a runtime within another one would panic.
-            runtime.shutdown_background();
+            // Elsewhere, because a runtime must not wait within another one; and to its end, so that the port is
+            // free and every connection closed when this returns.
+            let shutdown = std::thread::spawn(move || runtime.shutdown_timeout(Duration::from_secs(2)));
+            let _ = shutdown.join();
         }
     }
 }
@@ -426,6 +439,22 @@ impl Shared {
             })
         })
     }
+}
+
+/// Binds a port of loopback. One that was just given up may be taken for a moment by an outgoing connection of
+/// any process.
+#[allow(clippy::panic, reason = "a test server that cannot start fails its test")]
+fn bind(port: u16) -> TcpListener {
+    for _ in 0..100 {
+        match TcpListener::bind(("127.0.0.1", port)) {
+            Ok(listener) => return listener,
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Err(error) => panic!("bind the fake server to port {port}: {error}"),
+        }
+    }
+    panic!("port {port} stays in use")
 }
 
 /// An action result for exit code 0 with these outputs.

@@ -1,5 +1,3 @@
-pub mod fake_reapi;
-pub mod oracle;
 //! The harness of farcc's tests: scratch spaces, a cluster that cannot see the client's files, real projects.
 //!
 //! The modules stand in reading order.
@@ -11,6 +9,8 @@ pub mod binaries;
 pub mod compare;
 pub mod debian;
 pub mod execve_trace;
+pub mod fake_reapi;
+pub mod oracle;
 pub mod plain_build;
 pub mod prerequisites;
 pub mod project;

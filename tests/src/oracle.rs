@@ -68,7 +68,12 @@ impl Compiler {
             Language::C | Language::Assembler => [("gcc", Family::Gcc), ("clang", Family::Clang)],
         };
         let is_there = |program: &str| {
-            Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
+            Command::new(program)
+                .arg("--version")
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status()
+                .is_ok()
         };
         candidates
             .into_iter()
@@ -177,8 +182,14 @@ impl Compiler {
     }
 
     /// The files of `-M`, absolute as spelled.
-    pub fn dependencies(&self, cwd: &Path, source: &Path, flags: &UnitFlags) -> anyhow::Result<BTreeSet<PathBuf>> {
-        let output = self.command().current_dir(cwd).args(flags.arguments()).arg("-M").arg(source).output()?;
+    pub fn dependencies(
+        &self,
+        cwd: &Path,
+        source: &Path,
+        flags: &UnitFlags,
+    ) -> anyhow::Result<BTreeSet<PathBuf>> {
+        let output =
+            self.command().current_dir(cwd).args(flags.arguments()).arg("-M").arg(source).output()?;
         if !output.status.success() {
             bail!("{} -M: {}", self.program, String::from_utf8_lossy(&output.stderr));
         }
@@ -198,7 +209,8 @@ impl UnitFlags {
     /// The flags as arguments.
     pub fn arguments(&self) -> Vec<OsString> {
         let mut arguments: Vec<OsString> = Vec::new();
-        for (flag, directories) in [("-iquote", &self.quote), ("-I", &self.user), ("-isystem", &self.system)] {
+        for (flag, directories) in [("-iquote", &self.quote), ("-I", &self.user), ("-isystem", &self.system)]
+        {
             for directory in directories {
                 arguments.push(flag.into());
                 arguments.push(directory.into());

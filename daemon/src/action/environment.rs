@@ -50,7 +50,9 @@ pub fn environment(
     let pwd = logical_directory(env, cwd).to_str().ok_or_else(not_utf8)?.to_owned();
     environment.insert("PWD".to_owned(), pwd);
     let mut path = Vec::new();
-    for directory in program_directories.iter().map(PathBuf::as_path).chain(["/usr/bin", "/bin"].map(Path::new)) {
+    for directory in
+        program_directories.iter().map(PathBuf::as_path).chain(["/usr/bin", "/bin"].map(Path::new))
+    {
         if let Some(directory) = directory.to_str()
             && !path.contains(&directory)
         {

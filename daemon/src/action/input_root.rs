@@ -211,7 +211,8 @@ impl InputRootBuilder {
         let mut tree = &mut self.root;
         for component in path.components().skip(1) {
             let name = utf8(component.as_os_str(), path)?;
-            let entry = tree.entries.entry(name).or_insert_with(|| Entry::Directory(DirectoryTree::default()));
+            let entry =
+                tree.entries.entry(name).or_insert_with(|| Entry::Directory(DirectoryTree::default()));
             // A file or symlink that has become a directory while the tree was built.
             if !matches!(entry, Entry::Directory(_)) {
                 *entry = Entry::Directory(DirectoryTree::default());
@@ -292,12 +293,7 @@ mod tests {
         Ok(below.filter(|line| !line.is_empty()).map(str::to_owned).collect())
     }
 
-    fn list(
-        directories: &HashMap<Digest, Vec<u8>>,
-        digest: Digest,
-        path: &Path,
-        lines: &mut Vec<String>,
-    ) {
+    fn list(directories: &HashMap<Digest, Vec<u8>>, digest: Digest, path: &Path, lines: &mut Vec<String>) {
         let directory = re::Directory::decode(&*directories[&digest]).unwrap();
         for file in directory.files {
             lines.push(path.join(file.name).display().to_string());

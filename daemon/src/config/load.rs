@@ -35,7 +35,8 @@ pub fn load(env: &[(OsString, OsString)], default_file: &Path) -> Result<Config,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => String::new(),
         Err(error) => return Err(ConfigError(format!("read {}: {error}", path.display()))),
     };
-    let in_file = |problem: &dyn std::fmt::Display| ConfigError(format!("read {}: {problem}", path.display()));
+    let in_file =
+        |problem: &dyn std::fmt::Display| ConfigError(format!("read {}: {problem}", path.display()));
     let mut table: Table = toml::from_str(&text).map_err(|error| in_file(&error))?;
     for (_, value) in &mut table {
         expand(value, &text, env).map_err(|problem| in_file(&problem))?;
@@ -161,9 +162,8 @@ mod tests {
         let path = directory.path().join("farcc.toml");
         std::fs::write(&path, text).unwrap();
         let env: Vec<_> = env.iter().map(|(name, value)| (name.into(), value.into())).collect();
-        load(&env, &path).map_err(|error| {
-            ConfigError(error.0.replace(&directory.path().display().to_string(), "DIR"))
-        })
+        load(&env, &path)
+            .map_err(|error| ConfigError(error.0.replace(&directory.path().display().to_string(), "DIR")))
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "expect! yields values")]
@@ -196,19 +196,33 @@ mod tests {
 
     #[test]
     fn errors_name_the_line_or_the_variable() {
-        check_error("[remote]\nadress = \"x\"\n", &[], expect![[r#"
+        check_error(
+            "[remote]\nadress = \"x\"\n",
+            &[],
+            expect![[r#"
             read DIR/farcc.toml: TOML parse error at line 2, column 1
               |
             2 | adress = "x"
               | ^^^^^^
             unknown field `adress`, expected one of `address`, `instance_name`, `retries`, `timeout`
-        "#]]);
-        check_error("\n[exec]\nsalt = \"$NOPE\"\n", &[], expect![[
-            "read DIR/farcc.toml: line 3: the variable NOPE is not set"
-        ]]);
-        check_error("", &[("FARCC_EXEC_JOBS", "many")], expect![[r#"use the variable FARCC_EXEC_JOBS: invalid type: string "many", expected usize"#]]);
-        check_error("", &[("FARCC_REMOTE_ADRESS", "x")], expect![[
-            "use the variable FARCC_REMOTE_ADRESS: unknown field `adress`, expected one of `address`, `instance_name`, `retries`, `timeout`"
-        ]]);
+        "#]],
+        );
+        check_error(
+            "\n[exec]\nsalt = \"$NOPE\"\n",
+            &[],
+            expect![["read DIR/farcc.toml: line 3: the variable NOPE is not set"]],
+        );
+        check_error(
+            "",
+            &[("FARCC_EXEC_JOBS", "many")],
+            expect![[r#"use the variable FARCC_EXEC_JOBS: invalid type: string "many", expected usize"#]],
+        );
+        check_error(
+            "",
+            &[("FARCC_REMOTE_ADRESS", "x")],
+            expect![[
+                "use the variable FARCC_REMOTE_ADRESS: unknown field `adress`, expected one of `address`, `instance_name`, `retries`, `timeout`"
+            ]],
+        );
     }
 }

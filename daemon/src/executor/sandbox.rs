@@ -103,7 +103,10 @@ impl Sandbox {
             Ok(result) if result.exit_code == 0 => Ok(()),
             Ok(result) => anyhow::bail!("run /bin/true in bubblewrap: it exited with {}", result.exit_code),
             Err(failure) => {
-                anyhow::bail!("run /bin/true in bubblewrap (are user namespaces allowed?): {}", failure.message)
+                anyhow::bail!(
+                    "run /bin/true in bubblewrap (are user namespaces allowed?): {}",
+                    failure.message
+                )
             }
         }
     }
@@ -144,7 +147,8 @@ impl Sandbox {
         thread.map_err(|error| Failure::io("start a thread", &error))?;
         let outcome = receiver.await;
         stop.disarm();
-        outcome.unwrap_or_else(|_| Err(Failure::new(Code::Internal, "the action's thread panicked".to_owned())))
+        outcome
+            .unwrap_or_else(|_| Err(Failure::new(Code::Internal, "the action's thread panicked".to_owned())))
     }
 
     /// 1. stage the input root; 2. add what must be there besides; 3. plan the mounts; 4. run; 5. collect.

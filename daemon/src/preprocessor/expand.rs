@@ -94,7 +94,10 @@ impl<'r, 'a> Expansion<'r, 'a> {
 
     fn painted(&mut self, mut token: Token) -> Result<Option<Token>, ScanError> {
         self.replay.spend(1)?;
-        if token.kind == Kind::Identifier && !self.disabled.is_empty() && self.disabled.contains_key(&token.text) {
+        if token.kind == Kind::Identifier
+            && !self.disabled.is_empty()
+            && self.disabled.contains_key(&token.text)
+        {
             token.flags |= Token::PAINTED;
         }
         Ok(Some(token))
@@ -273,7 +276,8 @@ impl<'r, 'a> Expansion<'r, 'a> {
             (Some(false), first) => {
                 let variadic = definition.parameters.filter(|parameters| parameters.variadic);
                 let is_variadic = token.kind == Kind::Parameter
-                    && variadic.is_some_and(|parameters| token.text.number() as usize + 1 == parameters.count);
+                    && variadic
+                        .is_some_and(|parameters| token.text.number() as usize + 1 == parameters.count);
                 let after_comma = out.last().is_some_and(|left| left.is(Symbol::COMMA));
                 match first {
                     // GNU: `, ## __VA_ARGS__` drops the comma if there are no arguments, else pastes nothing.
@@ -341,10 +345,7 @@ impl<'r, 'a> Expansion<'r, 'a> {
         })
     }
 
-    fn nested<T>(
-        &mut self,
-        run: impl FnOnce(&mut Self) -> Result<T, ScanError>,
-    ) -> Result<T, ScanError> {
+    fn nested<T>(&mut self, run: impl FnOnce(&mut Self) -> Result<T, ScanError>) -> Result<T, ScanError> {
         if self.depth == DEEPEST {
             return Err(ScanError::not_sure("macro call", "nested too deeply"));
         }
@@ -438,7 +439,8 @@ fn header_of(tokens: &[Token]) -> Result<Header, ScanError> {
         Kind::HeaderName => return Ok(Header::Angled(first.text)),
         Kind::String => {
             let text = first.text.text();
-            let name = text.strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\"")).ok_or_else(malformed)?;
+            let name =
+                text.strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\"")).ok_or_else(malformed)?;
             return Ok(Header::Quoted(Symbol::of(name)));
         }
         _ if first.is(Symbol::LESS) => {}

@@ -185,7 +185,8 @@ impl Parser<'_, '_> {
         let unsigned = left.unsigned || right.unsigned;
         let arithmetic = |bits| Ok(Value { bits, unsigned });
         let (a, b) = (left.bits, right.bits);
-        let less = |a: Value, b: Value| if unsigned { a.bits < b.bits } else { a.as_signed() < b.as_signed() };
+        let less =
+            |a: Value, b: Value| if unsigned { a.bits < b.bits } else { a.as_signed() < b.as_signed() };
         match operator {
             Symbol::PLUS => arithmetic(a.wrapping_add(b)),
             Symbol::MINUS => arithmetic(a.wrapping_sub(b)),
@@ -311,7 +312,8 @@ impl Parser<'_, '_> {
         let text = text.text();
         let quote = text.iter().position(|&byte| byte == b'\'').ok_or_else(malformed)?;
         let (prefix, quoted) = text.split_at(quote);
-        let mut rest = quoted.strip_prefix(b"'").and_then(|rest| rest.strip_suffix(b"'")).ok_or_else(malformed)?;
+        let mut rest =
+            quoted.strip_prefix(b"'").and_then(|rest| rest.strip_suffix(b"'")).ok_or_else(malformed)?;
         let mut characters = Vec::new();
         while !rest.is_empty() {
             let (value, after) = character_value(rest).ok_or_else(malformed)?;

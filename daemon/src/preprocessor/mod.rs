@@ -47,12 +47,22 @@ pub use unit::TranslationUnit;
 
 use std::path::PathBuf;
 
+use crate::digest::Digest;
+
+/// One file that a unit reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScannedFile {
+    /// Absolute: the working directory joined with the path as the compiler spells it, `..` kept.
+    pub path: PathBuf,
+    /// Of the bytes that were scanned.
+    pub digest: Digest,
+}
+
 /// What a unit reads.
 #[derive(Debug)]
 pub struct Scan {
-    /// Every file that is opened, the source first, then in order: absolute, that is, the working directory
-    /// joined with the path as the compiler spells it, `..` kept. No path twice.
-    pub files: Vec<PathBuf>,
+    /// Every file that is opened, the source first, then in order. No path twice.
+    pub files: Vec<ScannedFile>,
     /// Files that a `__has_include` found and nothing opened; spelled likewise.
     pub probed: Vec<PathBuf>,
     /// `__DATE__`, `__TIME__` or `__TIMESTAMP__` may be expanded: it stands in some file's code or macros.

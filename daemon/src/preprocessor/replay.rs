@@ -14,6 +14,7 @@ use crate::preprocessor::Language;
 use crate::preprocessor::MacroOption;
 use crate::preprocessor::Scan;
 use crate::preprocessor::ScanError;
+use crate::preprocessor::ScannedFile;
 use crate::preprocessor::SourceFile;
 use crate::preprocessor::Sources;
 use crate::preprocessor::TranslationUnit;
@@ -51,9 +52,12 @@ pub fn scan(unit: &TranslationUnit, sources: &dyn Sources) -> Result<Scan, ScanE
         return Err(ScanError::Unanswered(replay.questions));
     }
     result?;
-    let path = |id: &FileId| replay.search.file(*id).path.clone();
+    let scanned = |id: &FileId| {
+        let file = replay.search.file(*id);
+        ScannedFile { path: file.path.clone(), digest: file.identity.digest }
+    };
     Ok(Scan {
-        files: replay.opened.iter().map(path).collect(),
+        files: replay.opened.iter().map(scanned).collect(),
         probed: replay
             .search
             .files()
@@ -183,7 +187,8 @@ impl<'a> Replay<'a> {
             MacroOption::Define(definition) => {
                 text.extend_from_slice(b"#define ");
                 // Both compilers ignore what follows a newline.
-                let definition = definition.as_bytes().split(|&byte| byte == b'\n').next().unwrap_or_default();
+                let definition =
+                    definition.as_bytes().split(|&byte| byte == b'\n').next().unwrap_or_default();
                 match definition.iter().position(|&byte| byte == b'=') {
                     Some(equals) => {
                         text.extend_from_slice(&definition[..equals]);
@@ -272,7 +277,8 @@ impl<'a> Replay<'a> {
     fn has_modules(&self) -> bool {
         let predefined = &self.unit.predefined;
         self.unit.language == Language::Cxx
-            && (predefined.integer(Symbol::CPLUSPLUS) > Some(201_703) || predefined.is_defined(Symbol::CPP_MODULES))
+            && (predefined.integer(Symbol::CPLUSPLUS) > Some(201_703)
+                || predefined.is_defined(Symbol::CPP_MODULES))
     }
 
     /// Begins to replay a file, unless it is to be read once or its guard is defined.
@@ -386,7 +392,9 @@ impl<'a> Replay<'a> {
     fn branch(&mut self, source: &SourceFile, mut at: usize) -> Result<usize, ScanError> {
         loop {
             let (condition, links) = match source.directives().get(at) {
-                Some(Directive::If(condition, links) | Directive::Else(condition, links)) => (*condition, *links),
+                Some(Directive::If(condition, links) | Directive::Else(condition, links)) => {
+                    (*condition, *links)
+                }
                 _ => return Ok(at + 1),
             };
             let holds = match condition {
@@ -406,7 +414,12 @@ impl<'a> Replay<'a> {
         }
     }
 
-    fn include(&mut self, source: &SourceFile, including: Including, header: Header) -> Result<(), ScanError> {
+    fn include(
+        &mut self,
+        source: &SourceFile,
+        including: Including,
+        header: Header,
+    ) -> Result<(), ScanError> {
         let header = match header {
             Header::Computed(tokens) => Expansion::new(self, source.tokens(tokens)).header()?,
             header => header,

@@ -138,7 +138,11 @@ impl<'a> Search<'a> {
     }
 
     /// `"name"` in a file of `directory`: there, then along the whole path.
-    pub(super) fn quoted(&mut self, directory: DirectoryId, name: Symbol) -> Result<Option<Found>, ScanError> {
+    pub(super) fn quoted(
+        &mut self,
+        directory: DirectoryId,
+        name: Symbol,
+    ) -> Result<Option<Found>, ScanError> {
         self.from(Some(directory), name)
     }
 
@@ -284,7 +288,8 @@ impl<'a> Search<'a> {
     }
 
     pub(super) fn into_failed_lookups(self) -> FailedLookups {
-        let absolute = |directory: Vec<u8>| paths::absolute(self.cwd, Path::new(OsStr::from_bytes(&directory)));
+        let absolute =
+            |directory: Vec<u8>| paths::absolute(self.cwd, Path::new(OsStr::from_bytes(&directory)));
         FailedLookups {
             directories: self.directories.into_iter().map(absolute).collect(),
             names: self.failed,

@@ -68,8 +68,8 @@ impl<'t> Skimmer<'t> {
         if text.starts_with(b"\xFF\xFE") || text.starts_with(b"\xFE\xFF") {
             facts.not_sure = Some("encoding");
         }
-        facts.lone_carriage_return =
-            memchr::memchr_iter(b'\r', text).any(|at| !matches!(text.get(at + 1), Some(b'\n' | b'\r') | None));
+        facts.lone_carriage_return = memchr::memchr_iter(b'\r', text)
+            .any(|at| !matches!(text.get(at + 1), Some(b'\n' | b'\r') | None));
         let mentions = |words: &[&[u8]]| words.iter().any(|word| memchr::memmem::find(text, word).is_some());
         let look_closer = mentions(&[b"__DATE__", b"__TIME", b".inc", b".INC", b"_macro", b"_Pragma"]);
         Skimmer {
@@ -102,7 +102,12 @@ impl<'t> Skimmer<'t> {
                 }
                 b'#' if rest.get(1) != Some(&b'#') => 1,
                 b'%' if self.dialect.digraphs && rest.starts_with(b"%:") && !rest.starts_with(b"%:%:") => 2,
-                b'?' if self.dialect.trigraphs && rest.starts_with(b"??=") && !rest.starts_with(b"??=??=") => 3,
+                b'?' if self.dialect.trigraphs
+                    && rest.starts_with(b"??=")
+                    && !rest.starts_with(b"??=??=") =>
+                {
+                    3
+                }
                 _ => 0,
             };
             if introducer > 0 {
@@ -299,7 +304,11 @@ impl<'t> Skimmer<'t> {
     fn is_digit_separator(&self, start: usize) -> bool {
         self.dialect.digit_separators
             && self.byte(self.at + 1).is_some_and(|next| next.is_ascii_alphanumeric() || next == b'_')
-            && self.word_before(start, true).iter().find(|&&byte| byte != b'.').is_some_and(u8::is_ascii_digit)
+            && self
+                .word_before(start, true)
+                .iter()
+                .find(|&&byte| byte != b'.')
+                .is_some_and(u8::is_ascii_digit)
     }
 
     /// Skips the raw string whose quote is at the current position, if it is one.
@@ -353,7 +362,8 @@ impl<'t> Skimmer<'t> {
         let mut out = std::mem::take(&mut self.spare);
         out.clear();
         let first_line = self.line;
-        let end = memchr::memchr(b'\n', &self.text[self.at..]).map_or(self.text.len(), |length| self.at + length);
+        let end =
+            memchr::memchr(b'\n', &self.text[self.at..]).map_or(self.text.len(), |length| self.at + length);
         let line = &self.text[self.at..end];
         if !line.iter().any(|&byte| SPECIAL[usize::from(byte)]) {
             out.extend_from_slice(line);
@@ -400,9 +410,10 @@ impl<'t> Skimmer<'t> {
                     && byte == b'"'
                     && escapes
                     && matches!(last_word(out), b"R" | b"LR" | b"uR" | b"UR" | b"u8R");
-                if raw && raw_string_end(self.text, start).is_some_and(|end| {
-                    memchr::memchr(b'\n', &self.text[start..end]).is_some()
-                }) {
+                if raw
+                    && raw_string_end(self.text, start)
+                        .is_some_and(|end| memchr::memchr(b'\n', &self.text[start..end]).is_some())
+                {
                     // GCC ends the line here, Clang the string.
                     self.facts.not_sure.get_or_insert("raw string over several lines of a directive");
                 }
@@ -479,11 +490,13 @@ impl<'t> Skimmer<'t> {
         let in_code = |at: usize| blank_at(at).is_none();
         let in_comment = |at: usize| blank_at(at).is_some_and(|blank| blank.comment);
         let text = self.text;
-        let hits = |word: &'static [u8]| memchr::memmem::find_iter(text, word).filter(move |&at| {
-            let before = at.checked_sub(1).map(|before| text[before]);
-            let after = text.get(at + word.len()).copied();
-            !before.is_some_and(is_identifier_byte) && !after.is_some_and(is_identifier_byte)
-        });
+        let hits = |word: &'static [u8]| {
+            memchr::memmem::find_iter(text, word).filter(move |&at| {
+                let before = at.checked_sub(1).map(|before| text[before]);
+                let after = text.get(at + word.len()).copied();
+                !before.is_some_and(is_identifier_byte) && !after.is_some_and(is_identifier_byte)
+            })
+        };
         for (bit, word) in TIME_WORDS.iter().enumerate() {
             self.facts.time_words |= u8::from(hits(word).any(in_code)) << bit;
         }

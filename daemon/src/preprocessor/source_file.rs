@@ -190,7 +190,9 @@ impl Builder {
             _ => HeaderNames::Nowhere,
         };
         let lexes = match name {
-            Symbol::ERROR | Symbol::WARNING | Symbol::IDENT | Symbol::SCCS | Symbol::ENDIF | Symbol::ELSE => false,
+            Symbol::ERROR | Symbol::WARNING | Symbol::IDENT | Symbol::SCCS | Symbol::ENDIF | Symbol::ELSE => {
+                false
+            }
             _ => kind == Kind::Identifier,
         };
         let mut tokens = std::mem::take(&mut self.scratch);
@@ -235,12 +237,10 @@ impl Builder {
     ) -> Option<Directive> {
         let mut including = |including| Directive::Include(including, self.header(tokens, rest), number);
         match name {
-            Symbol::DEFINE => {
-                Some(match Macro::define(tokens) {
-                    Some(definition) => Directive::Define(Arc::new(definition)),
-                    None => Directive::NotSure("malformed #define"),
-                })
-            }
+            Symbol::DEFINE => Some(match Macro::define(tokens) {
+                Some(definition) => Directive::Define(Arc::new(definition)),
+                None => Directive::NotSure("malformed #define"),
+            }),
             Symbol::UNDEF => Some(match tokens.first() {
                 Some(token) if token.kind == Kind::Identifier => Directive::Undefine(token.text),
                 _ => Directive::NotSure("malformed #undef"),
@@ -284,7 +284,8 @@ impl Builder {
             self.directives.push(Directive::If(condition, Links::default()));
         } else if let Some(parts) = self.open.last_mut() {
             // Only `#endif` may follow `#else`.
-            if let Some(Directive::Else(Condition::Always, _)) = parts.last().map(|&at| &self.directives[at]) {
+            if let Some(Directive::Else(Condition::Always, _)) = parts.last().map(|&at| &self.directives[at])
+            {
                 self.unbalanced = true;
             }
             parts.push(at);

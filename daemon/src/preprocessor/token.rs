@@ -95,13 +95,12 @@ pub(super) fn lex_line(line: &[u8], dialect: Dialect, header_names: HeaderNames,
                 HeaderNames::First => tokens.len() == first,
                 HeaderNames::AfterHasInclude => follows_has_include(&tokens[first..]),
             };
-        let (kind, text, end) = if opens_header_name
-            && let Some(length) = line[at + 1..].iter().position(|&byte| byte == b'>')
-        {
-            (Kind::HeaderName, Symbol::of(&line[at + 1..at + 1 + length]), at + length + 2)
-        } else {
-            lex_token(line, at, dialect)
-        };
+        let (kind, text, end) =
+            if opens_header_name && let Some(length) = line[at + 1..].iter().position(|&byte| byte == b'>') {
+                (Kind::HeaderName, Symbol::of(&line[at + 1..at + 1 + length]), at + length + 2)
+            } else {
+                lex_token(line, at, dialect)
+            };
         tokens.push(Token { kind, flags: space, text });
         space = 0;
         at = end;
@@ -236,8 +235,8 @@ pub(super) fn raw_string_end(text: &[u8], at: usize) -> Option<usize> {
 /// The longest punctuator at the start of `rest`; one for any other byte.
 fn punctuator_length(rest: &[u8], dialect: Dialect) -> usize {
     const LONG: &[&[u8]] = &[
-        b"<=>", b"<<=", b">>=", b"...", b"->*", b"##", b"<=", b">=", b"==", b"!=", b"<<", b">>", b"&&", b"||",
-        b"++", b"--", b"->", b"::", b"+=", b"-=", b"*=", b"/=", b"%=", b"&=", b"|=", b"^=", b".*",
+        b"<=>", b"<<=", b">>=", b"...", b"->*", b"##", b"<=", b">=", b"==", b"!=", b"<<", b">>", b"&&",
+        b"||", b"++", b"--", b"->", b"::", b"+=", b"-=", b"*=", b"/=", b"%=", b"&=", b"|=", b"^=", b".*",
     ];
     if dialect.digraphs && rest[0] == b'%' {
         for digraph in [&b"%:%:"[..], b"%:"] {

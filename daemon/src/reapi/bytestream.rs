@@ -73,7 +73,8 @@ impl Client {
     fn written(&self, blob: &Blob, answer: &WriteResponse) -> Result<(), Error> {
         // -1 is for compressed streams, but harmless here (REAPI, header comment of
         // `ContentAddressableStorage`).
-        let complete = i64::try_from(blob.digest.size_bytes()).is_ok_and(|size| answer.committed_size == size);
+        let complete =
+            i64::try_from(blob.digest.size_bytes()).is_ok_and(|size| answer.committed_size == size);
         if complete || answer.committed_size == -1 {
             return Ok(());
         }
@@ -112,7 +113,9 @@ impl Client {
             match tokio::time::timeout(self.shared.calls.timeout, sender.send(request)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return Err(Stopped::ByServer),
-                Err(_) => return Err(Stopped::Because(self.stalled(&format!("upload blob {}", blob.digest)))),
+                Err(_) => {
+                    return Err(Stopped::Because(self.stalled(&format!("upload blob {}", blob.digest))));
+                }
             }
             if last {
                 return Ok(());
@@ -137,11 +140,15 @@ impl Client {
         let mut tries = Tries::new(self.shared.calls.retries);
         while received < digest.size_bytes() {
             let before = received;
-            let Err(error) = self.read_stream(digest, &mut received, &mut hasher, sink).await else { continue };
+            let Err(error) = self.read_stream(digest, &mut received, &mut hasher, sink).await else {
+                continue;
+            };
             if received - before >= PROGRESS {
                 tries.reset();
             }
-            let Some(pause) = tries.pause_after(&error) else { return Err(self.not_downloaded(digest, error)) };
+            let Some(pause) = tries.pause_after(&error) else {
+                return Err(self.not_downloaded(digest, error));
+            };
             tracing::debug!(%error, ?pause, "taking up a download again");
             tokio::time::sleep(pause).await;
         }
@@ -281,7 +288,8 @@ mod tests {
         assert_eq!(read_name("", &digest), format!("blobs/{hash}/3"));
         assert_eq!(read_name("a/b/", &digest), format!("a/b/blobs/{hash}/3"));
         let name = write_name("main/", &digest);
-        let uuid = name.strip_prefix("main/uploads/").unwrap().strip_suffix(&format!("/blobs/{hash}/3")).unwrap();
+        let uuid =
+            name.strip_prefix("main/uploads/").unwrap().strip_suffix(&format!("/blobs/{hash}/3")).unwrap();
         assert_eq!(Uuid::parse_str(uuid).unwrap().get_version_num(), 4);
     }
 }

@@ -184,7 +184,8 @@ mod tests {
         use DigestFunction::Blake3;
         use DigestFunction::Sha256;
         let check = |functions: &[DigestFunction]| {
-            ServerCapabilities::from_message(&message((2, 0), (2, 12), functions)).map(|known| known.execution)
+            ServerCapabilities::from_message(&message((2, 0), (2, 12), functions))
+                .map(|known| known.execution)
         };
         assert_eq!(check(&[Blake3, Sha256]), Ok(false));
         assert_eq!(check(&[Blake3]), Err("the cache takes no SHA256 digests, only BLAKE3".to_owned()));

@@ -3,11 +3,14 @@
 
 use std::collections::HashMap;
 use std::collections::HashSet;
+use std::pin::pin;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
+use futures::Stream;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
+use futures::stream;
 use futures::stream::FuturesUnordered;
 use tonic::Code;
 
@@ -24,6 +27,7 @@ use crate::reapi::retry::Tries;
 use crate::reapi::retry::retrying;
 use crate::reapi::upload::BATCH_OVERHEAD_PER_BLOB;
 use crate::reapi::upload::BLOBS_PER_BATCH;
+use crate::reapi::upload::SINGLES_AT_ONCE;
 use crate::reapi::upload::is_oversize;
 
 /// The largest blob that is taken into memory, in bytes: a digest in a hostile message may name any size.
@@ -80,22 +84,8 @@ impl Client {
             }
         }
         transfers.extend(batches.into_iter().map(|batch| self.receive_batch(batch).boxed()));
-        let mut missing: Option<(Vec<Digest>, String)> = None;
-        while let Some(received) = transfers.next().await {
-            match received {
-                Ok(received) => blobs.extend(received),
-                // All that are missing are named at once: the caller has the action run again for them.
-                Err(error) if !error.missing_digests().is_empty() => {
-                    let (digests, _) = missing.get_or_insert_with(|| (Vec::new(), error.to_string()));
-                    digests.extend(error.missing_digests());
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        match missing {
-            None => Ok(blobs),
-            Some((digests, message)) => Err(Error::new(Code::NotFound, Cause::Missing(digests), message)),
-        }
+        blobs.extend(all_of(transfers).await?);
+        Ok(blobs)
     }
 
     async fn receive_batch(&self, digests: Vec<Digest>) -> Result<Blobs, Error> {
@@ -108,28 +98,22 @@ impl Client {
             }
         })
         .await?;
-        let mut blobs = Blobs::new();
-        let mut missing: Option<(Vec<Digest>, String)> = None;
-        for digest in digests {
-            match answers.remove(&digest) {
-                Some(Ok(bytes)) => {
-                    blobs.insert(digest, bytes);
-                }
-                Some(Err(error)) if error.code() == Code::NotFound => {
-                    self.shared.presence.forget([&digest]);
-                    missing.get_or_insert_with(|| (Vec::new(), error.to_string())).0.push(digest);
-                }
-                Some(Err(error)) if Tries::new(1).pause_after(&error).is_none() => return Err(error),
-                // A failure that may pass, or no answer at all: again, alone.
-                _ => {
-                    blobs.insert(digest, self.download_alone(&digest).await?);
+        let parts = digests.into_iter().map(|digest| {
+            let answer = answers.remove(&digest);
+            async move {
+                match answer {
+                    Some(Ok(bytes)) => Ok(Blobs::from([(digest, bytes)])),
+                    Some(Err(error)) => {
+                        let pause = Tries::new(self.shared.calls.retries).pause_after(&error);
+                        let Some(pause) = pause else { return Err(self.not_downloaded(&digest, error)) };
+                        tokio::time::sleep(pause).await;
+                        self.receive(digest).await
+                    }
+                    None => self.receive(digest).await,
                 }
             }
-        }
-        match missing {
-            None => Ok(blobs),
-            Some((digests, message)) => Err(Error::new(Code::NotFound, Cause::Missing(digests), message)),
-        }
+        });
+        all_of(pin!(stream::iter(parts).buffer_unordered(SINGLES_AT_ONCE))).await
     }
 
     /// One batch RPC: what came for each blob. Bytes are verified; what was not asked for is left out.
@@ -166,17 +150,39 @@ impl Client {
 
     async fn receive_stream(&self, digest: Digest) -> Result<Blobs, Error> {
         let _permit = self.shared.transfers.acquire().await;
-        Ok(Blobs::from([(digest, self.download_alone(&digest).await?)]))
+        self.receive(digest).await
     }
 
-    async fn download_alone(&self, digest: &Digest) -> Result<Bytes, Error> {
+    /// One blob by a stream of its own.
+    async fn receive(&self, digest: Digest) -> Result<Blobs, Error> {
         if digest.size_bytes() > MAX_IN_MEMORY {
             let message = format!("download blob {digest}: it is too large to be held in memory");
             return Err(Error::status(Code::OutOfRange, message));
         }
         let size = usize::try_from(digest.size_bytes()).unwrap_or(usize::MAX);
         let mut bytes = Vec::with_capacity(size.min(MAX_RESERVED));
-        self.download_to(digest, &mut bytes).await?;
-        Ok(bytes.into())
+        self.download_to(&digest, &mut bytes).await?;
+        Ok(Blobs::from([(digest, bytes.into())]))
+    }
+}
+
+/// Gathers what comes. All blobs that are missing are named at once, because the caller has the action run
+/// again for them; any other error ends it.
+async fn all_of(mut transfers: impl Stream<Item = Result<Blobs, Error>> + Unpin) -> Result<Blobs, Error> {
+    let mut blobs = Blobs::new();
+    let mut missing: Option<(Vec<Digest>, String)> = None;
+    while let Some(received) = transfers.next().await {
+        match received {
+            Ok(received) => blobs.extend(received),
+            Err(error) if !error.missing_digests().is_empty() => {
+                let (digests, _) = missing.get_or_insert_with(|| (Vec::new(), error.to_string()));
+                digests.extend(error.missing_digests());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    match missing {
+        None => Ok(blobs),
+        Some((digests, message)) => Err(Error::new(Code::NotFound, Cause::Missing(digests), message)),
     }
 }

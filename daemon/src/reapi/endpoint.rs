@@ -47,7 +47,9 @@ impl Endpoint {
         }
         // REAPI, header comment of `ContentAddressableStorage`: segments are never empty or reserved.
         if let Some(segment) = name.split('/').find(|s| s.is_empty() || RESERVED_SEGMENTS.contains(s)) {
-            return Err(invalid(&format!("use instance name {name:?}: it may not have a segment {segment:?}")));
+            return Err(invalid(&format!(
+                "use instance name {name:?}: it may not have a segment {segment:?}"
+            )));
         }
         Ok(())
     }

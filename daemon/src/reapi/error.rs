@@ -77,6 +77,8 @@ impl Error {
         message: &str,
         details: impl Iterator<Item = (&'a str, &'a [u8])>,
     ) -> Error {
+        // What failed with OK has failed all the same.
+        let code = if code == Code::Ok { Code::Unknown } else { code };
         let mut error = Error::status(code, format!("{doing}: {}: {}", code_name(code), printable(message)));
         for (type_url, value) in details {
             match type_url.rsplit('/').next() {
@@ -107,7 +109,8 @@ impl Error {
             Some(missing) if !missing.is_empty() => self.cause = Cause::Missing(missing),
             _ => {
                 for violation in failure.violations.iter().take(5) {
-                    let text = format!("{} {} {}", violation.r#type, violation.subject, violation.description);
+                    let text =
+                        format!("{} {} {}", violation.r#type, violation.subject, violation.description);
                     self.message.push_str("; ");
                     self.message.push_str(&printable(&text));
                 }

@@ -252,10 +252,7 @@ impl Following<'_> {
 /// inputs. CANCELLED means that somebody cancelled it (REAPI, `ExecuteResponse.status`).
 fn may_pass(error: &Error) -> bool {
     error.retry_after().is_some()
-        || matches!(
-            error.code(),
-            Code::Unavailable | Code::ResourceExhausted | Code::Aborted | Code::Unknown
-        )
+        || matches!(error.code(), Code::Unavailable | Code::ResourceExhausted | Code::Aborted | Code::Unknown)
 }
 
 /// Whether WaitExecution says that there is no such operation, or that it does not exist at all.

@@ -23,21 +23,21 @@ use uuid::Uuid;
 
 use crate::digest::Digest;
 
-mod endpoint;
-mod error;
-mod digest_message;
-mod retry;
-mod single_flight;
-mod connection;
+mod action_cache;
+mod bytestream;
 mod call;
 mod capabilities;
-mod presence;
-mod find_missing;
-mod bytestream;
-mod upload;
+mod connection;
+mod digest_message;
 mod download;
-mod action_cache;
+mod endpoint;
+mod error;
 mod execution;
+mod find_missing;
+mod presence;
+mod retry;
+mod single_flight;
+mod upload;
 
 pub use bazel_remote_apis::build::bazel::remote::execution::v2 as proto;
 
@@ -116,7 +116,10 @@ impl Client {
             transfers: Semaphore::new(TRANSFERS_IN_FLIGHT),
             updates_refused: AtomicU64::new(0),
         };
-        Ok(Client { shared: Arc::new(shared), attribution: Attribution::of_tool(&Uuid::new_v4().to_string()) })
+        Ok(Client {
+            shared: Arc::new(shared),
+            attribution: Attribution::of_tool(&Uuid::new_v4().to_string()),
+        })
     }
 
     /// The same client, whose calls name `action` in their request metadata, so that the server's logs and

@@ -18,8 +18,11 @@ use crate::reapi::lock;
 /// One piece of work that has a result for everybody. It runs in a task of its own, so that it does not die
 /// with the caller that happened to be first.
 pub(super) struct SingleFlight<T: Clone> {
-    current: Mutex<Option<Shared<BoxFuture<'static, Result<T, Error>>>>>,
+    current: Mutex<Option<Joined<T>>>,
 }
+
+/// What every caller waits for.
+type Joined<T> = Shared<BoxFuture<'static, Result<T, Error>>>;
 
 impl<T: Clone> Default for SingleFlight<T> {
     fn default() -> SingleFlight<T> {

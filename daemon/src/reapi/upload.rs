@@ -17,6 +17,7 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
+use futures::stream;
 use futures::stream::FuturesUnordered;
 use rustix::fs::OFlags;
 use tokio::io::AsyncRead;
@@ -47,6 +48,8 @@ pub(super) const BATCH_OVERHEAD_PER_BLOB: u64 = 128;
 pub(super) const BATCH_OVERHEAD: u64 = 32;
 /// Blobs in one batch at most (Bazel's Go SDK).
 pub(super) const BLOBS_PER_BATCH: usize = 4000;
+/// Blobs of a failed batch that are moved one by one at the same time.
+pub(super) const SINGLES_AT_ONCE: usize = 8;
 
 /// Bytes to be uploaded, with the digest that they should have.
 #[derive(Debug, Clone)]
@@ -262,7 +265,7 @@ impl Client {
         let answers = retrying(self.shared.calls.retries, || async {
             match self.update_batch(&items).await {
                 // Too large for the server, whatever it says of itself: unchanged it never fits.
-                Err(error) if is_oversize(&error) && items.len() > 1 => Ok(HashMap::new()),
+                Err(error) if is_oversize(&error) => Ok(HashMap::new()),
                 answers => answers,
             }
         })
@@ -274,18 +277,22 @@ impl Client {
                 return Err(error);
             }
         };
-        let mut first_error = None;
-        for ((digest, bytes), flight) in items.into_iter().zip(flights) {
-            let result = match answers.remove(&digest) {
-                Some(Ok(())) => Ok(()),
-                Some(Err(error)) if Tries::new(1).pause_after(&error).is_none() => Err(error),
-                // A failure that may pass, or no answer at all: again, alone.
-                _ => self.send_singly(&Blob { digest, content: Content::Bytes(bytes) }).await,
-            };
-            first_error = first_error.or(result.clone().err());
-            self.landed(digest, flight, result);
-        }
-        first_error.map_or(Ok(()), Err)
+        let parts = items.into_iter().zip(flights).map(|((digest, bytes), flight)| {
+            let answer = answers.remove(&digest);
+            async move {
+                let blob = Blob { digest, content: Content::Bytes(bytes) };
+                let result = match answer {
+                    Some(Ok(())) => Ok(()),
+                    Some(Err(error)) => self.send_singly(&blob, Some(error)).await,
+                    None => self.send_singly(&blob, None).await,
+                };
+                self.landed(digest, flight, result.clone());
+                result
+            }
+        });
+        // Every flight lands, also after another one failed: the bytes are at hand.
+        let results: Vec<_> = stream::iter(parts).buffer_unordered(SINGLES_AT_ONCE).collect().await;
+        results.into_iter().collect()
     }
 
     /// One batch RPC: how it went with each blob.
@@ -326,7 +333,7 @@ impl Client {
 
     async fn send_stream(&self, (blob, flight): Duty) -> Result<(), Error> {
         let _permit = self.shared.transfers.acquire().await;
-        let result = self.send_singly(&blob).await;
+        let result = self.send_singly(&blob, None).await;
         if result.as_ref().is_err_and(|error| error.input_changed().is_some()) {
             // A follower's copy of the same bytes may be as it was.
             drop(flight);
@@ -336,18 +343,24 @@ impl Client {
         result
     }
 
-    /// One blob by a stream of its own, with retries. A stream that broke may have broken because the server
-    /// has the blob: proxies turn its early answer into a reset (tonic #2185), so it is asked in between.
-    async fn send_singly(&self, blob: &Blob) -> Result<(), Error> {
+    /// One blob by a stream of its own, with retries; `failed` is a failure that came before. A stream that
+    /// broke may have broken because the server has the blob: proxies turn its early answer into a reset
+    /// (tonic #2185), so it is asked in between.
+    async fn send_singly(&self, blob: &Blob, mut failed: Option<Error>) -> Result<(), Error> {
         let suspect = self.shared.presence.known(&blob.digest, Instant::now()) == Some(Known::Missing);
         let mut tries = Tries::new(self.shared.calls.retries);
         loop {
-            let Err(error) = self.write_stream(blob).await else { return Ok(()) };
-            let Some(pause) = tries.pause_after(&error) else { return Err(error) };
-            tracing::debug!(%error, ?pause, "uploading again");
-            tokio::time::sleep(pause).await;
-            if !suspect && self.ask_server(&[blob.digest]).await.is_ok_and(|missing| missing.is_empty()) {
-                return Ok(());
+            if let Some(error) = failed.take() {
+                let Some(pause) = tries.pause_after(&error) else { return Err(error) };
+                tracing::debug!(%error, ?pause, "uploading again");
+                tokio::time::sleep(pause).await;
+                if !suspect && self.ask_server(&[blob.digest]).await.is_ok_and(|missing| missing.is_empty()) {
+                    return Ok(());
+                }
+            }
+            match self.write_stream(blob).await {
+                Ok(()) => return Ok(()),
+                Err(error) => failed = Some(error),
             }
         }
     }

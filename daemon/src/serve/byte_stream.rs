@@ -48,7 +48,9 @@ impl ByteStream for Served {
             return Err(Status::invalid_argument("the read limit is negative"));
         };
         if offset > digest.size_bytes() {
-            return Err(Status::out_of_range(format!("the read offset {offset} is behind the end of {digest}")));
+            return Err(Status::out_of_range(format!(
+                "the read offset {offset} is behind the end of {digest}"
+            )));
         }
         let reader = blocking(self, move |served| {
             let reader = served.store.open_blob(&digest, offset).map_err(store_status)?;

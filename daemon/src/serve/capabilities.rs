@@ -31,7 +31,9 @@ impl Capabilities for Served {
         Ok(Response::new(ServerCapabilities {
             cache_capabilities: Some(CacheCapabilities {
                 digest_functions: vec![sha256],
-                action_cache_update_capabilities: Some(ActionCacheUpdateCapabilities { update_enabled: true }),
+                action_cache_update_capabilities: Some(ActionCacheUpdateCapabilities {
+                    update_enabled: true,
+                }),
                 max_batch_total_size_bytes: super::messages::size_message(MAX_BATCH_BYTES),
                 symlink_absolute_path_strategy: i32::from(symlink_absolute_path_strategy::Value::Allowed),
                 ..CacheCapabilities::default()

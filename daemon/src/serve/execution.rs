@@ -53,8 +53,7 @@ impl Execution for Served {
         let request = request.into_inner();
         check_digest_function(request.digest_function)?;
         let action_digest = digest(request.action_digest.as_ref(), "action_digest")?;
-        let (action, command) =
-            blocking(self, move |served| served.read_action(&action_digest)).await?;
+        let (action, command) = blocking(self, move |served| served.read_action(&action_digest)).await?;
         let cache_key = action_key(&request.instance_name, &action_digest);
         // REAPI, `Action.do_not_cache`: such executions are not merged either.
         let key = (!action.do_not_cache)
@@ -113,9 +112,9 @@ impl Served {
         let served = self.clone();
         let executed = Arc::clone(&operation);
         let task = tokio::spawn(async move { served.respond(&executed, pending).await });
-        let response = task.await.unwrap_or_else(|_| {
-            failed(Failure::new(Code::Internal, "the execution panicked".to_owned()))
-        });
+        let response = task
+            .await
+            .unwrap_or_else(|_| failed(Failure::new(Code::Internal, "the execution panicked".to_owned())));
         self.operations.end(&operation, response);
     }
 

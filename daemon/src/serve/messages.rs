@@ -17,8 +17,9 @@ use crate::store::StoreError;
 /// The digest in a request's field `name`.
 pub(super) fn digest(message: Option<&DigestMessage>, name: &str) -> Result<Digest, Status> {
     let message = message.ok_or_else(|| Status::invalid_argument(format!("{name} is not set")))?;
-    let size_bytes = u64::try_from(message.size_bytes)
-        .map_err(|_| Status::invalid_argument(format!("{name}: the size {} is negative", message.size_bytes)))?;
+    let size_bytes = u64::try_from(message.size_bytes).map_err(|_| {
+        Status::invalid_argument(format!("{name}: the size {} is negative", message.size_bytes))
+    })?;
     Digest::from_hex(&message.hash, size_bytes)
         .map_err(|error| Status::invalid_argument(format!("{name}: {error}")))
 }

@@ -94,7 +94,8 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
     let address = listener.local_addr().context("look at the listener's address")?;
-    let store = Store::open(&options.directory.join("store"), options.max_size_bytes)?.with_namespace("serve");
+    let store =
+        Store::open(&options.directory.join("store"), options.max_size_bytes)?.with_namespace("serve");
     let sandbox_options = SandboxOptions {
         scratch: options.directory.join("scratch"),
         jobs: options.jobs,
@@ -126,15 +127,10 @@ pub async fn run(
         .initial_connection_window_size(8 << 20)
         .add_service(CapabilitiesServer::new(served.clone()))
         .add_service(
-            ContentAddressableStorageServer::new(served.clone())
-                .max_decoding_message_size(MAX_MESSAGE_BYTES),
+            ContentAddressableStorageServer::new(served.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES),
         )
-        .add_service(
-            ByteStreamServer::new(served.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES),
-        )
-        .add_service(
-            ActionCacheServer::new(served.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES),
-        )
+        .add_service(ByteStreamServer::new(served.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(ActionCacheServer::new(served.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(ExecutionServer::new(served.clone()))
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stopping);
     tokio::select! {

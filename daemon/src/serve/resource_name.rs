@@ -17,7 +17,8 @@ pub(super) fn parse(name: &str) -> Result<ResourceName, String> {
     let wrong = |problem: &str| format!("the resource name {name:?} {problem}");
     let segments: Vec<&str> = name.split('/').collect();
     // No segment of an instance name may be one of the words, so the first one ends it.
-    let start = segments.iter().position(|segment| matches!(*segment, "uploads" | "blobs" | "compressed-blobs"));
+    let start =
+        segments.iter().position(|segment| matches!(*segment, "uploads" | "blobs" | "compressed-blobs"));
     let mut rest = start.and_then(|start| segments.get(start..)).ok_or_else(|| wrong("names no blob"))?;
     let is_write = rest[0] == "uploads";
     if is_write {

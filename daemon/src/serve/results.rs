@@ -44,7 +44,9 @@ impl Served {
         for file in &result.output_files {
             named.push(digest(file.digest.as_ref(), &file.path)?);
         }
-        for (message, name) in [(&result.stdout_digest, "stdout_digest"), (&result.stderr_digest, "stderr_digest")] {
+        for (message, name) in
+            [(&result.stdout_digest, "stdout_digest"), (&result.stderr_digest, "stderr_digest")]
+        {
             // Some clients set an empty message where there is nothing.
             if let Some(message) = message.as_ref().filter(|message| **message != DigestMessage::default()) {
                 named.push(digest(Some(message), name)?);
@@ -101,9 +103,9 @@ impl Served {
     /// The message in a blob; `None` when the blob is not there.
     pub(super) fn read_message<M: Message + Default>(&self, digest: &Digest) -> Result<Option<M>, Status> {
         let Some(bytes) = self.store.read(digest).map_err(store_status)? else { return Ok(None) };
-        M::decode(bytes.as_slice())
-            .map(Some)
-            .map_err(|error| Status::invalid_argument(format!("blob {digest} is not the message it should be: {error}")))
+        M::decode(bytes.as_slice()).map(Some).map_err(|error| {
+            Status::invalid_argument(format!("blob {digest} is not the message it should be: {error}"))
+        })
     }
 
     /// Puts into `result` what the client wants inline, as far as it fits. What cannot be read stays beside it.

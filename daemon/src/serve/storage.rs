@@ -84,7 +84,8 @@ impl ContentAddressableStorage for Served {
         check_batch(total)?;
         let responses = blocking(self, move |served| {
             let responses = request.requests.into_iter().map(|blob| {
-                let status = served.put_of_batch(&blob).map_or_else(|status| blob_status(&status), |()| ok_status());
+                let status =
+                    served.put_of_batch(&blob).map_or_else(|status| blob_status(&status), |()| ok_status());
                 batch_update_blobs_response::Response { digest: blob.digest, status: Some(status) }
             });
             Ok(responses.collect())
@@ -193,7 +194,9 @@ impl Served {
         let root = digest(request.root_digest.as_ref(), "root_digest")?;
         let skipped = match request.page_token.as_str() {
             "" => 0,
-            token => token.parse::<usize>().map_err(|_| Status::invalid_argument("the page token is not ours"))?,
+            token => {
+                token.parse::<usize>().map_err(|_| Status::invalid_argument("the page token is not ours"))?
+            }
         };
         let page_directories = match usize::try_from(request.page_size) {
             Ok(0) => PAGE_DIRECTORIES,

@@ -301,7 +301,8 @@ impl Store {
         &self.shared.directory
     }
 
-    fn blob_path(&self, digest: &Digest) -> PathBuf {
+    /// Where a blob is, if it is in the store; its bytes are not verified.
+    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
         let hex = digest.hex();
         self.shared.directory.join(BLOBS).join(&hex[..2]).join(hex)
     }

@@ -36,6 +36,8 @@ use super::execution_service::Executions;
 
 /// The message limit of a gRPC server that was not told otherwise.
 const GRPC_LIMIT: u64 = 4 << 20;
+/// Calls that one connection may have in flight, as in many servers and proxies; the others wait.
+const STREAMS_PER_CONNECTION: u32 = 100;
 /// Bytes in one ReadResponse.
 const READ_CHUNK: usize = 64 << 10;
 
@@ -44,6 +46,7 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     let listener = tokio::net::TcpListener::from_std(listener).expect("a listener of this runtime");
     let services = Services(Arc::clone(&shared));
     tonic::transport::Server::builder()
+        .max_concurrent_streams(STREAMS_PER_CONNECTION)
         .add_service(CapabilitiesServer::new(services.clone()))
         .add_service(ContentAddressableStorageServer::new(services.clone()))
         .add_service(ByteStreamServer::new(services.clone()))

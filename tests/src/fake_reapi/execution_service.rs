@@ -29,8 +29,8 @@ use super::digest_of;
 
 pub(super) struct Executions(pub(super) Arc<Shared>);
 
-/// The response of an operation, once it has ended.
-pub(super) type Running = watch::Receiver<Option<proto::ExecuteResponse>>;
+/// What an operation came to, once it has ended.
+pub(super) type Running = watch::Receiver<Option<operation::Result>>;
 
 type OperationStream = Pin<Box<dyn Stream<Item = Result<Operation, Status>> + Send>>;
 
@@ -55,14 +55,12 @@ impl Execution for Executions {
             (name, breaks, state.faults.stuck_in_queue)
         });
         let shared = Arc::clone(&self.0);
-        tokio::task::spawn_blocking(move || {
-            if !stuck {
-                sender.send_replace(Some(shared.response(&action, &request)));
-            } else {
-                // Keeps the operation alive for as long as somebody listens.
-                tokio::runtime::Handle::current().block_on(sender.closed());
-            }
-        });
+        if stuck {
+            // The operation lives on as long as its sender.
+            tokio::spawn(async move { sender.closed().await });
+        } else {
+            tokio::task::spawn_blocking(move || sender.send_replace(Some(shared.end(&action, &request))));
+        }
         Ok(Response::new(follow(name, running, breaks)))
     }
 
@@ -105,13 +103,8 @@ fn follow(name: String, mut running: Running, breaks: bool) -> OperationStream {
             ended = running.wait_for(Option::is_some) => ended,
             () = sender.closed() => return,
         };
-        let Some(response) = ended.ok().and_then(|response| response.clone()) else { return };
-        let done = Operation {
-            name,
-            done: true,
-            result: Some(operation::Result::Response(any("ExecuteResponse", &response))),
-            ..Operation::default()
-        };
+        let Some(result) = ended.ok().and_then(|result| result.clone()) else { return };
+        let done = Operation { name, done: true, result: Some(result), ..Operation::default() };
         let _ = sender.send(Ok(done)).await;
     });
     Box::pin(ReceiverStream::new(receiver))
@@ -125,8 +118,20 @@ fn any(name: &str, message: &impl Message) -> Any {
 }
 
 impl Shared {
+    /// What the operation of an action comes to.
+    fn end(self: &Arc<Shared>, action: &Digest, request: &proto::ExecuteRequest) -> operation::Result {
+        match self.state(|state| state.faults.operation_error.take()) {
+            Some(status) => operation::Result::Error(as_message(&status)),
+            None => operation::Result::Response(any("ExecuteResponse", &self.response(action, request))),
+        }
+    }
+
     /// The whole way of an action; what fails is in the response's status.
-    fn response(self: &Arc<Shared>, action: &Digest, request: &proto::ExecuteRequest) -> proto::ExecuteResponse {
+    fn response(
+        self: &Arc<Shared>,
+        action: &Digest,
+        request: &proto::ExecuteRequest,
+    ) -> proto::ExecuteResponse {
         let verdict = self.state(|state| {
             let verdicts = &mut state.faults.verdicts;
             (!verdicts.is_empty()).then(|| verdicts.remove(0))
@@ -141,9 +146,7 @@ impl Shared {
                 let status = Some(as_message(&Status::ok("")));
                 proto::ExecuteResponse { result: Some(result), cached_result, status, ..Default::default() }
             }
-            Err(status) => {
-                proto::ExecuteResponse { status: Some(as_message(&status)), ..Default::default() }
-            }
+            Err(status) => proto::ExecuteResponse { status: Some(as_message(&status)), ..Default::default() },
         }
     }
 

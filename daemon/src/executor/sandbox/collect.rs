@@ -152,7 +152,8 @@ impl Collector<'_> {
         depth: usize,
         children: &mut Children,
     ) -> Result<Directory, Failure> {
-        let failed = |error: Errno| Failure::io(&format!("read the output {}", path.display()), &error.into());
+        let failed =
+            |error: Errno| Failure::io(&format!("read the output {}", path.display()), &error.into());
         if depth > MAX_DEPTH {
             let problem = format!("an output directory is nested deeper than {MAX_DEPTH}");
             return Err(Failure::new(Code::FailedPrecondition, problem));
@@ -233,6 +234,9 @@ fn target_of(link: &OwnedFd, name: &str) -> Result<String, Failure> {
     let target = rustix::fs::readlinkat(link, "", Vec::new())
         .map_err(|error| Failure::io(&format!("read the output symlink {name}"), &error.into()))?;
     target.into_string().map_err(|_| {
-        Failure::new(Code::FailedPrecondition, format!("the target of the output symlink {name} is not UTF-8"))
+        Failure::new(
+            Code::FailedPrecondition,
+            format!("the target of the output symlink {name} is not UTF-8"),
+        )
     })
 }

@@ -104,7 +104,8 @@ impl Mounts {
             InRoot::Directory => {}
             InRoot::Absent => {
                 if self.points.len() >= MAX_MOUNTS {
-                    let problem = "the input root overlaps this machine's system directories in too many places";
+                    let problem =
+                        "the input root overlaps this machine's system directories in too many places";
                     return Err(Failure::new(Code::FailedPrecondition, problem.to_owned()));
                 }
                 if !metadata.is_symlink() {

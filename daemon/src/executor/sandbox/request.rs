@@ -50,7 +50,11 @@ pub(super) struct Request {
 }
 
 impl Request {
-    pub(super) fn new(action: &Action, command: &Command, options: &SandboxOptions) -> Result<Request, Failure> {
+    pub(super) fn new(
+        action: &Action,
+        command: &Command,
+        options: &SandboxOptions,
+    ) -> Result<Request, Failure> {
         let input_root = digest(action.input_root_digest.as_ref(), "input_root_digest")?;
         let Some(program) = command.arguments.first().filter(|program| !program.is_empty()) else {
             return Err(Failure::invalid("the command has no arguments"));
@@ -188,9 +192,8 @@ mod tests {
 
     #[test]
     fn invalid_requests() {
-        let output = |path: &'static str| {
-            request(move |_, command| command.output_paths.push(path.to_owned()))
-        };
+        let output =
+            |path: &'static str| request(move |_, command| command.output_paths.push(path.to_owned()));
         let timeout = |seconds, nanos| {
             request(move |action, _| action.timeout = Some(DurationMessage { seconds, nanos }))
         };
@@ -200,9 +203,8 @@ mod tests {
                 command.environment_variables.push(variable);
             })
         };
-        let working_directory = |path: &'static str| {
-            request(move |_, command| command.working_directory = path.to_owned())
-        };
+        let working_directory =
+            |path: &'static str| request(move |_, command| command.working_directory = path.to_owned());
         for refused in [
             output("../x"),
             output("/etc/passwd"),

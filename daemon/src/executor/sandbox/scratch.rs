@@ -20,7 +20,8 @@ pub(super) struct Scratch {
 
 impl Scratch {
     pub(super) fn new(parent: &Path) -> Result<Scratch, Failure> {
-        let failed = |error: io::Error| Failure::io(&format!("make a directory in {}", parent.display()), &error);
+        let failed =
+            |error: io::Error| Failure::io(&format!("make a directory in {}", parent.display()), &error);
         let directory = parent.join(uuid::Uuid::new_v4().simple().to_string());
         let mut private = DirBuilder::new();
         private.mode(0o700).recursive(true).create(&directory).map_err(failed)?;

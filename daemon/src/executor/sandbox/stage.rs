@@ -92,7 +92,8 @@ pub(super) fn complete(request: &Request, root: &Path) -> Result<(), Failure> {
         let Some(parent) = output.from_root.parent() else { continue };
         let mut path = PathBuf::new();
         for component in parent {
-            let above = open(&path).map_err(|error| failed("open", root, &root.join(&path), &error.into()))?;
+            let above =
+                open(&path).map_err(|error| failed("open", root, &root.join(&path), &error.into()))?;
             path.push(component);
             match rustix::fs::mkdirat(&above, component, Mode::from_raw_mode(0o755)) {
                 Ok(()) | Err(rustix::io::Errno::EXIST) => {}
@@ -119,7 +120,9 @@ fn check_names(directory: &Directory) -> Result<(), String> {
         }
     }
     let mut all = [files, directories, symlinks].concat();
-    if let Some(name) = all.iter().find(|name| matches!(**name, "" | "." | "..") || name.contains(['/', '\0'])) {
+    if let Some(name) =
+        all.iter().find(|name| matches!(**name, "" | "." | "..") || name.contains(['/', '\0']))
+    {
         return Err(format!("{name:?} is no file name"));
     }
     all.sort_unstable();
@@ -136,11 +139,9 @@ fn check_names(directory: &Directory) -> Result<(), String> {
 fn stage_file(sandbox: &Sandbox, digest: &Digest, path: &Path, is_executable: bool) -> Result<bool, Failure> {
     let failed = |error: io::Error| Failure::io(&format!("stage {}", path.display()), &error);
     // See `Sandbox::starting`. The lock guards nothing that a panic could leave half-done.
-    let _writing =
-        is_executable.then(|| sandbox.starting.read().unwrap_or_else(PoisonError::into_inner));
+    let _writing = is_executable.then(|| sandbox.starting.read().unwrap_or_else(PoisonError::into_inner));
     let mut options = OpenOptions::new();
-    let mut file =
-        options.read(true).write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+    let mut file = options.read(true).write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
     if !sandbox.store().export(digest, &mut file, path)? {
         return Ok(false);
     }

@@ -1,0 +1,51 @@
+//! `farccd install-links`: links named after compilers that lead to the launcher.
+
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use anyhow::bail;
+use clap::Args;
+
+use crate::cli::print;
+
+/// The names under which builds call compilers when nothing else is configured.
+const COMPILERS: &[&str] = &["cc", "c++", "gcc", "g++", "clang", "clang++", "c89", "c99"];
+
+#[derive(Debug, Args)]
+pub(super) struct InstallLinksArgs {
+    /// Where the links go; put it in front of PATH
+    directory: PathBuf,
+    /// Further names, e.g. aarch64-linux-gnu-gcc
+    #[arg(long = "name", value_name = "COMPILER")]
+    names: Vec<String>,
+}
+
+pub(super) fn install_links(args: &InstallLinksArgs) -> anyhow::Result<ExitCode> {
+    let launcher = std::fs::read_link("/proc/self/exe").context("find this program")?.with_file_name("farcc");
+    if !launcher.is_file() {
+        bail!("find the launcher: there is no {}", launcher.display());
+    }
+    let directory = &args.directory;
+    std::fs::create_dir_all(directory).with_context(|| format!("create {}", directory.display()))?;
+    for name in COMPILERS.iter().copied().chain(args.names.iter().map(String::as_str)) {
+        if name.is_empty() || name.contains('/') {
+            bail!("make a link named {name:?}: it is no file name");
+        }
+        let link = directory.join(name);
+        match std::fs::symlink_metadata(&link) {
+            Ok(found) if found.is_symlink() => {
+                let target = std::fs::read_link(&link).with_context(|| format!("read {}", link.display()))?;
+                if target.file_name() != launcher.file_name() {
+                    bail!("make {}: it is a link to {} already", link.display(), target.display());
+                }
+                std::fs::remove_file(&link).with_context(|| format!("replace {}", link.display()))?;
+            }
+            Ok(_) => bail!("make {}: it is there already", link.display()),
+            Err(_) => {}
+        }
+        symlink(&launcher, &link).with_context(|| format!("make {}", link.display()))?;
+    }
+    print(format!("links to {} made; now: export PATH={}:$PATH\n", launcher.display(), directory.display()))
+}

@@ -1,0 +1,221 @@
+//! The command line of `farccd`: what each command takes and prints.
+//! The commands themselves are done elsewhere; here they are parsed and their answers written.
+
+mod action;
+mod control;
+mod demo;
+mod explain;
+mod install_links;
+mod scan;
+mod serve;
+mod start;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use clap::Parser;
+use clap::Subcommand;
+use farcc::places::Places;
+
+use crate::compiler::Invocation;
+use crate::dispatch::Directories;
+use crate::dispatch::Dispatcher;
+use crate::process::env_value;
+use crate::stats::Stats;
+
+/// Remote execution and caching for existing CMake and Make builds: the daemon behind `farcc`.
+#[derive(Debug, Parser)]
+#[command(name = "farccd", version, arg_required_else_help = true, after_help = ENVIRONMENT_HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const ENVIRONMENT_HELP: &str = "Environment:
+  FARCC_DIR      one directory for socket, store, state and logs (default: the XDG directories)
+  FARCC_CONFIG   the configuration file (default: farcc.toml in the user's configuration directory)
+  FARCC_<SECTION>_<KEY>  overrides one key of the configuration, e.g. FARCC_REMOTE_ADDRESS
+  FARCC_LOG      what the daemon logs, e.g. info, debug, farccd::dispatch=trace
+  FARCC_DISABLE  1: the launcher runs commands itself and nothing else";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start the daemon (launchers do it themselves when there is none)
+    Start(start::StartArgs),
+    /// Stop the daemon; launchers that wait for it run their commands themselves
+    Stop {
+        /// Let the commands under way end first
+        #[arg(long)]
+        drain: bool,
+    },
+    /// Stop the daemon and start it again
+    Restart,
+    /// Show whether a daemon runs, and where it keeps things
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what happened to commands: counts by verdict and reason, bytes, times
+    Stats {
+        /// Print JSON (see the README, "Statistics")
+        #[arg(long)]
+        json: bool,
+        /// Start again from zero, after printing
+        #[arg(long)]
+        reset: bool,
+    },
+    /// Print the inputs that the scanner finds; nothing but the compiler's own probes is run
+    Scan(scan::ScanArgs),
+    /// Print the REAPI Action that would be sent for a compile, as JSON
+    Action {
+        #[command(flatten)]
+        command: CommandWords,
+    },
+    /// Tell what happened to the command that made a file last, and why
+    Explain {
+        /// The output file: an object or its depfile
+        file: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Serve the Remote Execution API from a directory, for a demo, tests or a small team
+    Serve(serve::ServeArgs),
+    /// Make links named after compilers that lead to farcc, for the front of PATH
+    InstallLinks(install_links::InstallLinksArgs),
+    /// Build a real C++ project twice through launcher, daemon and a local server, and show what went where
+    Demo(demo::DemoArgs),
+}
+
+/// A command to look at.
+#[derive(Debug, Args)]
+struct CommandWords {
+    /// The command, after `--`
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    words: Vec<OsString>,
+}
+
+/// What this process was started with: the one place where the daemon reads its own surroundings.
+struct Surroundings {
+    env: Vec<(OsString, OsString)>,
+    cwd: PathBuf,
+    places: Places,
+}
+
+/// Runs `farccd` with the arguments of this process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            // Nothing is left to tell it to when standard error is closed.
+            let _ = writeln!(std::io::stderr(), "farccd: failed to {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let surroundings = Surroundings::of_this_process()?;
+    match command {
+        Command::Start(args) => start::start(&surroundings, &args),
+        Command::Stop { drain } => control::stop(&surroundings, drain),
+        Command::Restart => {
+            control::stop(&surroundings, true)?;
+            start::start(&surroundings, &start::StartArgs::in_background())
+        }
+        Command::Status { json } => control::status(&surroundings, json),
+        Command::Stats { json, reset } => control::stats(&surroundings, json, reset),
+        Command::Scan(args) => scan::scan(&surroundings, &args),
+        Command::Action { command } => action::action(&surroundings, command.words),
+        Command::Explain { file, json } => explain::explain(&surroundings, &file, json),
+        Command::Serve(args) => serve::serve(&surroundings, &args),
+        Command::InstallLinks(args) => install_links::install_links(&args),
+        Command::Demo(args) => demo::demo(&surroundings, &args),
+    }
+}
+
+impl Surroundings {
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the process's own surroundings")]
+    fn of_this_process() -> anyhow::Result<Surroundings> {
+        let env: Vec<_> = std::env::vars_os().collect();
+        let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+        let places = Places::from_env(&|name| env_value(&env, name).map(OsString::from));
+        Ok(Surroundings { env, cwd, places })
+    }
+
+    fn variable(&self, name: &str) -> Option<&std::ffi::OsStr> {
+        env_value(&self.env, name).filter(|value| !value.is_empty())
+    }
+
+    fn stats_file(&self) -> PathBuf {
+        self.places.state.join("stats.json")
+    }
+
+    fn history(&self) -> crate::history::History {
+        crate::history::History::new(self.directories().history())
+    }
+
+    fn directories(&self) -> Directories {
+        Directories {
+            store: self.places.store.clone(),
+            state: self.places.state.clone(),
+            config_file: self.places.config_file.clone(),
+        }
+    }
+
+    /// A dispatcher in this process, for commands that only look.
+    fn dispatcher(&self) -> Dispatcher {
+        Dispatcher::new(self.directories(), Arc::new(Stats::load(&self.stats_file())))
+    }
+
+    /// A command as the launcher would send it from here.
+    fn invocation(&self, argv: Vec<OsString>, cwd: PathBuf) -> anyhow::Result<Arc<Invocation>> {
+        let invocation = Invocation {
+            argv,
+            cwd,
+            env: self.env.clone(),
+            umask: 0o022,
+            stdout_is_terminal: false,
+            stderr_is_terminal: false,
+        };
+        let name = invocation.argv.first().context("read the command: it is empty")?;
+        if invocation.executable().is_none() {
+            anyhow::bail!("find {} in PATH", name.display());
+        }
+        Ok(Arc::new(invocation))
+    }
+}
+
+/// A runtime for commands that live as long as one task.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")
+}
+
+/// Writes an answer to standard output. A reader that has gone (`| head`) is no error.
+fn print(text: impl AsRef<[u8]>) -> anyhow::Result<ExitCode> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_ref()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("write the answer")
+        }
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn print_json(value: &impl serde::Serialize) -> anyhow::Result<ExitCode> {
+    let mut text = serde_json::to_string_pretty(value).context("encode the answer")?;
+    text.push('\n');
+    print(text)
+}
+
+fn parse_duration(text: &str) -> Result<Duration, humantime::DurationError> {
+    humantime::parse_duration(text)
+}

@@ -1,0 +1,128 @@
+//! `farccd start`: the daemon itself, or its start in the background.
+
+use std::fs::File;
+use std::io::Write;
+use std::num::NonZeroUsize;
+use std::os::fd::AsFd;
+use std::os::fd::FromRawFd;
+use std::os::fd::RawFd;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use anyhow::bail;
+use clap::Args;
+use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::signal;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::Surroundings;
+use crate::cli::parse_duration;
+use crate::cli::print;
+use crate::cli::runtime;
+use crate::config::load;
+use crate::dispatch::Dispatcher;
+use crate::server::Server;
+use crate::stats::Stats;
+use crate::status::StatusPage;
+
+#[derive(Debug, Args)]
+pub(super) struct StartArgs {
+    /// Stay in the foreground: for containers and service managers
+    #[arg(long)]
+    foreground: bool,
+    /// Stop when there was no command for so long
+    #[arg(long, value_parser = parse_duration, default_value = "3h")]
+    idle_timeout: Duration,
+    /// Descriptor to which one byte is written when the daemon listens
+    #[arg(long, hide = true)]
+    ready_fd: Option<RawFd>,
+}
+
+impl StartArgs {
+    pub(super) fn in_background() -> StartArgs {
+        StartArgs { foreground: false, idle_timeout: Duration::from_secs(3 * 60 * 60), ready_fd: None }
+    }
+}
+
+pub(super) fn start(surroundings: &Surroundings, args: &StartArgs) -> anyhow::Result<ExitCode> {
+    if !args.foreground {
+        let environment = farcc::process::Environment::inherited();
+        let stream =
+            farcc::spawn::connect_or_start(&surroundings.places, &environment).context("reach the daemon")?;
+        let (pid, _) = farcc::process::peer(stream.as_fd()).context("reach the daemon")?;
+        return print(format!("farccd runs with process id {pid}\n"));
+    }
+    log_to_stderr(surroundings);
+    let places = &surroundings.places;
+    places.prepare().with_context(|| format!("prepare {}", places.run.display()))?;
+    let lock = places.lock_daemon().with_context(|| format!("lock {}", places.daemon_lock().display()))?;
+    let Some(_lock) = lock else {
+        bail!("start: another daemon serves {} already", places.run.display());
+    };
+    let runtime = runtime()?;
+    let served = runtime.block_on(serve(surroundings, args));
+    // A blocked file operation of a dropped command must not hold up the end.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    served?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(surroundings: &Surroundings, args: &StartArgs) -> anyhow::Result<()> {
+    let config = load(&surroundings.env, &surroundings.places.config_file)?;
+    let stats_file = surroundings.stats_file();
+    let stats = Arc::new(Stats::load(&stats_file));
+    let mut status_page = String::new();
+    if !config.status.listen.is_empty() {
+        let page = StatusPage::bind(&config.status.listen).await?;
+        status_page = page.url();
+        tokio::spawn(page.serve(Arc::clone(&stats)));
+    }
+    let slots = surroundings.places.slots();
+    let local_jobs = match NonZeroUsize::new(config.exec.local_jobs) {
+        Some(local_jobs) => local_jobs,
+        None => std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+    };
+    std::fs::create_dir_all(&slots)
+        .and_then(|()| farcc::slots::set_count(&slots, local_jobs))
+        .with_context(|| format!("prepare {}", slots.display()))?;
+    let dispatcher = Dispatcher::new(surroundings.directories(), Arc::clone(&stats));
+    let server = Arc::new(Server::new(dispatcher, stats, stats_file, args.idle_timeout, status_page));
+    let listener = surroundings.places.bind().context("listen at the socket")?;
+    listener.set_nonblocking(true).context("listen at the socket")?;
+    let listener = tokio::net::UnixListener::from_std(listener).context("listen at the socket")?;
+    let mut terminate = signal(SignalKind::terminate()).context("wait for signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("wait for signals")?;
+    if let Some(descriptor) = args.ready_fd {
+        tell_ready(descriptor)?;
+    }
+    tracing::info!("farccd {} listens in {}", farcc::wire::VERSION, surroundings.places.run.display());
+    let shutdown = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    server.run(listener, shutdown).await?;
+    tracing::info!("farccd stopped");
+    Ok(())
+}
+
+/// Tells whoever started the daemon that it listens.
+#[expect(unsafe_code, reason = "a descriptor that was handed over by number has no safe owner yet")]
+fn tell_ready(descriptor: RawFd) -> anyhow::Result<()> {
+    if descriptor < 3 || std::fs::metadata(format!("/proc/self/fd/{descriptor}")).is_err() {
+        bail!("use --ready-fd {descriptor}: it is no open descriptor above 2");
+    }
+    // SAFETY: the descriptor is open, and the one who started this process left it to us alone; nothing here
+    // has opened one by this number and kept it, since the kernel would not give out an open one.
+    let mut ready = unsafe { File::from_raw_fd(descriptor) };
+    ready.write_all(b"\n").context("tell that the daemon is ready")
+}
+
+pub(super) fn log_to_stderr(surroundings: &Surroundings) {
+    let filter = surroundings.variable("FARCC_LOG").and_then(std::ffi::OsStr::to_str).unwrap_or("info");
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
+}

@@ -1,0 +1,141 @@
+//! The inputs of a compile: by the scanner, else by the compiler's own `-M`.
+//! Knows nothing of what becomes of them.
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::action::Input;
+use crate::compiler::Compile;
+use crate::compiler::Invocation;
+use crate::compiler::Toolchain;
+use crate::dispatch::Dispatcher;
+use crate::dispatch::in_background;
+use crate::files::Files;
+use crate::paths;
+use crate::preprocessor::Scan;
+use crate::preprocessor::ScanError;
+use crate::preprocessor::TranslationUnit;
+use crate::preprocessor::scan;
+use crate::reason::Reason;
+
+/// How often a scan is done again with more of the compiler's answers. Each round can uncover questions that
+/// the answers before had hidden; real code needs two.
+const MAX_ROUNDS: usize = 8;
+
+/// What a compile reads.
+#[derive(Debug, Clone)]
+pub struct Scanned {
+    /// The files, each with the version that was scanned.
+    pub inputs: Vec<Input>,
+    /// The search path: directories that must be there even if nothing in them is read.
+    pub directories: Vec<PathBuf>,
+    /// Whether a macro for date or time may be expanded.
+    pub uses_time: bool,
+    /// Why the scanner was not sure, so that the compiler was asked.
+    pub not_sure: Option<String>,
+}
+
+impl Dispatcher {
+    /// Finds everything that a compile reads.
+    pub(super) async fn find_inputs(
+        &self,
+        compile: &Arc<Compile>,
+        invocation: &Arc<Invocation>,
+        toolchain: &Arc<Toolchain>,
+    ) -> Result<Scanned, Reason> {
+        let mut not_sure = "too many questions".to_owned();
+        for _ in 0..MAX_ROUNDS {
+            let (sources, files) = (Arc::clone(&self.sources), Arc::clone(&self.files));
+            let (asking, asked) = (Arc::clone(compile), Arc::clone(invocation));
+            let known = Arc::clone(toolchain);
+            let scanned = in_background(move || {
+                let unit = asking.translation_unit(&asked, &known);
+                let scanned = scan(&unit, &*sources);
+                scanned.map(|scanned| from_scan(scanned, search_directories(&unit), &files))
+            });
+            let questions = match scanned.await? {
+                Ok(scanned) => return scanned,
+                Err(ScanError::Unanswered(questions)) => questions,
+                Err(ScanError::NotSure(reason)) => {
+                    not_sure = reason;
+                    break;
+                }
+                Err(ScanError::Missing { name, .. }) => return Err(Reason::InputMissing(name)),
+                Err(ScanError::Unreadable { path, error }) => {
+                    return Err(Reason::InputUnreadable(format!("{}: {error}", path.display())));
+                }
+            };
+            self.toolchains.answer(compile, invocation, toolchain, &questions).await?;
+        }
+        tracing::debug!("not sure of {}: {not_sure}", compile.source.display());
+        self.ask_compiler(compile, invocation, toolchain, not_sure).await
+    }
+
+    async fn ask_compiler(
+        &self,
+        compile: &Arc<Compile>,
+        invocation: &Arc<Invocation>,
+        toolchain: &Arc<Toolchain>,
+        not_sure: String,
+    ) -> Result<Scanned, Reason> {
+        let listed = self.toolchains.dependencies(compile, invocation).await?;
+        let (files, asking, asked) = (Arc::clone(&self.files), Arc::clone(compile), Arc::clone(invocation));
+        let toolchain = Arc::clone(toolchain);
+        in_background(move || {
+            let unit = asking.translation_unit(&asked, &toolchain);
+            let mut inputs = Vec::with_capacity(listed.len());
+            for path in listed {
+                inputs.push(version(paths::absolute(&asked.cwd, &path), &files)?);
+            }
+            // `-M` does not tell whether a macro for the time is expanded.
+            let uses_time = inputs.iter().any(|input| names_time(&input.path));
+            Ok(Scanned {
+                inputs,
+                directories: search_directories(&unit),
+                uses_time,
+                not_sure: Some(not_sure),
+            })
+        })
+        .await?
+    }
+}
+
+/// Gives each file of a scan its version. A file that changed since it was scanned makes the scan worthless.
+fn from_scan(scan: Scan, directories: Vec<PathBuf>, files: &Files) -> Result<Scanned, Reason> {
+    let mut inputs = Vec::with_capacity(scan.files.len() + scan.probed.len());
+    for file in scan.files {
+        let input = version(file.path, files)?;
+        if input.version.digest != file.digest {
+            return Err(Reason::InputChanged(input.path.display().to_string()));
+        }
+        inputs.push(input);
+    }
+    for path in scan.probed {
+        inputs.push(version(path, files)?);
+    }
+    Ok(Scanned { inputs, directories, uses_time: scan.uses_time, not_sure: None })
+}
+
+fn version(path: PathBuf, files: &Files) -> Result<Input, Reason> {
+    match files.version(&path) {
+        Ok(version) => Ok(Input { path, version }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(Reason::InputMissing(path.display().to_string()))
+        }
+        Err(error) => Err(Reason::InputUnreadable(format!("{}: {error}", path.display()))),
+    }
+}
+
+fn search_directories(unit: &TranslationUnit) -> Vec<PathBuf> {
+    let directories = unit.search_path.quote.iter().chain(&unit.search_path.angle);
+    directories.map(|directory| paths::absolute(&unit.cwd, directory)).collect()
+}
+
+/// Whether the text of a file has the name of a macro for date or time.
+fn names_time(path: &Path) -> bool {
+    let Ok(text) = std::fs::read(path) else { return true };
+    ["__DATE__", "__TIME__", "__TIMESTAMP__"]
+        .iter()
+        .any(|name| text.windows(name.len()).any(|window| window == name.as_bytes()))
+}

@@ -1,0 +1,481 @@
+//! The way of a command through the daemon, from the launcher's request to the verdict.
+//! Knows nothing of sockets and frames.
+
+mod inputs;
+mod local;
+mod remote;
+mod trail;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use tokio::sync::Semaphore;
+
+use crate::action::Action;
+use crate::action::Circumstances;
+use crate::action::CommandSpec;
+use crate::action::OutputKind;
+use crate::action::environment;
+use crate::compiler::Compile;
+use crate::compiler::Invocation;
+use crate::compiler::Task;
+use crate::compiler::Toolchain;
+use crate::compiler::Toolchains;
+use crate::compiler::classify;
+use crate::config::Config;
+use crate::config::Destination;
+use crate::config::Remote;
+use crate::config::Strategy;
+use crate::config::load;
+use crate::digest::Digest;
+use crate::executor::remote::RemoteExecutor;
+use crate::files::Files;
+use crate::history::History;
+use crate::paths;
+use crate::preprocessor::DiskSources;
+use crate::reapi::Blob;
+use crate::reason::Reason;
+use crate::stats::Outcome;
+use crate::stats::Stats;
+use crate::store::Store;
+
+use local::LocalCommand;
+
+pub use inputs::Scanned;
+pub use local::LocalRun;
+pub use local::Pending;
+pub use trail::Trail;
+
+/// What the launcher is to do.
+pub enum Verdict {
+    /// Nothing more: the outputs are in place.
+    Completed {
+        /// Exit status of the command.
+        exit_code: u8,
+        /// What it printed on standard output.
+        stdout: Vec<u8>,
+        /// What it printed on standard error.
+        stderr: Vec<u8>,
+    },
+    /// Become the command.
+    PassThrough {
+        /// Why.
+        reason: Reason,
+        /// Whether it is a leaf that takes one of this machine's slots. Nested builds never do: they would
+        /// wait for their own children.
+        slot: bool,
+    },
+    /// Run the command as a child and report, so that its result can be kept.
+    RunAndStore(Box<Pending>),
+}
+
+/// What all commands share.
+pub struct Dispatcher {
+    files: Arc<Files>,
+    sources: Arc<DiskSources>,
+    toolchains: Toolchains,
+    stores: DashMap<(PathBuf, u64), Arc<Store>>,
+    executors: DashMap<Remote, Arc<RemoteExecutor>>,
+    jobs: DashMap<usize, Arc<Semaphore>>,
+    stats: Arc<Stats>,
+    history: History,
+    directories: Directories,
+}
+
+/// Where the daemon keeps things, all absolute.
+#[derive(Debug, Clone)]
+pub struct Directories {
+    /// The store, unless `[cache] dir` says otherwise.
+    pub store: PathBuf,
+    /// Probed toolchains, histories, counts.
+    pub state: PathBuf,
+    /// The configuration file, unless the command's environment names one.
+    pub config_file: PathBuf,
+}
+
+impl Directories {
+    /// Where the records for `farccd explain` are.
+    pub fn history(&self) -> PathBuf {
+        self.state.join("history")
+    }
+}
+
+/// A command whose key is known.
+struct Prepared {
+    action: Arc<Action>,
+    not_sure: bool,
+}
+
+impl Dispatcher {
+    /// A dispatcher with nothing in memory.
+    pub fn new(directories: Directories, stats: Arc<Stats>) -> Dispatcher {
+        let files = Arc::new(Files::default());
+        Dispatcher {
+            sources: Arc::new(DiskSources::new(Arc::clone(&files))),
+            toolchains: Toolchains::new(Arc::clone(&files), directories.state.join("toolchains")),
+            files,
+            stores: DashMap::new(),
+            executors: DashMap::new(),
+            jobs: DashMap::new(),
+            stats,
+            history: History::new(directories.history()),
+            directories,
+        }
+    }
+
+    /// Decides one command:
+    ///
+    /// 1. read its configuration; a `[[route]]` may send it away
+    /// 2. parse the command line and classify it
+    /// 3. probe the toolchain
+    /// 4. find the inputs
+    /// 5. build the Action
+    /// 6. a hit in the store on this machine
+    /// 7. a hit in the cluster's action cache
+    /// 8. upload what is missing, execute on the cluster, audit the depfile, install the outputs
+    /// 9. else the launcher runs it, and [`finish`](Self::finish) stores the result
+    pub async fn handle(&self, invocation: Arc<Invocation>) -> Verdict {
+        let mut trail = Trail::new(Arc::clone(&invocation));
+        let verdict = match self.decide(&invocation, &mut trail).await {
+            // It is counted when the launcher has reported.
+            Ok(verdict @ Verdict::RunAndStore(_)) => return verdict,
+            Ok(verdict) => verdict,
+            Err((reason, slot)) => {
+                trail.ended(Outcome::PassedThrough, Some(reason.clone()));
+                Verdict::PassThrough { reason, slot }
+            }
+        };
+        self.record(trail);
+        verdict
+    }
+
+    async fn decide(
+        &self,
+        invocation: &Arc<Invocation>,
+        trail: &mut Trail,
+    ) -> Result<Verdict, (Reason, bool)> {
+        let config = self.config(invocation).map_err(|reason| (reason, false))?;
+        let task = classify(invocation);
+        let leaf = !matches!(task, Task::Other);
+        if let Some(route) = route(&config, invocation) {
+            return Err((route, leaf));
+        }
+        let compile = match task {
+            Task::Compile(compile) => Arc::new(*compile),
+            Task::Link => return Err((Reason::Link, leaf)),
+            Task::Archive => return Err((Reason::Archive, leaf)),
+            Task::Other => return Err((Reason::NotACompiler, leaf)),
+            Task::Local(reason) => return Err((reason, leaf)),
+        };
+        trail.compile(&compile);
+        self.compile(&config, &compile, invocation, trail).await.map_err(|reason| (reason, leaf))
+    }
+
+    async fn compile(
+        &self,
+        config: &Arc<Config>,
+        compile: &Arc<Compile>,
+        invocation: &Arc<Invocation>,
+        trail: &mut Trail,
+    ) -> Result<Verdict, Reason> {
+        let toolchain = self.toolchains.probe(compile, invocation).await?;
+        let prepared = self.prepare(config, compile, invocation, &toolchain).await?;
+        trail.prepared(&prepared.action, &toolchain, config, prepared.not_sure);
+        let store = self.store(config)?;
+        if let Some(verdict) = self.local_hit(&store, &prepared.action, invocation).await {
+            trail.ended(Outcome::HitLocal, None);
+            return Ok(verdict);
+        }
+        let reason = match self.executor(config)? {
+            None => Reason::NoRemote,
+            Some(_) if not_shared(&toolchain).is_some() => {
+                Reason::ToolchainNotShared(not_shared(&toolchain).unwrap_or_default())
+            }
+            Some(executor) => {
+                let _job = self.job(config).acquire_owned().await;
+                let run = remote::Run { executor: &executor, store: &store, config, invocation, trail };
+                match run.run(&prepared.action).await {
+                    Ok(verdict) => return Ok(verdict),
+                    Err(reason) if config.exec.strategy == Strategy::Remote => {
+                        trail.ended(Outcome::ExecutedRemote, Some(reason.clone()));
+                        return Ok(failed_remotely(&reason));
+                    }
+                    Err(reason) => reason,
+                }
+            }
+        };
+        let trail = std::mem::replace(trail, Trail::new(Arc::clone(invocation)));
+        let mut argv = invocation.argv.clone();
+        argv.extend(colours(compile, invocation, &toolchain)?);
+        let command =
+            LocalCommand { compile, cwd: &invocation.cwd, argv, reason, config: Arc::clone(config) };
+        let audit_directory = self.directories.state.join("audit");
+        let pending = Pending::new(command, prepared.action, store, trail, &audit_directory);
+        Ok(Verdict::RunAndStore(Box::new(pending)))
+    }
+
+    /// Finds the inputs and builds the Action.
+    async fn prepare(
+        &self,
+        config: &Config,
+        compile: &Arc<Compile>,
+        invocation: &Arc<Invocation>,
+        toolchain: &Arc<Toolchain>,
+    ) -> Result<Prepared, Reason> {
+        let scanned = self.find_inputs(compile, invocation, toolchain).await?;
+        if scanned.uses_time && invocation.variable("SOURCE_DATE_EPOCH").is_none() {
+            return Err(Reason::TimeMacro);
+        }
+        let exec = &config.exec;
+        let not_sure = scanned.not_sure.is_some();
+        let (platform, salt, timeout) = (config.platform.clone(), exec.salt.clone(), exec.timeout);
+        let (compile, invocation) = (Arc::clone(compile), Arc::clone(invocation));
+        let toolchain = Arc::clone(toolchain);
+        let action = in_background(move || {
+            let circumstances =
+                Circumstances { toolchain: toolchain.identity, salt: &salt, platform: &platform, timeout };
+            build_action(&compile, &invocation, &toolchain, scanned, &circumstances)
+        });
+        Ok(Prepared { action: Arc::new(action.await??), not_sure })
+    }
+
+    /// The Action that would be sent for a compile, without running anything but probes.
+    ///
+    /// # Errors
+    /// The reason why the command would run locally.
+    pub async fn action(&self, invocation: &Arc<Invocation>) -> Result<Arc<Action>, Reason> {
+        let config = self.config(invocation)?;
+        let compile = match classify(invocation) {
+            Task::Compile(compile) => Arc::new(*compile),
+            Task::Link => return Err(Reason::Link),
+            Task::Archive => return Err(Reason::Archive),
+            Task::Other => return Err(Reason::NotACompiler),
+            Task::Local(reason) => return Err(reason),
+        };
+        let toolchain = self.toolchains.probe(&compile, invocation).await?;
+        Ok(self.prepare(&config, &compile, invocation, &toolchain).await?.action)
+    }
+
+    /// The inputs of a compile as the scanner finds them.
+    ///
+    /// # Errors
+    /// The reason why the command would run locally.
+    pub async fn scan(&self, invocation: &Arc<Invocation>) -> Result<Scanned, Reason> {
+        match classify(invocation) {
+            Task::Compile(compile) => {
+                let compile = Arc::new(*compile);
+                let toolchain = self.toolchains.probe(&compile, invocation).await?;
+                self.find_inputs(&compile, invocation, &toolchain).await
+            }
+            Task::Link => Err(Reason::Link),
+            Task::Archive => Err(Reason::Archive),
+            Task::Other => Err(Reason::NotACompiler),
+            Task::Local(reason) => Err(reason),
+        }
+    }
+
+    /// Stores the result of a local run, if it can be trusted, and counts it.
+    pub async fn finish(&self, pending: Pending, run: LocalRun) {
+        let config = Arc::clone(&pending.config);
+        let (trail, kept) = pending.finish(run).await;
+        self.record(trail);
+        if let Some(kept) = kept {
+            self.offer(kept, &config).await;
+        }
+    }
+
+    /// Counts a command that was not even looked at.
+    pub fn refused(&self, invocation: Arc<Invocation>, reason: Reason) {
+        let mut trail = Trail::new(invocation);
+        trail.ended(Outcome::PassedThrough, Some(reason));
+        self.record(trail);
+    }
+
+    /// Counts a local run of which the launcher never reported the end: it was killed.
+    pub fn abandon(&self, pending: Pending) {
+        self.record(pending.abandon());
+    }
+
+    /// Offers a result that was made here to the cluster, which may not execute, or could not.
+    async fn offer(&self, kept: local::Kept, config: &Config) {
+        let Ok(Some(executor)) = self.executor(config) else { return };
+        if !config.exec.upload_local_results {
+            return;
+        }
+        let outputs = kept.result.output_files.iter().filter_map(|file| {
+            let digest = Digest::try_from(file.digest.as_ref()?).ok()?;
+            Some(Blob::of_file(digest, kept.store.blob_path(&digest)))
+        });
+        match executor.offer(&kept.action, &kept.result, outputs.collect()).await {
+            Ok(taken) => tracing::debug!("offered {}: {taken}", kept.action.digest),
+            Err(error) => tracing::info!("failed to offer a result to the cluster: {error}"),
+        }
+    }
+
+    fn config(&self, invocation: &Invocation) -> Result<Arc<Config>, Reason> {
+        let config = load(&invocation.env, &self.directories.config_file);
+        config.map(Arc::new).map_err(|error| Reason::Configuration(error.to_string()))
+    }
+
+    async fn local_hit(
+        &self,
+        store: &Arc<Store>,
+        action: &Action,
+        invocation: &Invocation,
+    ) -> Option<Verdict> {
+        let (store, key, outputs) = (Arc::clone(store), action.key, action.outputs.clone());
+        let umask = invocation.umask;
+        let hit = in_background(move || local::hit(&store, &key, &outputs, umask)).await;
+        match hit {
+            Ok(Ok(verdict)) => verdict,
+            // A store that cannot be read is a miss; the command goes on.
+            Ok(Err(error)) => {
+                tracing::warn!("failed to {error}");
+                None
+            }
+            Err(reason) => {
+                tracing::error!("failed to look into the store: {reason}");
+                None
+            }
+        }
+    }
+
+    fn record(&self, trail: Trail) {
+        self.stats.record(&trail.record());
+        let Some((outputs, record)) = trail.into_history() else { return };
+        let history = self.history.clone();
+        // Nobody waits for it: a lost record makes `explain` say less, and nothing else.
+        tokio::task::spawn_blocking(move || {
+            for output in outputs {
+                if let Err(error) = history.add(&output, record.clone()) {
+                    tracing::debug!("failed to record the history of {}: {error}", output.display());
+                }
+            }
+        });
+    }
+
+    fn store(&self, config: &Config) -> Result<Arc<Store>, Reason> {
+        let directory = config.cache.dir.clone().unwrap_or_else(|| self.directories.store.clone());
+        let max_size_bytes = config.cache.max_size.as_u64();
+        let key = (directory, max_size_bytes);
+        if let Some(store) = self.stores.get(&key) {
+            return Ok(Arc::clone(&store));
+        }
+        let store = Store::open(&key.0, max_size_bytes).map_err(|error| Reason::Store(error.to_string()))?;
+        Ok(Arc::clone(self.stores.entry(key).or_insert_with(|| Arc::new(store)).value()))
+    }
+
+    /// Lets every open store remove what is over its limit.
+    pub fn trim_stores(&self) {
+        let stores: Vec<_> = self.stores.iter().map(|entry| Arc::clone(entry.value())).collect();
+        for store in stores.iter().filter(|store| store.wants_trim()) {
+            match store.trim() {
+                Ok(trimmed) => tracing::info!(?trimmed, "trimmed the store"),
+                Err(error) => tracing::warn!("failed to {error}"),
+            }
+        }
+    }
+
+    /// The cluster of a command; none if its configuration names none or wants local runs.
+    fn executor(&self, config: &Config) -> Result<Option<Arc<RemoteExecutor>>, Reason> {
+        if config.remote.address.is_empty() || config.exec.strategy == Strategy::Local {
+            return Ok(None);
+        }
+        if let Some(executor) = self.executors.get(&config.remote) {
+            return Ok(Some(Arc::clone(&executor)));
+        }
+        let executor =
+            RemoteExecutor::new(&config.remote).map_err(|error| Reason::Configuration(error.to_string()))?;
+        let entry = self.executors.entry(config.remote.clone()).or_insert_with(|| Arc::new(executor));
+        Ok(Some(Arc::clone(entry.value())))
+    }
+
+    fn job(&self, config: &Config) -> Arc<Semaphore> {
+        let jobs = config.exec.jobs.clamp(1, Semaphore::MAX_PERMITS);
+        Arc::clone(self.jobs.entry(jobs).or_insert_with(|| Arc::new(Semaphore::new(jobs))).value())
+    }
+}
+
+/// The reason to stay here that the first matching `[[route]]` gives.
+fn route(config: &Config, invocation: &Invocation) -> Option<Reason> {
+    if config.routes.is_empty() {
+        return None;
+    }
+    let line = invocation.argv.join(std::ffi::OsStr::new(" "));
+    let route = config.routes.iter().find(|route| route.pattern.is_match(line.as_encoded_bytes()))?;
+    match route.to {
+        Destination::Local => Some(Reason::Route(route.pattern.as_str().to_owned())),
+        Destination::Remote => None,
+    }
+}
+
+/// A program of the toolchain that a worker with the same image would not have.
+fn not_shared(toolchain: &Toolchain) -> Option<String> {
+    let (path, _) = toolchain.programs.iter().find(|(path, _)| !paths::is_system(path))?;
+    Some(path.display().to_string())
+}
+
+/// What a user who asked for strategy `remote` is told when the cluster fails.
+fn failed_remotely(reason: &Reason) -> Verdict {
+    let stderr = format!(
+        "farcc: failed to run the command remotely: {reason}\n\
+         farcc: [exec] strategy = \"remote\" forbids to run it here; \"remote_local_fallback\" would\n"
+    );
+    Verdict::Completed { exit_code: 1, stdout: Vec::new(), stderr: stderr.into_bytes() }
+}
+
+fn build_action(
+    compile: &Compile,
+    invocation: &Invocation,
+    toolchain: &Toolchain,
+    scanned: Scanned,
+    circumstances: &Circumstances,
+) -> Result<Action, Reason> {
+    let absolute = |path: &PathBuf| paths::absolute(&invocation.cwd, path);
+    let mut outputs = vec![(OutputKind::Object, absolute(&compile.object))];
+    let mut arguments = vec![compile.driver.clone().into_os_string()];
+    arguments.extend_from_slice(&compile.arguments);
+    arguments.extend(colours(compile, invocation, toolchain)?);
+    match &compile.depfile {
+        Some(depfile) => outputs.push((OutputKind::Depfile, absolute(depfile))),
+        None => {
+            let mut audit = compile.object.clone().into_os_string();
+            audit.push(AUDIT_SUFFIX);
+            let audit = PathBuf::from(audit);
+            outputs.push((OutputKind::AuditDepfile, absolute(&audit)));
+            let asking = compile.depfile_arguments(&audit);
+            if asking.is_empty() {
+                // Without a depfile nothing audits the scan, and asking for one would change the object.
+                return Err(Reason::UnsupportedFlag("recorded switches without -MD".to_owned()));
+            }
+            arguments.extend(asking);
+        }
+    }
+    let in_image = toolchain.programs.iter().filter_map(|(path, _)| path.parent());
+    let program_directories: Vec<_> = in_image.map(PathBuf::from).collect();
+    let environment = environment(&invocation.env, &invocation.cwd, &program_directories)?;
+    let mut directories = scanned.directories;
+    directories.extend(environment.get("PWD").map(PathBuf::from));
+    let spec = CommandSpec { arguments, environment, cwd: &invocation.cwd, directories, outputs };
+    Action::new(&spec, scanned.inputs, circumstances)
+}
+
+/// What tells the compiler the colours of the user's terminal, which it does not see.
+fn colours(
+    compile: &Compile,
+    invocation: &Invocation,
+    toolchain: &Toolchain,
+) -> Result<Vec<OsString>, Reason> {
+    let unknown = || Reason::UnsupportedFlag("recorded switches on a terminal".to_owned());
+    compile.colour_arguments(invocation, toolchain.family).ok_or_else(unknown)
+}
+
+/// What the name of the depfile that only farcc reads has after the object's.
+const AUDIT_SUFFIX: &str = ".farcc-audit.d";
+
+/// Runs work that blocks (files, hashing) off the threads that serve connections.
+async fn in_background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Reason> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Reason::Internal(error.to_string()))
+}

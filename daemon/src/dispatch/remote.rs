@@ -1,0 +1,119 @@
+//! One compile on the cluster: a hit in its action cache, or an execution.
+//! Knows nothing of gRPC; what the cluster cannot do comes back as a reason.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
+
+use crate::action::Action;
+use crate::action::OutputKind;
+use crate::action::find;
+use crate::action::install;
+use crate::compiler::Invocation;
+use crate::config::Config;
+use crate::config::Strategy;
+use crate::digest::Digest;
+use crate::dispatch::Trail;
+use crate::dispatch::Verdict;
+use crate::dispatch::in_background;
+use crate::dispatch::local::audit;
+use crate::executor::remote::Fetched;
+use crate::executor::remote::RemoteError;
+use crate::executor::remote::RemoteExecutor;
+use crate::reason::Reason;
+use crate::stats::Outcome;
+use crate::store::Store;
+
+/// What a remote run needs.
+pub(super) struct Run<'a> {
+    /// The cluster.
+    pub executor: &'a RemoteExecutor,
+    /// Where results are kept on this machine.
+    pub store: &'a Arc<Store>,
+    /// The command's configuration.
+    pub config: &'a Config,
+    /// The command.
+    pub invocation: &'a Invocation,
+    /// What is remembered of it.
+    pub trail: &'a mut Trail,
+}
+
+impl Run<'_> {
+    /// Takes the result from the cluster, or has it made there, and installs the outputs.
+    ///
+    /// # Errors
+    /// The reason why there is no result that can be trusted.
+    pub(super) async fn run(self, action: &Arc<Action>) -> Result<Verdict, Reason> {
+        let accept_cached = self.config.exec.accept_cached;
+        if accept_cached && let Some(fetched) = self.executor.cached(action, self.store).await? {
+            // A hit was audited by whoever made it, and is audited again: its depfile costs nothing.
+            return self.keep(action, fetched, Outcome::HitRemote).await;
+        }
+        if !self.executor.executes().await? {
+            return Err(Reason::RemoteError("the cluster only caches".to_owned()));
+        }
+        let fetched = self.executor.execute(action, self.store, accept_cached).await?;
+        match fetched.result.exit_code {
+            0 => self.keep(action, fetched, Outcome::ExecutedRemote).await,
+            exit_code if self.config.exec.strategy == Strategy::Remote => {
+                self.trail.bytes += fetched.bytes;
+                self.trail.ended(Outcome::ExecutedRemote, Some(Reason::RemoteFailed(exit_code)));
+                let exit_code = u8::try_from(exit_code).unwrap_or(1);
+                let (stdout, stderr) = (fetched.result.stdout_raw, fetched.result.stderr_raw);
+                Ok(Verdict::Completed { exit_code, stdout, stderr })
+            }
+            exit_code => {
+                self.trail.bytes += fetched.bytes;
+                Err(Reason::RemoteFailed(exit_code))
+            }
+        }
+    }
+
+    /// Audits the result, keeps it and installs the outputs.
+    async fn keep(self, action: &Arc<Action>, fetched: Fetched, outcome: Outcome) -> Result<Verdict, Reason> {
+        self.trail.bytes += fetched.bytes;
+        let (store, action, umask) = (Arc::clone(self.store), Arc::clone(action), self.invocation.umask);
+        let cwd = self.invocation.cwd.clone();
+        let kept = in_background(move || keep(&store, &action, fetched.result, &cwd, umask)).await?;
+        let verdict = kept?;
+        self.trail.ended(outcome, None);
+        Ok(verdict)
+    }
+}
+
+fn keep(
+    store: &Store,
+    action: &Action,
+    result: re::ActionResult,
+    cwd: &Path,
+    umask: u32,
+) -> Result<Verdict, Reason> {
+    let depfile = action.outputs.iter().find(|output| output.kind != OutputKind::Object);
+    let digest = depfile.and_then(|depfile| find(&result, depfile)?.digest.as_ref());
+    let digest = digest.and_then(|digest| Digest::try_from(digest).ok());
+    let digest = digest.ok_or_else(|| Reason::RemoteError("the result has no depfile".to_owned()))?;
+    let failed = |error: &dyn std::fmt::Display| Reason::Store(error.to_string());
+    let depfile = store.read(&digest).map_err(|error| failed(&error))?;
+    let depfile = depfile.ok_or_else(|| failed(&"the depfile is gone from the store"))?;
+    audit(&depfile, cwd, &action.inputs)?;
+    install(store, &action.outputs, &result, umask).map_err(|error| failed(&error))?;
+    let (stdout, stderr) = (result.stdout_raw.clone(), result.stderr_raw.clone());
+    // The outputs are in place: a store that cannot keep the result is no reason to make them again.
+    if let Err(error) = store.put_action_result(&action.key, &result) {
+        tracing::warn!("failed to {error}");
+    }
+    Ok(Verdict::Completed { exit_code: 0, stdout, stderr })
+}
+
+impl From<RemoteError> for Reason {
+    fn from(error: RemoteError) -> Reason {
+        match error {
+            RemoteError::Unavailable(message) => Reason::RemoteUnavailable(message),
+            RemoteError::Refused(message) => Reason::RemoteError(message),
+            RemoteError::Gone(_) => Reason::RemoteError(error.to_string()),
+            RemoteError::InputChanged(path) => Reason::InputChanged(path.display().to_string()),
+            RemoteError::Store(error) => Reason::Store(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! What is to be remembered of one command: for the counts and for `farccd explain`.
+//! Decides nothing.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+use std::time::SystemTime;
+
+use farcc_proto::record::CommandRecord;
+use farcc_proto::record::Ingredient;
+use farcc_proto::record::ingredient::Kind;
+
+use crate::action::Action;
+use crate::compiler::Compile;
+use crate::compiler::Invocation;
+use crate::compiler::Toolchain;
+use crate::config::Config;
+use crate::paths;
+use crate::reason::Reason;
+use crate::stats::Bytes;
+use crate::stats::Outcome;
+use crate::stats::Record;
+
+/// The trail of one command through the daemon.
+pub struct Trail {
+    invocation: Arc<Invocation>,
+    started: Instant,
+    /// Time in which the launcher, not the daemon, was at work.
+    elsewhere: Duration,
+    outputs: Vec<PathBuf>,
+    ingredients: Vec<Ingredient>,
+    key: String,
+    not_sure: bool,
+    outcome: Outcome,
+    reason: Option<Reason>,
+    /// Bytes moved for the command so far.
+    pub bytes: Bytes,
+}
+
+impl Trail {
+    /// The trail of a command that has just come in.
+    pub fn new(invocation: Arc<Invocation>) -> Trail {
+        Trail {
+            invocation,
+            started: Instant::now(),
+            elsewhere: Duration::ZERO,
+            outputs: Vec::new(),
+            ingredients: Vec::new(),
+            key: String::new(),
+            not_sure: false,
+            outcome: Outcome::PassedThrough,
+            reason: None,
+            bytes: Bytes::default(),
+        }
+    }
+
+    /// The command is a compile: these are the files that one may ask about.
+    pub fn compile(&mut self, compile: &Compile) {
+        let cwd = &self.invocation.cwd;
+        let files = [Some(&compile.object), compile.depfile.as_ref()];
+        let absolute = |path: &PathBuf| paths::lexically_normal(&paths::absolute(cwd, path));
+        self.outputs = files.into_iter().flatten().map(absolute).collect();
+        self.ingredients = compile
+            .arguments
+            .iter()
+            .enumerate()
+            .map(|(position, argument)| ingredient(Kind::Argument, argument, position.to_string().as_bytes()))
+            .collect();
+    }
+
+    /// Everything that the key is made of is known.
+    pub fn prepared(&mut self, action: &Action, toolchain: &Toolchain, config: &Config, not_sure: bool) {
+        self.not_sure = not_sure;
+        self.key = action.key.to_string();
+        let ingredients = &mut self.ingredients;
+        for input in &action.inputs {
+            ingredients.push(ingredient(Kind::Input, input.path.as_os_str(), input.version.digest.hash()));
+        }
+        for (path, digest) in &toolchain.programs {
+            ingredients.push(ingredient(Kind::Program, path.as_os_str(), digest.hash()));
+        }
+        for (name, value) in &config.platform {
+            ingredients.push(ingredient(Kind::Configuration, name.as_ref(), value.as_bytes()));
+        }
+        let salt = config.exec.salt.as_bytes();
+        ingredients.push(ingredient(Kind::Configuration, "[exec] salt".as_ref(), salt));
+        for (name, value) in &action.environment {
+            ingredients.push(ingredient(Kind::Variable, name.as_ref(), value.as_bytes()));
+        }
+    }
+
+    /// The command has ended.
+    pub fn ended(&mut self, outcome: Outcome, reason: Option<Reason>) {
+        self.outcome = outcome;
+        self.reason = reason;
+    }
+
+    /// The launcher was at work for `elapsed`.
+    pub fn elsewhere(&mut self, elapsed: Duration) {
+        self.elsewhere += elapsed;
+    }
+
+    /// When the command came in.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.started.elapsed().saturating_sub(self.elsewhere)
+    }
+
+    /// What the counts are told.
+    pub fn record(&self) -> Record {
+        Record {
+            outcome: self.outcome,
+            reason: self.reason.clone(),
+            not_sure: self.not_sure,
+            bytes: self.bytes,
+            elapsed: self.elapsed(),
+        }
+    }
+
+    /// What the histories of the outputs are told; none for a command without known outputs.
+    pub fn into_history(self) -> Option<(Vec<PathBuf>, CommandRecord)> {
+        if self.outputs.is_empty() {
+            return None;
+        }
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let record = CommandRecord {
+            arguments: self.invocation.argv.iter().map(|argument| argument.as_bytes().to_vec()).collect(),
+            cwd: self.invocation.cwd.as_os_str().as_bytes().to_vec(),
+            unix_millis: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
+            outcome: self.outcome.name().to_owned(),
+            reason: self.reason.as_ref().map(|reason| reason.name().to_owned()).unwrap_or_default(),
+            reason_detail: self.reason.as_ref().and_then(Reason::detail).unwrap_or_default(),
+            micros: u64::try_from(self.elapsed().as_micros()).unwrap_or(u64::MAX),
+            key: self.key,
+            ingredients: self.ingredients,
+        };
+        Some((self.outputs, record))
+    }
+}
+
+fn ingredient(kind: Kind, name: &OsStr, value: &[u8]) -> Ingredient {
+    Ingredient { kind: kind.into(), name: name.as_bytes().to_vec(), value: value.to_vec() }
+}

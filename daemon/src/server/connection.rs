@@ -1,0 +1,217 @@
+//! One launcher's connection: frames in, the verdict out, and the report of a local run.
+//! Knows nothing of how a command is decided.
+
+use std::ffi::OsString;
+use std::sync::Arc;
+
+use anyhow::Context;
+use anyhow::bail;
+use farcc::wire::DoneReport;
+use farcc::wire::Ended;
+use farcc::wire::HEADER_BYTES;
+use farcc::wire::HEARTBEAT;
+use farcc::wire::Header;
+use farcc::wire::Reply;
+use farcc::wire::Request;
+use farcc::wire::RunRequest;
+use farcc::wire::VERSION;
+use farcc::wire::WireError;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedReadHalf;
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::task::JoinHandle;
+
+use crate::compiler::Invocation;
+use crate::dispatch::LocalRun;
+use crate::dispatch::Pending;
+use crate::dispatch::Verdict;
+use crate::reason::Reason;
+use crate::server::Server;
+
+/// Serves one connection to its end.
+pub(super) async fn serve(server: &Arc<Server>, stream: UnixStream) -> anyhow::Result<()> {
+    let (mut reader, mut writer) = stream.into_split();
+    match read_request(&mut reader).await? {
+        Incoming::Request(Request::Run(run)) => {
+            server.used();
+            let ended = run_command(server, run, &mut reader, &mut writer).await;
+            server.used();
+            ended
+        }
+        Incoming::Request(Request::Control { words }) => {
+            let text = server.control(&words);
+            send(&mut writer, &Reply::Text(text)).await
+        }
+        Incoming::Request(Request::Done(_) | Request::Cancel) | Incoming::End => Ok(()),
+        Incoming::OtherProtocol(error) => {
+            let message = format!("{}: {error}", Reason::VersionSkew);
+            send(&mut writer, &Reply::Refused { message }).await
+        }
+    }
+}
+
+enum Incoming {
+    Request(Request),
+    /// A launcher of another version.
+    OtherProtocol(WireError),
+    End,
+}
+
+async fn run_command(
+    server: &Arc<Server>,
+    run: RunRequest,
+    reader: &mut OwnedReadHalf,
+    writer: &mut OwnedWriteHalf,
+) -> anyhow::Result<()> {
+    let version = run.version;
+    let invocation = Arc::new(Invocation {
+        argv: run.argv,
+        cwd: run.cwd,
+        env: run.env,
+        umask: run.umask,
+        stdout_is_terminal: run.stdout_is_terminal,
+        stderr_is_terminal: run.stderr_is_terminal,
+    });
+    if version != VERSION || server.is_draining() {
+        let reason = if version != VERSION { Reason::VersionSkew } else { Reason::Draining };
+        let message = format!("{reason}: the launcher is {version}, the daemon {VERSION}");
+        server.dispatcher.refused(invocation, reason);
+        return send(writer, &Reply::Refused { message }).await;
+    }
+    let (deciding, decided) = (Arc::clone(server), Arc::clone(&invocation));
+    // Its own task, so that a panic is this command's alone.
+    let task = tokio::spawn(async move { deciding.dispatcher.handle(decided).await });
+    let Some(verdict) = while_present(task, reader, writer).await? else { return Ok(()) };
+    let verdict = verdict.unwrap_or_else(|panic| {
+        let reason = Reason::Internal(panic);
+        server.dispatcher.refused(invocation, reason.clone());
+        Verdict::PassThrough { reason, slot: false }
+    });
+    match verdict {
+        Verdict::Completed { exit_code, stdout, stderr } => {
+            send(writer, &Reply::Completed { exit_code, stdout, stderr }).await
+        }
+        Verdict::PassThrough { reason, slot } => {
+            send(writer, &Reply::PassThrough { reason: reason.to_string(), slot }).await
+        }
+        Verdict::RunAndStore(pending) => hand_over(server, *pending, reader, writer).await,
+    }
+}
+
+/// Lets the launcher run the command, and stores what comes of it.
+async fn hand_over(
+    server: &Arc<Server>,
+    pending: Pending,
+    reader: &mut OwnedReadHalf,
+    writer: &mut OwnedWriteHalf,
+) -> anyhow::Result<()> {
+    let reply = Reply::RunAndStore { argv: pending.argv.clone(), reason: pending.reason.to_string() };
+    send(writer, &reply).await?;
+    let Incoming::Request(Request::Done(report)) = read_request(reader).await? else {
+        server.dispatcher.abandon(pending);
+        return Ok(());
+    };
+    server.dispatcher.finish(pending, local_run(report)).await;
+    send(writer, &Reply::Completed { exit_code: 0, stdout: Vec::new(), stderr: Vec::new() }).await
+}
+
+fn local_run(report: DoneReport) -> LocalRun {
+    LocalRun {
+        success: report.ended == Ended::Exited(0),
+        stdout: report.stdout,
+        stderr: report.stderr,
+        captured: report.captured,
+    }
+}
+
+/// Waits for `task` while the launcher is there, telling it every [`HEARTBEAT`] that the daemon lives. None:
+/// the launcher has gone, and the task is cancelled.
+async fn while_present<T: Send + 'static>(
+    task: JoinHandle<T>,
+    reader: &mut OwnedReadHalf,
+    writer: &mut OwnedWriteHalf,
+) -> anyhow::Result<Option<Result<T, String>>> {
+    let mut task = AbortOnDrop(task);
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    heartbeat.tick().await;
+    loop {
+        tokio::select! {
+            ended = &mut task.0 => return Ok(Some(ended.map_err(|error| error.to_string()))),
+            _ = heartbeat.tick() => send(writer, &Reply::Working).await?,
+            // Nothing but Cancel may come now; a closed socket says the same.
+            _ = reader.readable() => {
+                let mut byte = [0];
+                match reader.try_read(&mut byte) {
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                    _ => return Ok(None),
+                }
+            }
+        }
+    }
+}
+
+struct AbortOnDrop<T>(JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn read_request(reader: &mut OwnedReadHalf) -> anyhow::Result<Incoming> {
+    let mut header = [0; HEADER_BYTES];
+    match reader.read_exact(&mut header).await {
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(Incoming::End),
+        Err(error) => return Err(error).context("read a frame"),
+    }
+    let header = Header::decode(header).context("read a frame")?;
+    // Grows with what really comes, not with what the header promises.
+    let mut payload = Vec::new();
+    let expected = header.payload_bytes;
+    reader.take(expected as u64).read_to_end(&mut payload).await.context("read a frame")?;
+    if payload.len() != expected {
+        bail!("read a frame: it ends early");
+    }
+    match Request::decode(header.kind, &payload) {
+        Ok(request) => Ok(Incoming::Request(request)),
+        Err(error @ WireError::OtherProtocol(_)) => Ok(Incoming::OtherProtocol(error)),
+        Err(error) => Err(error).context("read a frame"),
+    }
+}
+
+async fn send(writer: &mut OwnedWriteHalf, reply: &Reply) -> anyhow::Result<()> {
+    let frame = reply.encode().context("encode a reply")?;
+    writer.write_all(&frame).await.context("answer the launcher")
+}
+
+impl Server {
+    /// Answers a word to the daemon itself: JSON, or a line of text.
+    fn control(&self, words: &[OsString]) -> Vec<u8> {
+        let words: Vec<_> = words.iter().filter_map(|word| word.to_str()).collect();
+        match *words {
+            ["status"] => to_json(&self.status()),
+            ["stats"] => to_json(&self.stats.summary()),
+            ["stats", "reset"] => {
+                let before = self.stats.summary();
+                self.stats.reset();
+                to_json(&before)
+            }
+            ["stop"] => {
+                self.stop();
+                b"stopping".to_vec()
+            }
+            ["stop", "drain"] => {
+                self.drain();
+                b"draining".to_vec()
+            }
+            _ => format!("unknown request: {}", words.join(" ")).into_bytes(),
+        }
+    }
+}
+
+fn to_json(value: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_else(|error| format!("encode the answer: {error}").into_bytes())
+}

@@ -1,0 +1,205 @@
+//! The daemon's socket: takes launchers' connections and answers them, until it is told to stop.
+//! Decides nothing about commands.
+
+mod connection;
+
+use std::future::Future;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::Context;
+use serde::Serialize;
+use tokio::net::UnixListener;
+use tokio::net::UnixStream;
+use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
+
+use crate::dispatch::Dispatcher;
+use crate::stats::Stats;
+
+/// How often the counts are saved and idleness is looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How often the stores are looked at for what is over their limit.
+const TRIM_INTERVAL: Duration = Duration::from_secs(30);
+
+/// What all connections share.
+pub struct Server {
+    /// Who decides about commands.
+    pub dispatcher: Dispatcher,
+    /// What is counted.
+    pub stats: Arc<Stats>,
+    /// Where the counts are kept.
+    pub stats_file: PathBuf,
+    /// The daemon stops when there was no command for so long.
+    pub idle_timeout: Duration,
+    /// Address of the status page with its token; empty if there is none.
+    pub status_page: String,
+    lifecycle: Lifecycle,
+}
+
+/// Whether the daemon still takes commands, and for whom it waits.
+struct Lifecycle {
+    started: Instant,
+    last_used: Mutex<Instant>,
+    draining: AtomicBool,
+    stopping: Notify,
+    connections: TaskTracker,
+}
+
+/// What `farccd status` shows of a running daemon.
+#[derive(Debug, Clone, Serialize, serde::Deserialize)]
+pub struct DaemonStatus {
+    /// Process id.
+    pub pid: u32,
+    /// Version of the program.
+    pub version: String,
+    /// Seconds since it started.
+    pub uptime_seconds: u64,
+    /// Connections open now: commands under way, and the one that asks.
+    pub connections: usize,
+    /// Whether it takes no new commands.
+    pub draining: bool,
+    /// Address of the status page with its token, empty if there is none.
+    pub status_page: String,
+}
+
+impl Server {
+    /// A server that has not begun to listen.
+    pub fn new(
+        dispatcher: Dispatcher,
+        stats: Arc<Stats>,
+        stats_file: PathBuf,
+        idle_timeout: Duration,
+        status_page: String,
+    ) -> Server {
+        let lifecycle = Lifecycle {
+            started: Instant::now(),
+            last_used: Mutex::new(Instant::now()),
+            draining: AtomicBool::new(false),
+            stopping: Notify::new(),
+            connections: TaskTracker::new(),
+        };
+        Server { dispatcher, stats, stats_file, idle_timeout, status_page, lifecycle }
+    }
+
+    /// Serves until `shutdown` ends, a launcher asks to stop, or nobody comes for the idle time. Commands that
+    /// are under way are waited for only when draining; the launchers of all others run them themselves.
+    ///
+    /// # Errors
+    /// When connections cannot be accepted at all.
+    pub async fn run(
+        self: &Arc<Self>,
+        listener: UnixListener,
+        shutdown: impl Future<Output = ()>,
+    ) -> anyhow::Result<()> {
+        tokio::pin!(shutdown);
+        let mut tick = tokio::time::interval(TICK);
+        let mut trim = tokio::time::interval(TRIM_INTERVAL);
+        loop {
+            tokio::select! {
+                () = &mut shutdown => break,
+                () = self.lifecycle.stopping.notified() => break,
+                _ = tick.tick() => {
+                    self.save();
+                    if self.is_idle() {
+                        tracing::info!("nobody came for {:?}: stopping", self.idle_timeout);
+                        break;
+                    }
+                }
+                _ = trim.tick() => {
+                    let server = Arc::clone(self);
+                    tokio::task::spawn_blocking(move || server.dispatcher.trim_stores());
+                }
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => self.accept(stream),
+                    Err(error) if is_passing(&error) => {
+                        tracing::warn!("failed to accept a connection: {error}");
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                    Err(error) => return Err(error).context("accept connections"),
+                },
+            }
+        }
+        // Whoever is in the queue or comes from now on is refused, and runs the command itself.
+        let drain = self.lifecycle.draining.swap(true, Ordering::SeqCst);
+        drop(listener);
+        self.lifecycle.connections.close();
+        if drain {
+            self.lifecycle.connections.wait().await;
+        }
+        self.save();
+        Ok(())
+    }
+
+    fn accept(self: &Arc<Self>, stream: UnixStream) {
+        // The socket's directory is ours alone; this holds even if it were not.
+        let ours = rustix::process::getuid().as_raw();
+        if !stream.peer_cred().is_ok_and(|peer| peer.uid() == ours) {
+            tracing::warn!("refused a connection of another user");
+            return;
+        }
+        let server = Arc::clone(self);
+        self.lifecycle.connections.spawn(async move {
+            if let Err(error) = connection::serve(&server, stream).await {
+                tracing::debug!("a connection ended: {error:#}");
+            }
+        });
+    }
+
+    /// Takes no new commands; stops when those under way have ended.
+    pub fn drain(&self) {
+        self.lifecycle.draining.store(true, Ordering::SeqCst);
+        self.lifecycle.stopping.notify_one();
+    }
+
+    /// Stops at once.
+    pub fn stop(&self) {
+        self.lifecycle.stopping.notify_one();
+    }
+
+    fn is_draining(&self) -> bool {
+        self.lifecycle.draining.load(Ordering::SeqCst)
+    }
+
+    fn used(&self) {
+        *self.lifecycle.last_used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn is_idle(&self) -> bool {
+        let last_used = *self.lifecycle.last_used.lock().unwrap_or_else(PoisonError::into_inner);
+        self.lifecycle.connections.is_empty() && last_used.elapsed() >= self.idle_timeout
+    }
+
+    fn save(&self) {
+        if let Err(error) = self.stats.save(&self.stats_file) {
+            tracing::warn!("failed to write {}: {error}", self.stats_file.display());
+        }
+    }
+
+    /// What is known of the daemon now.
+    pub fn status(&self) -> DaemonStatus {
+        DaemonStatus {
+            pid: std::process::id(),
+            version: farcc::wire::VERSION.to_owned(),
+            uptime_seconds: self.lifecycle.started.elapsed().as_secs(),
+            connections: self.lifecycle.connections.len(),
+            draining: self.is_draining(),
+            status_page: self.status_page.clone(),
+        }
+    }
+}
+
+/// Errors of `accept` that say nothing about the listener (accept(2)).
+fn is_passing(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
+    use rustix::io::Errno;
+    matches!(code, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::CONNABORTED))
+}

@@ -1,0 +1,160 @@
+//! Connections, capabilities and headers.
+//! Knows nothing of what is called over them.
+
+use std::time::Duration;
+use std::time::Instant;
+
+use farcc_tests::fake_reapi::FakeReapi;
+use farcc_tests::fake_reapi::Rpc;
+use farccd::digest::Digest;
+use farccd::reapi::Client;
+use farccd::reapi::Endpoint;
+use farccd::reapi::ExecuteOptions;
+use farccd::reapi::proto;
+use tonic::Code;
+
+use crate::blobs;
+use crate::client;
+use crate::endpoint;
+use crate::futures_all;
+
+#[tokio::test]
+async fn capabilities_are_asked_once_per_connection() {
+    let server = FakeReapi::new().max_batch_bytes(65_536).start();
+    let client = client(&server);
+    let many = (0..20).map(|_| client.capabilities());
+    for known in futures_all(many).await {
+        assert_eq!(known.unwrap().max_batch_bytes, 65_536);
+    }
+    assert_eq!(server.calls(Rpc::GetCapabilities), 1);
+
+    let port = server.port();
+    drop(server);
+    assert!(client.find_missing(&[Digest::of(b"a")]).await.unwrap_err().is_unreachable());
+    assert!(client.capabilities().await.unwrap_err().is_unreachable());
+    let server = FakeReapi::new().max_batch_bytes(1 << 20).forbid_updates(true).port(port).start();
+    assert_eq!(client.capabilities().await.unwrap().max_batch_bytes, 1 << 20);
+    assert_eq!(server.calls(Rpc::GetCapabilities), 1);
+}
+
+#[tokio::test]
+async fn unusable_servers_are_refused_with_the_reason() {
+    let blake3 = [proto::digest_function::Value::Blake3];
+    for (server, reason) in [
+        (FakeReapi::new().digest_functions(&blake3).start(), "SHA256"),
+        (FakeReapi::new().versions((2, 13), (2, 20)).start(), "2.13"),
+        (FakeReapi::new().versions((1, 0), (1, 9)).start(), "1.9"),
+    ] {
+        let error = client(&server).capabilities().await.unwrap_err();
+        assert_eq!(error.code(), Code::FailedPrecondition);
+        assert!(error.to_string().contains(reason), "{error}");
+        assert!(error.to_string().contains(&server.address()), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_unreachable_server_fails_fast_and_is_named() {
+    let port = FakeReapi::new().start().port();
+    let address = format!("grpc://127.0.0.1:{port}");
+    let client = Client::new(Endpoint {
+        address: address.clone(),
+        instance_name: String::new(),
+        timeout: Duration::from_secs(60),
+        retries: 5,
+    })
+    .unwrap();
+    let started = Instant::now();
+    let upload = client.upload(blobs(3, 10)).await.unwrap_err();
+    let cached = client.action_result(&Digest::of(b"a"), &[]).await.unwrap_err();
+    let execute = client.execute(&Digest::of(b"a"), &ExecuteOptions::default()).await.unwrap_err();
+    // Also many at once: one dial answers all of them.
+    let asked = [Digest::of(b"a")];
+    for result in futures_all((0..200).map(|_| client.find_missing(&asked))).await {
+        assert!(result.unwrap_err().is_unreachable());
+    }
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    for error in [upload, cached, execute] {
+        assert_eq!(error.code(), Code::Unavailable);
+        assert!(error.is_unreachable());
+        assert!(error.to_string().contains(&format!("connect to {address}: Connection refused")), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_silent_address_costs_one_call_its_time_and_no_more() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = Client::new(Endpoint {
+        address: format!("grpc://{}", listener.local_addr().unwrap()),
+        instance_name: String::new(),
+        timeout: Duration::from_millis(300),
+        retries: 5,
+    })
+    .unwrap();
+    let started = Instant::now();
+    let error = client.action_result(&Digest::of(b"a"), &[]).await.unwrap_err();
+    assert_eq!(error.code(), Code::DeadlineExceeded);
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_server_that_comes_back_is_used_again() {
+    let server = FakeReapi::new().start();
+    // Without retries: a connection that ended while it was idle is no failed try.
+    let client = Client::new(Endpoint { retries: 0, ..endpoint(&server) }).unwrap();
+    client.upload(blobs(1, 10)).await.unwrap();
+    let port = server.port();
+    drop(server);
+    let server = FakeReapi::new().port(port).start();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    client.upload(blobs(2, 20)).await.unwrap();
+    assert_eq!(server.blob_digests().len(), 2);
+}
+
+#[tokio::test]
+async fn a_unix_socket_that_is_not_there_is_unreachable() {
+    let client = Client::new(Endpoint {
+        address: "unix:/nonexistent/socket".to_owned(),
+        instance_name: String::new(),
+        timeout: Duration::from_secs(1),
+        retries: 0,
+    })
+    .unwrap();
+    let error = client.capabilities().await.unwrap_err();
+    assert!(error.is_unreachable());
+    assert!(error.to_string().contains("unix:/nonexistent/socket"), "{error}");
+}
+
+#[tokio::test]
+async fn a_unix_socket_is_spoken_to() {
+    let server = FakeReapi::new().start();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    let port = server.port();
+    tokio::spawn(async move {
+        let (mut near, _) = listener.accept().await.unwrap();
+        let mut far = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        tokio::io::copy_bidirectional(&mut near, &mut far).await
+    });
+    let address = format!("unix:{}", path.display());
+    let client = Client::new(Endpoint { address, ..endpoint(&server) }).unwrap();
+    client.upload(blobs(2, 10)).await.unwrap();
+    assert_eq!(server.blob_digests().len(), 2);
+}
+
+#[tokio::test]
+async fn calls_say_who_makes_them_and_for_which_action() {
+    let server = FakeReapi::new().start();
+    let client = client(&server);
+    let action = Digest::of(b"action");
+    client.for_action(&action, "CppCompile", "a.o").upload(blobs(1, 10)).await.unwrap();
+    client.action_result(&action, &[]).await.unwrap();
+    for rpc in [Rpc::BatchUpdateBlobs, Rpc::GetActionResult] {
+        let metadata = server.request_metadata(rpc).pop().unwrap();
+        let tool = metadata.tool_details.unwrap();
+        assert_eq!((tool.tool_name.as_str(), metadata.action_id), ("farcc", action.hex()));
+        assert!(!tool.tool_version.is_empty() && !metadata.tool_invocation_id.is_empty());
+    }
+    let metadata = server.request_metadata(Rpc::BatchUpdateBlobs).pop().unwrap();
+    assert_eq!((metadata.action_mnemonic.as_str(), metadata.target_id.as_str()), ("CppCompile", "a.o"));
+}
