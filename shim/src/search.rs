@@ -51,11 +51,9 @@ impl Tried {
         Tried(value.to_str().unwrap_or_default().split(',').filter_map(identity).collect())
     }
 
-    /// Adds one more.
+    /// Adds one more; also one that is there already, so that going in circles is noticed.
     pub fn push(&mut self, identity: Identity) {
-        if !self.0.contains(&identity) {
-            self.0.push(identity);
-        }
+        self.0.push(identity);
     }
 
     /// The variable's value.

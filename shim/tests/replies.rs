@@ -412,12 +412,11 @@ fn the_socket_of_another_user_is_refused() {
     // The name has the user in it; somebody who wants to be met gives the socket that of the victim.
     let victim = socket.to_str().unwrap().replace("-0-", "-65534-");
     std::os::unix::fs::symlink(&socket, victim).unwrap();
-    let launcher = space.path("launcher");
+    let launcher = space.path("farcc-copy");
     std::fs::copy(FARCC, &launcher).unwrap();
     let mut command = space.command(&launcher, &["echo", "local"]);
     std::os::unix::process::CommandExt::uid(&mut command, 65534);
     let output = command.env("FARCC_LOG", "debug").output().unwrap();
-    eprintln!("{output:?}");
     assert_eq!(output.stdout, b"local\n");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(stderr.contains("belongs to uid 0"), "{stderr}");
