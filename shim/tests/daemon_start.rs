@@ -1,5 +1,7 @@
 //! How launchers start the daemon: one for all, detached from the build, and never at the build's expense.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+
 mod support;
 
 use std::os::fd::AsRawFd;

@@ -1,5 +1,7 @@
 //! What the launcher does with each answer of the daemon, and without one.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+
 mod support;
 
 use std::ffi::OsStr;

@@ -1,5 +1,7 @@
 //! What a command finds when the launcher stands in front of it: the same as without.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+
 mod support;
 
 use std::collections::BTreeSet;
