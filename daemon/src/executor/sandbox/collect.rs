@@ -94,7 +94,7 @@ impl Collector<'_> {
                 result.output_files.push(file);
             }
             (FileType::Directory, OutputKind::Path | OutputKind::Directory) => {
-                result.output_directories.push(self.directory(found, output)?);
+                result.output_directories.push(self.directory(&found, output)?);
             }
             (FileType::Symlink, kind) => {
                 let target = target_of(&found, &output.path)?;
@@ -127,9 +127,9 @@ impl Collector<'_> {
         Ok((digest, status.st_mode & 0o100 != 0))
     }
 
-    fn directory(&self, found: OwnedFd, output: &Output) -> Result<OutputDirectory, Failure> {
+    fn directory(&self, found: &OwnedFd, output: &Output) -> Result<OutputDirectory, Failure> {
         let mut children = Children::default();
-        let root = self.walk(&found, &output.from_root, 0, &mut children)?;
+        let root = self.walk(found, &output.from_root, 0, &mut children)?;
         let mut directory = OutputDirectory { path: output.path.clone(), ..OutputDirectory::default() };
         if self.format != OutputDirectoryFormat::TreeOnly {
             for child in &children.directories {

@@ -114,7 +114,7 @@ mod tests {
         let closed = scratch.root().join("closed/inner");
         std::fs::create_dir_all(&closed).unwrap();
         for directory in [&closed, closed.parent().unwrap(), scratch.root()] {
-            std::fs::set_permissions(directory, Permissions::from_mode(0)).unwrap();
+            std::fs::set_permissions(directory, Permissions::from_mode(0o000)).unwrap();
         }
         drop(scratch);
         assert!(!top.exists());

@@ -1,6 +1,7 @@
 //! Lays an input root out on disk, from its Merkle tree in the store.
 //! Knows nothing of what the tree is for; trusts nothing in it.
 
+use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::fs::Permissions;
 use std::io;
@@ -23,43 +24,35 @@ use super::request::Request;
 use super::request::digest;
 use crate::digest::Digest;
 
-/// A small tree of directories that name each other many times can describe more files than any disk holds.
-const MAX_NODES: usize = 1_000_000;
+/// No build step has so many inputs. A few small directories that name each other many times could describe more
+/// files than any disk holds.
+const MAX_NODES: u64 = 200_000;
 
 /// Stages the tree `root_digest` in the empty directory `root`. Nothing is written through a symlink: all
 /// directories are made here, and symlinks come last.
 pub(super) fn input_root(sandbox: &Sandbox, root_digest: &Digest, root: &Path) -> Result<(), Failure> {
-    let mut missing = Vec::new();
-    let mut symlinks: Vec<(PathBuf, String)> = Vec::new();
+    let mut tree = Tree { directories: HashMap::new(), missing: Vec::new() };
+    let nodes = tree.load(sandbox, root_digest)?;
+    if nodes > MAX_NODES {
+        return Err(Failure::invalid(format!("the input root has {nodes} nodes, more than {MAX_NODES}")));
+    }
+    let Tree { directories, mut missing } = tree;
+    let mut symlinks: Vec<(PathBuf, &str)> = Vec::new();
     let mut pending = vec![(*root_digest, root.to_owned())];
-    let mut nodes = 0;
-    while let Some((directory_digest, path)) = pending.pop() {
-        let Some(bytes) = sandbox.store().read(&directory_digest)? else {
-            missing.push(directory_digest);
-            continue;
-        };
-        let directory = Directory::decode(bytes.as_slice()).map_err(|error| {
-            Failure::invalid(format!("the blob {directory_digest} is no Directory: {error}"))
-        })?;
-        check_names(&directory).map_err(|problem| {
-            Failure::invalid(format!("the Directory {directory_digest} is not canonical: {problem}"))
-        })?;
-        nodes += directory.files.len() + directory.directories.len() + directory.symlinks.len();
-        if nodes > MAX_NODES {
-            return Err(Failure::invalid(format!("the input root has more than {MAX_NODES} nodes")));
-        }
+    while let Some((next, path)) = pending.pop() {
+        let Some(directory) = directories.get(&next) else { continue };
         for file in &directory.files {
             let file_digest = digest(file.digest.as_ref(), &file.name)?;
             if !stage_file(sandbox, &file_digest, &path.join(&file.name), file.is_executable)? {
                 missing.push(file_digest);
             }
         }
-        for child in directory.directories {
+        for child in &directory.directories {
             let child_path = path.join(&child.name);
             std::fs::create_dir(&child_path).map_err(|error| failed("make", root, &child_path, &error))?;
             pending.push((digest(child.digest.as_ref(), &child.name)?, child_path));
         }
-        symlinks.extend(directory.symlinks.into_iter().map(|link| (path.join(&link.name), link.target)));
+        symlinks.extend(directory.symlinks.iter().map(|link| (path.join(&link.name), link.target.as_str())));
     }
     if !missing.is_empty() {
         return Err(Failure::missing(missing));
@@ -68,6 +61,68 @@ pub(super) fn input_root(sandbox: &Sandbox, root_digest: &Digest, root: &Path) -
         std::os::unix::fs::symlink(target, &path).map_err(|error| failed("make", root, &path, &error))?;
     }
     Ok(())
+}
+
+/// The directories of an input root, each once.
+struct Tree {
+    directories: HashMap<Digest, Directory>,
+    missing: Vec<Digest>,
+}
+
+impl Tree {
+    /// Loads all directories below `root`, and returns how many nodes the tree has when it is laid out. Its own
+    /// stack: the tree may be nested deeper than this thread's reaches.
+    fn load(&mut self, sandbox: &Sandbox, root: &Digest) -> Result<u64, Failure> {
+        let mut sizes: HashMap<Digest, u64> = HashMap::new();
+        // A directory is met twice: before its children, and when they are all counted.
+        let mut pending = vec![(*root, false)];
+        while let Some((next, are_children_counted)) = pending.pop() {
+            if sizes.contains_key(&next) {
+                continue;
+            }
+            if !are_children_counted && !self.read(sandbox, &next)? {
+                sizes.insert(next, 0);
+                continue;
+            }
+            let Some(directory) = self.directories.get(&next) else { continue };
+            let children: Result<Vec<Digest>, Failure> = directory
+                .directories
+                .iter()
+                .map(|child| digest(child.digest.as_ref(), &child.name))
+                .collect();
+            let children = children?;
+            if are_children_counted {
+                let own = directory.files.len() + directory.directories.len() + directory.symlinks.len();
+                let below = children.iter().filter_map(|child| sizes.get(child));
+                sizes.insert(next, below.fold(own as u64, |sum, size| sum.saturating_add(*size)));
+            } else {
+                pending.push((next, true));
+                pending.extend(children.into_iter().map(|child| (child, false)));
+            }
+        }
+        Ok(sizes.get(root).copied().unwrap_or(0))
+    }
+
+    /// `false` when the directory is not in the store.
+    fn read(&mut self, sandbox: &Sandbox, next: &Digest) -> Result<bool, Failure> {
+        if self.directories.contains_key(next) {
+            return Ok(true);
+        }
+        if self.directories.len() as u64 > MAX_NODES {
+            return Err(Failure::invalid(format!("the input root has more than {MAX_NODES} directories")));
+        }
+        let Some(bytes) = sandbox.store().read(next)? else {
+            self.missing.push(*next);
+            return Ok(false);
+        };
+        let directory = Directory::decode(bytes.as_slice())
+            .map_err(|error| Failure::invalid(format!("the blob {next} is no Directory: {error}")))?;
+        check_names(&directory).map_err(|problem| {
+            Failure::invalid(format!("the Directory {next} is not canonical: {problem}"))
+        })?;
+        self.directories.insert(*next, directory);
+        Ok(true)
+    }
 }
 
 /// Adds to a staged root what REAPI promises besides its inputs: the outputs' parents, and a `/tmp`. Symlinks of
