@@ -1,5 +1,7 @@
 //! The store on file systems that refuse to work, as another process in a mount namespace of its own.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, its helpers too")]
+
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

@@ -23,7 +23,7 @@ const WRITE_INTERVAL: Duration = Duration::from_millis(50);
 pub struct Counters {
     address: SocketAddr,
     changed: Notify,
-    /// Commands that were started in the sandbox.
+    /// Commands that ran in the sandbox, to their end or into a limit.
     pub executions: AtomicU64,
     /// Executions that ended without a result: invalid, missing inputs, timed out, cancelled.
     pub failures: AtomicU64,

@@ -135,16 +135,17 @@ impl Served {
             }
         }
         operation.enter(Stage::Queued);
-        let executing = || {
-            self.counters.add(|counters| &counters.executions, 1);
-            operation.enter(Stage::Executing);
-        };
+        let executing = || operation.enter(Stage::Executing);
         let outcome = tokio::select! {
             outcome = self.sandbox.run(&pending.action, &pending.command, executing) => outcome,
             () = self.operations.given_up(operation) => {
                 Err(Failure::new(Code::Cancelled, "nobody waited for the execution any more".to_owned()))
             }
         };
+        // A failure without any result is that of an action whose command was never started.
+        if outcome.as_ref().map_or_else(|failure| failure.result.is_some(), |_| true) {
+            self.counters.add(|counters| &counters.executions, 1);
+        }
         let result = match outcome {
             Ok(result) => result,
             Err(failure) => {
