@@ -68,12 +68,7 @@ impl Compiler {
             Language::C | Language::Assembler => [("gcc", Family::Gcc), ("clang", Family::Clang)],
         };
         let is_there = |program: &str| {
-            Command::new(program)
-                .arg("--version")
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .status()
-                .is_ok()
+            Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
         };
         candidates
             .into_iter()
@@ -104,6 +99,9 @@ impl Compiler {
     }
 
     /// Asks for predefined macros and built-in directories.
+    ///
+    /// # Errors
+    /// The compiler cannot be run, or its answer is not understood.
     pub fn probe(&self) -> anyhow::Result<Probe> {
         let output = self.command().args(["-E", "-dM", "-v", "/dev/null"]).output()?;
         if !output.status.success() {
@@ -142,35 +140,53 @@ impl Compiler {
     }
 
     /// What the compiler answers to `questions`, each an `#if` expression. A question that it rejects is 0.
+    ///
+    /// # Errors
+    /// The compiler cannot be run.
     pub fn answer(&self, questions: &[String], answers: &Answers) -> anyhow::Result<()> {
-        let directory = tempfile::tempdir()?;
-        let file = directory.path().join("questions");
-        for question in questions {
-            // Values other than 0 and 1 are dates, as of `__has_cpp_attribute`: found by bisection.
-            let holds = |condition: String| -> anyhow::Result<bool> {
-                std::fs::write(&file, format!("#if {condition}\nfarcc_yes\n#endif\n"))?;
-                let output = self.command().args(["-E", "-P"]).arg(&file).output()?;
-                Ok(output.status.success() && String::from_utf8_lossy(&output.stdout).contains("farcc_yes"))
-            };
-            let mut value = i64::from(holds(question.clone())?);
-            if value == 1 && !question.starts_with("defined") && holds(format!("{question} > 1"))? {
-                let (mut low, mut high) = (1, 1_000_000);
-                while high - low > 1 {
-                    let middle = (low + high) / 2;
-                    if holds(format!("{question} >= {middle}"))? {
-                        low = middle;
-                    } else {
-                        high = middle;
-                    }
+        // Values other than 0 and 1 are dates, as of `__has_cpp_attribute`: all are found by bisection at once.
+        let mut bounds = vec![(0, 1_000_000); questions.len()];
+        let first = self.which_hold(questions.iter().map(|question| format!("({question}) >= 2")))?;
+        for (bounds, large) in bounds.iter_mut().zip(&first) {
+            *bounds = if *large { (2, bounds.1) } else { (0, 2) };
+        }
+        while bounds.iter().any(|(low, high)| high - low > 1) {
+            let middles: Vec<i64> = bounds.iter().map(|(low, high)| (low + high) / 2).collect();
+            let conditions = questions.iter().zip(&middles).map(|(question, middle)| format!("({question}) >= {middle}"));
+            let hold = self.which_hold(conditions)?;
+            for ((bounds, middle), holds) in bounds.iter_mut().zip(middles).zip(hold) {
+                if bounds.1 - bounds.0 > 1 {
+                    *if holds { &mut bounds.0 } else { &mut bounds.1 } = middle;
                 }
-                value = low;
             }
+        }
+        for (question, (value, _)) in questions.iter().zip(bounds) {
             answers.insert(question.clone(), value);
         }
         Ok(())
     }
 
+    /// Which of the conditions are true.
+    fn which_hold(&self, conditions: impl Iterator<Item = String>) -> anyhow::Result<Vec<bool>> {
+        let mut text = String::new();
+        let mut count = 0;
+        for condition in conditions {
+            text.push_str(&format!("#if {condition}\nfarcc_yes_{count}_\n#endif\n"));
+            count += 1;
+        }
+        let directory = tempfile::tempdir()?;
+        let file = directory.path().join("questions");
+        std::fs::write(&file, text)?;
+        // A rejected condition makes the compiler fail, but it goes on to the next.
+        let output = self.command().args(["-E", "-P"]).arg(&file).output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        Ok((0..count).map(|index| text.contains(&format!("farcc_yes_{index}_"))).collect())
+    }
+
     /// Scans, and answers the scanner's questions until it has no more.
+    ///
+    /// # Errors
+    /// The scanner's, or the compiler's.
     pub fn scan(&self, unit: &TranslationUnit, sources: &dyn Sources) -> anyhow::Result<Scan> {
         for _ in 0..50 {
             match scan(unit, sources) {
@@ -182,14 +198,11 @@ impl Compiler {
     }
 
     /// The files of `-M`, absolute as spelled.
-    pub fn dependencies(
-        &self,
-        cwd: &Path,
-        source: &Path,
-        flags: &UnitFlags,
-    ) -> anyhow::Result<BTreeSet<PathBuf>> {
-        let output =
-            self.command().current_dir(cwd).args(flags.arguments()).arg("-M").arg(source).output()?;
+    ///
+    /// # Errors
+    /// The compiler cannot be run or fails.
+    pub fn dependencies(&self, cwd: &Path, source: &Path, flags: &UnitFlags) -> anyhow::Result<BTreeSet<PathBuf>> {
+        let output = self.command().current_dir(cwd).args(flags.arguments()).arg("-M").arg(source).output()?;
         if !output.status.success() {
             bail!("{} -M: {}", self.program, String::from_utf8_lossy(&output.stderr));
         }
@@ -199,7 +212,7 @@ impl Compiler {
             .replace("\\\n", " ")
             .split_ascii_whitespace()
             .map(|file| cwd.join(file))
-            // Rust compares paths by components, so that `./a.h` is `a.h`, but a string is wanted, too.
+            // Without `.` components, which the two compilers print differently.
             .map(|file| file.components().collect())
             .collect())
     }
@@ -209,8 +222,7 @@ impl UnitFlags {
     /// The flags as arguments.
     pub fn arguments(&self) -> Vec<OsString> {
         let mut arguments: Vec<OsString> = Vec::new();
-        for (flag, directories) in [("-iquote", &self.quote), ("-I", &self.user), ("-isystem", &self.system)]
-        {
+        for (flag, directories) in [("-iquote", &self.quote), ("-I", &self.user), ("-isystem", &self.system)] {
             for directory in directories {
                 arguments.push(flag.into());
                 arguments.push(directory.into());
@@ -233,5 +245,103 @@ impl UnitFlags {
             arguments.push(file.into());
         }
         arguments
+    }
+}
+
+/// A case file: several small files, and what the scan of the first is to find.
+///
+/// `//#` lines at the top say how: `flags:` (`-I -iquote -isystem -D -U -include -imacros`, others go to the
+/// compiler), `gcc:` and `clang:` (or `expect:` for both) the files that are opened, `probed:` those that only
+/// `__has_include` finds, `not_sure:` the reason instead. `//- path` begins a file.
+#[derive(Debug, Default)]
+pub struct Case {
+    /// Paths and texts; the first is the source.
+    pub files: Vec<(PathBuf, Vec<u8>)>,
+    /// For the scanner and the compiler.
+    pub flags: UnitFlags,
+    /// For the compiler alone.
+    pub compiler_flags: Vec<String>,
+    /// What is opened, the source included, by family.
+    pub expect: Vec<(Option<Family>, BTreeSet<PathBuf>)>,
+    /// What is only probed.
+    pub probed: BTreeSet<PathBuf>,
+    /// The reason word of the error instead.
+    pub not_sure: Option<String>,
+}
+
+impl Case {
+    /// Reads a case file.
+    ///
+    /// # Errors
+    /// A `//#` line that is not understood.
+    pub fn parse(text: &str) -> anyhow::Result<Case> {
+        let mut case = Case::default();
+        for line in text.split_inclusive('\n') {
+            if let Some(path) = line.strip_prefix("//- ") {
+                case.files.push((path.trim().into(), Vec::new()));
+            } else if let Some((_, text)) = case.files.last_mut() {
+                text.extend_from_slice(line.as_bytes());
+            } else if let Some(setting) = line.strip_prefix("//# ") {
+                let (name, value) = setting.split_once(':').context("no `:`")?;
+                let paths = || value.split_whitespace().map(PathBuf::from).collect();
+                match name {
+                    "flags" => case.set_flags(value)?,
+                    "expect" => case.expect.push((None, paths())),
+                    "gcc" => case.expect.push((Some(Family::Gcc), paths())),
+                    "clang" => case.expect.push((Some(Family::Clang), paths())),
+                    "probed" => case.probed = paths(),
+                    "not_sure" => case.not_sure = Some(value.trim().to_owned()),
+                    _ => bail!("unknown setting {name}"),
+                }
+            }
+        }
+        Ok(case)
+    }
+
+    fn set_flags(&mut self, text: &str) -> anyhow::Result<()> {
+        let mut words = text.split_whitespace();
+        while let Some(word) = words.next() {
+            let mut value = || words.next().with_context(|| format!("{word} without value"));
+            match word {
+                "-iquote" => self.flags.quote.push(value()?.into()),
+                "-isystem" => self.flags.system.push(value()?.into()),
+                "-include" => self.flags.forced_includes.push(ForcedInclude::Include(value()?.into())),
+                "-imacros" => self.flags.forced_includes.push(ForcedInclude::Macros(value()?.into())),
+                _ => match word.split_at_checked(2) {
+                    Some(("-I", directory)) => self.flags.user.push(directory.into()),
+                    Some(("-D", text)) => self.flags.macros.push(MacroOption::Define(text.into())),
+                    Some(("-U", text)) => self.flags.macros.push(MacroOption::Undefine(text.into())),
+                    _ => self.compiler_flags.push(word.to_owned()),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// What a compiler of `family` opens.
+    pub fn expected(&self, family: Family) -> Option<&BTreeSet<PathBuf>> {
+        self.expect.iter().find(|(only, _)| only.is_none_or(|only| only == family)).map(|(_, files)| files)
+    }
+
+    /// The source.
+    ///
+    /// # Errors
+    /// The case has no files.
+    pub fn source(&self) -> anyhow::Result<&Path> {
+        self.files.first().map(|(path, _)| path.as_path()).context("a case without files")
+    }
+
+    /// Writes the files below `directory`, all with the same time of change.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn write(&self, directory: &Path) -> anyhow::Result<()> {
+        for (path, text) in &self.files {
+            let path = directory.join(path);
+            std::fs::create_dir_all(path.parent().context("no parent")?)?;
+            std::fs::write(&path, text)?;
+            std::fs::File::options().write(true).open(&path)?.set_modified(std::time::UNIX_EPOCH)?;
+        }
+        Ok(())
     }
 }

@@ -29,7 +29,7 @@ pub(super) struct Expansion<'r, 'a> {
     /// The macros of `contexts`, and those of the expansions around an argument.
     disabled: SymbolMap<Symbol, ()>,
     depth: u32,
-    /// More than zero inside an operand that is not evaluated: nothing is looked up or asked.
+    /// More than zero inside an operand that is not evaluated: the compiler is asked nothing for it.
     pub(super) unevaluated: u32,
 }
 
@@ -367,7 +367,9 @@ impl<'r, 'a> Expansion<'r, 'a> {
             return Ok(None);
         }
         let operand = self.operand(name)?;
-        if self.unevaluated > 0 {
+        // Clang looks for files in operands that are not evaluated, too, and lists them in its depfile.
+        let is_look_up = matches!(name.text, Symbol::HAS_INCLUDE | Symbol::HAS_INCLUDE_NEXT);
+        if self.unevaluated > 0 && !(is_look_up && self.replay.unit.family == Family::Clang) {
             return Ok(Some(Token::number(Symbol::ZERO)));
         }
         let value = match name.text {

@@ -1,0 +1,5 @@
+//# not_sure: #embed
+//- main.c
+char a[] = {
+#embed "x.bin"
+};
