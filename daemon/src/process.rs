@@ -47,6 +47,7 @@ impl Program<'_> {
     }
 
     /// The program as a tokio command, for callers that stream. Standard descriptors are the caller's to set.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that starts programs")]
     pub fn command(&self) -> tokio::process::Command {
         let mut command = tokio::process::Command::new(self.path);
         command.args(&self.args).env_clear().current_dir(self.cwd);

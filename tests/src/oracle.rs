@@ -68,7 +68,12 @@ impl Compiler {
             Language::C | Language::Assembler => [("gcc", Family::Gcc), ("clang", Family::Clang)],
         };
         let is_there = |program: &str| {
-            Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
+            Command::new(program)
+                .arg("--version")
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status()
+                .is_ok()
         };
         candidates
             .into_iter()
@@ -152,7 +157,8 @@ impl Compiler {
         }
         while bounds.iter().any(|(low, high)| high - low > 1) {
             let middles: Vec<i64> = bounds.iter().map(|(low, high)| (low + high) / 2).collect();
-            let conditions = questions.iter().zip(&middles).map(|(question, middle)| format!("({question}) >= {middle}"));
+            let conditions =
+                questions.iter().zip(&middles).map(|(question, middle)| format!("({question}) >= {middle}"));
             let hold = self.which_hold(conditions)?;
             for ((bounds, middle), holds) in bounds.iter_mut().zip(middles).zip(hold) {
                 if bounds.1 - bounds.0 > 1 {
@@ -201,8 +207,14 @@ impl Compiler {
     ///
     /// # Errors
     /// The compiler cannot be run or fails.
-    pub fn dependencies(&self, cwd: &Path, source: &Path, flags: &UnitFlags) -> anyhow::Result<BTreeSet<PathBuf>> {
-        let output = self.command().current_dir(cwd).args(flags.arguments()).arg("-M").arg(source).output()?;
+    pub fn dependencies(
+        &self,
+        cwd: &Path,
+        source: &Path,
+        flags: &UnitFlags,
+    ) -> anyhow::Result<BTreeSet<PathBuf>> {
+        let output =
+            self.command().current_dir(cwd).args(flags.arguments()).arg("-M").arg(source).output()?;
         if !output.status.success() {
             bail!("{} -M: {}", self.program, String::from_utf8_lossy(&output.stderr));
         }
@@ -222,7 +234,8 @@ impl UnitFlags {
     /// The flags as arguments.
     pub fn arguments(&self) -> Vec<OsString> {
         let mut arguments: Vec<OsString> = Vec::new();
-        for (flag, directories) in [("-iquote", &self.quote), ("-I", &self.user), ("-isystem", &self.system)] {
+        for (flag, directories) in [("-iquote", &self.quote), ("-I", &self.user), ("-isystem", &self.system)]
+        {
             for directory in directories {
                 arguments.push(flag.into());
                 arguments.push(directory.into());

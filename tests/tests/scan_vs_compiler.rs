@@ -1,6 +1,8 @@
 //! The scanner against the installed compilers: what `-M` lists must be found; more than that is printed.
 //! Knows nothing of how either comes to its list.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::path::PathBuf;
@@ -39,7 +41,7 @@ fn normal(files: &[PathBuf]) -> BTreeSet<PathBuf> {
 /// Compares one scan with `-M`; the number of files that the compiler lists and of those that it does not.
 fn compare(what: &str, scanned: &Scan, listed: &BTreeSet<PathBuf>) -> (usize, usize) {
     let probed = normal(&scanned.probed);
-    let scanned = normal(&scanned.files);
+    let scanned = normal(&scanned.paths());
     // Clang lists what a `__has_include` found, GCC does not.
     let missing: Vec<_> = listed.difference(&scanned).filter(|&file| !probed.contains(file)).collect();
     assert!(missing.is_empty(), "{what}: the scan misses {missing:#?}");
@@ -67,13 +69,7 @@ fn scan_headers(language: Language, name: &str, flags: &[&str], headers: &[&str]
     }
 }
 
-fn measure(
-    what: &str,
-    compiler: &Compiler,
-    cwd: &Path,
-    unit: &TranslationUnit,
-    warm: &DiskSources,
-) {
+fn measure(what: &str, compiler: &Compiler, cwd: &Path, unit: &TranslationUnit, warm: &DiskSources) {
     let best = |run: &mut dyn FnMut()| {
         (0..5)
             .map(|_| {
@@ -218,7 +214,8 @@ fn standard_library_headers() {
 #[test]
 fn cases() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases/scan");
-    let mut paths: Vec<_> = std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut paths: Vec<_> =
+        std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     assert!(paths.len() > 20, "{} has too few cases", directory.display());
     let mut probes = std::collections::HashMap::new();
@@ -259,7 +256,7 @@ fn check_case(what: &str, case: &Case, compiler: &Compiler, probe: &farcc_tests:
         files.iter().map(relative).collect()
     };
     let expected = case.expected(compiler.family).unwrap();
-    assert_eq!(&below(&scanned.files), expected, "{what}");
+    assert_eq!(&below(&scanned.paths()), expected, "{what}");
     assert_eq!(below(&scanned.probed), case.probed, "{what}: probed");
 
     let directory = tempfile::tempdir().unwrap();

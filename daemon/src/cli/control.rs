@@ -95,10 +95,11 @@ pub(super) fn stats(surroundings: &Surroundings, json: bool, reset: bool) -> any
         Some(answer) => serde_json::from_slice(&answer).context("read the daemon's counts")?,
         None => {
             let summary = stats::read(&surroundings.stats_file());
-            if reset && let Err(error) = std::fs::remove_file(surroundings.stats_file()) {
-                if error.kind() != io::ErrorKind::NotFound {
-                    return Err(error).context("reset the counts");
-                }
+            if reset
+                && let Err(error) = std::fs::remove_file(surroundings.stats_file())
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                return Err(error).context("reset the counts");
             }
             summary.unwrap_or_else(Summary::zero)
         }

@@ -60,7 +60,7 @@ pub(super) fn explain(surroundings: &Surroundings, file: &Path, json: bool) -> a
     match differences {
         None => text.push_str("  this was the first time that farcc saw it made\n"),
         Some(differences) if differences.is_empty() => {
-            text.push_str("  nothing differs from the time before\n")
+            text.push_str("  nothing differs from the time before\n");
         }
         Some(differences) => {
             text.push_str("  what differs from the time before:\n");

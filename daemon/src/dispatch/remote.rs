@@ -75,7 +75,7 @@ impl Run<'_> {
         self.trail.bytes += fetched.bytes;
         let (store, action, umask) = (Arc::clone(self.store), Arc::clone(action), self.invocation.umask);
         let cwd = self.invocation.cwd.clone();
-        let kept = in_background(move || keep(&store, &action, fetched.result, &cwd, umask)).await?;
+        let kept = in_background(move || keep(&store, &action, &fetched.result, &cwd, umask)).await?;
         let verdict = kept?;
         self.trail.ended(outcome, None);
         Ok(verdict)
@@ -85,22 +85,22 @@ impl Run<'_> {
 fn keep(
     store: &Store,
     action: &Action,
-    result: re::ActionResult,
+    result: &re::ActionResult,
     cwd: &Path,
     umask: u32,
 ) -> Result<Verdict, Reason> {
     let depfile = action.outputs.iter().find(|output| output.kind != OutputKind::Object);
-    let digest = depfile.and_then(|depfile| find(&result, depfile)?.digest.as_ref());
+    let digest = depfile.and_then(|depfile| find(result, depfile)?.digest.as_ref());
     let digest = digest.and_then(|digest| Digest::try_from(digest).ok());
     let digest = digest.ok_or_else(|| Reason::RemoteError("the result has no depfile".to_owned()))?;
     let failed = |error: &dyn std::fmt::Display| Reason::Store(error.to_string());
     let depfile = store.read(&digest).map_err(|error| failed(&error))?;
     let depfile = depfile.ok_or_else(|| failed(&"the depfile is gone from the store"))?;
     audit(&depfile, cwd, &action.inputs)?;
-    install(store, &action.outputs, &result, umask).map_err(|error| failed(&error))?;
+    install(store, &action.outputs, result, umask).map_err(|error| failed(&error))?;
     let (stdout, stderr) = (result.stdout_raw.clone(), result.stderr_raw.clone());
     // The outputs are in place: a store that cannot keep the result is no reason to make them again.
-    if let Err(error) = store.put_action_result(&action.key, &result) {
+    if let Err(error) = store.put_action_result(&action.key, result) {
         tracing::warn!("failed to {error}");
     }
     Ok(Verdict::Completed { exit_code: 0, stdout, stderr })

@@ -145,7 +145,7 @@ impl RemoteExecutor {
                     client.forget(&digests);
                     continue;
                 }
-                Err(error) => return Err(self.note(error)),
+                Err(error) => return Err(self.note(&error)),
             };
             if outcome.result.exit_code != 0 {
                 let mut result = outcome.result;
@@ -259,11 +259,11 @@ impl RemoteExecutor {
                 *self.health.lock().unwrap_or_else(PoisonError::into_inner) = Health::default();
                 Ok(answer)
             }
-            Err(error) => Err(self.note(error)),
+            Err(error) => Err(self.note(&error)),
         }
     }
 
-    fn note(&self, error: Error) -> RemoteError {
+    fn note(&self, error: &Error) -> RemoteError {
         if let Cause::InputChanged(path) = error.cause() {
             return RemoteError::InputChanged(path.clone());
         }

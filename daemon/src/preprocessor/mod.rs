@@ -71,6 +71,13 @@ pub struct Scan {
     pub failed_lookups: FailedLookups,
 }
 
+impl Scan {
+    /// The paths of the files that are opened.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.files.iter().map(|file| file.path.clone()).collect()
+    }
+}
+
 /// Why there is no [`Scan`].
 #[derive(Debug, thiserror::Error)]
 pub enum ScanError {
