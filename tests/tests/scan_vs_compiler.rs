@@ -1,7 +1,6 @@
 //! The scanner against the installed compilers: what `-M` lists must be found; more than that is printed.
 //! Knows nothing of how either comes to its list.
-
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -17,6 +16,7 @@ use farcc_tests::oracle::UnitFlags;
 use farccd::files::Files;
 use farccd::paths::lexically_normal;
 use farccd::preprocessor::DiskSources;
+use farccd::preprocessor::Family;
 use farccd::preprocessor::Language;
 use farccd::preprocessor::MemorySources;
 use farccd::preprocessor::Scan;
@@ -64,6 +64,7 @@ fn scan_headers(language: Language, name: &str, flags: &[&str], headers: &[&str]
         let scanned = compiler.scan(&unit, &sources).unwrap();
         let listed = compiler.dependencies(directory.path(), Path::new(name), &unit_flags).unwrap();
         let what = format!("{} {flags:?} {name}", compiler.program);
+        assert!(!scanned.uses_time, "{what}: a system header counts as using the time");
         compare(&what, &scanned, &listed);
         measure(&what, &compiler, directory.path(), &unit, &sources);
     }
@@ -207,6 +208,90 @@ fn standard_library_headers() {
         let headers: Vec<&str> =
             CXX_HEADERS.iter().copied().filter(|&header| !old || header != "execution").collect();
         scan_headers(Language::Cxx, "main.cc", flags, &headers);
+    }
+}
+
+/// Every installed header by itself. One that the compiler rejects says nothing.
+#[test]
+#[ignore = "takes minutes: runs each compiler once for each header"]
+fn every_installed_header() {
+    let directory = tempfile::tempdir().unwrap();
+    for (language, name, roots) in [
+        (
+            Language::C,
+            "main.c",
+            &["/usr/include", "/usr/include/linux", "/usr/include/x86_64-linux-gnu/sys"][..],
+        ),
+        (
+            Language::Cxx,
+            "main.cc",
+            &["/usr/include/c++/12", "/usr/include/c++/12/experimental", "/usr/include"],
+        ),
+    ] {
+        for compiler in Compiler::installed(language, &[]) {
+            let probe = compiler.probe().unwrap();
+            let flags = UnitFlags::default();
+            let unit = compiler.unit(&probe, directory.path(), Path::new(name), &flags);
+            let sources = sources();
+            let (mut headers, mut files, mut excess, mut not_sure) = (0, 0, 0, Vec::new());
+            for entry in roots.iter().filter_map(|root| std::fs::read_dir(root).ok()).flatten() {
+                let header = entry.unwrap().path();
+                if !header.is_file() {
+                    continue;
+                }
+                let text = format!("#include \"{}\"\n", header.display());
+                std::fs::write(directory.path().join(name), text).unwrap();
+                let scanned = compiler.scan(&unit, &sources);
+                let Ok(listed) = compiler.dependencies(directory.path(), Path::new(name), &flags) else {
+                    continue;
+                };
+                headers += 1;
+                match scanned {
+                    Ok(scanned) => {
+                        let (listed, more) = compare(&header.display().to_string(), &scanned, &listed);
+                        files += listed;
+                        excess += more;
+                    }
+                    Err(error) => not_sure.push(format!("{}: {error}", header.display())),
+                }
+            }
+            println!(
+                "{}: {headers} headers, {files} files, {excess} in excess, not sure {not_sure:#?}",
+                compiler.program
+            );
+            assert!(excess * 100 <= files && not_sure.len() * 100 <= headers, "{}", compiler.program);
+        }
+    }
+}
+
+/// Clang takes the directory of a file from another link to it: the scanner must not guess which.
+#[test]
+fn one_file_under_two_names() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    write("main.c", "#include \"a/x.h\"\n#include \"b/x.h\"\n");
+    write("a/x.h", "#include \"y.h\"\n");
+    write("a/y.h", "");
+    write("b/y.h", "");
+    std::os::unix::fs::symlink("../a/x.h", directory.path().join("b/x.h")).unwrap();
+    for compiler in Compiler::installed(Language::C, &[]) {
+        let probe = compiler.probe().unwrap();
+        let flags = UnitFlags::default();
+        let unit = compiler.unit(&probe, directory.path(), Path::new("main.c"), &flags);
+        let listed = compiler.dependencies(directory.path(), Path::new("main.c"), &flags).unwrap();
+        match (compiler.family, compiler.scan(&unit, &sources())) {
+            (Family::Gcc, scanned) => {
+                compare("gcc two names", &scanned.unwrap(), &listed);
+            }
+            (Family::Clang, Err(error)) => {
+                assert!(error.to_string().contains("one file under two names"), "{error}");
+            }
+            (Family::Clang, Ok(scanned)) => panic!("{scanned:?}"),
+        }
     }
 }
 

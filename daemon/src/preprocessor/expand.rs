@@ -218,7 +218,7 @@ impl<'r, 'a> Expansion<'r, 'a> {
                         return Err(ScanError::not_sure("macro call", "parameter without argument"));
                     };
                     let items = if token.has(Token::STRINGIFY) {
-                        made = vec![stringify(&argument.tokens)];
+                        made = vec![self.stringify(&argument.tokens)?];
                         &made[..]
                     } else if operand_of_paste {
                         &argument.tokens
@@ -311,13 +311,36 @@ impl<'r, 'a> Expansion<'r, 'a> {
         let mut text = Vec::new();
         left.spell(&mut text);
         right.spell(&mut text);
-        self.replay.spend(text.len() / 8)?;
+        self.replay.spend_bytes(text.len())?;
         let (kind, symbol, end) = lex_token(&text, 0, self.replay.dialect);
         if end != text.len() || kind == Kind::Other {
             let text = String::from_utf8_lossy(&text).into_owned();
             return Err(ScanError::not_sure("pasting", text));
         }
         Ok(Token { kind, flags: left.flags & Token::SPACE, text: symbol })
+    }
+
+    /// C17 6.10.3.2 p2.
+    fn stringify(&mut self, tokens: &[Token]) -> Result<Token, ScanError> {
+        let mut text = vec![b'"'];
+        let mut spelling = Vec::new();
+        for (index, token) in tokens.iter().enumerate() {
+            if index > 0 && token.has(Token::SPACE) {
+                text.push(b' ');
+            }
+            spelling.clear();
+            token.spell(&mut spelling);
+            self.replay.spend_bytes(spelling.len())?;
+            let escapes = matches!(token.kind, Kind::String | Kind::Character);
+            for &byte in &spelling {
+                if escapes && matches!(byte, b'"' | b'\\') {
+                    text.push(b'\\');
+                }
+                text.push(byte);
+            }
+        }
+        text.push(b'"');
+        Ok(Token { kind: Kind::String, flags: 0, text: Symbol::of(&text) })
     }
 
     /// The argument, expanded as if it were the rest of the file (C17 6.10.3.1 p1).
@@ -385,11 +408,10 @@ impl<'r, 'a> Expansion<'r, 'a> {
             }
             Symbol::HAS_EMBED => return Err(ScanError::not_sure("#embed", "__has_embed")),
             _ => {
-                // GCC expands the operand, Clang takes it as it stands.
-                let operand = match self.replay.unit.family {
-                    Family::Gcc => self.expand(&operand)?,
-                    Family::Clang => operand,
-                };
+                // GCC expands every operand, Clang those that name attributes.
+                let expands =
+                    self.replay.unit.family == Family::Gcc || name.text.text().ends_with(b"attribute");
+                let operand = if expands { self.expand(&operand)? } else { operand };
                 let mut question = name.text.text().to_vec();
                 question.push(b'(');
                 operand.iter().for_each(|token| token.spell(&mut question));
@@ -429,7 +451,11 @@ impl<'r, 'a> Expansion<'r, 'a> {
     /// The header that the remaining tokens name (C17 6.10.2 p4).
     pub(super) fn header(&mut self) -> Result<Header, ScanError> {
         let tokens = self.rest()?;
-        header_of(&tokens)
+        let header = header_of(&tokens)?;
+        if let Header::Quoted(name) | Header::Angled(name) = header {
+            self.replay.spend_bytes(name.text().len())?;
+        }
+        Ok(header)
     }
 }
 
@@ -495,28 +521,6 @@ fn va_opt_content(body: &[Token], at: usize) -> Result<(&[Token], usize), ScanEr
         }
     }
     Err(malformed())
-}
-
-/// C17 6.10.3.2 p2.
-fn stringify(tokens: &[Token]) -> Token {
-    let mut text = vec![b'"'];
-    let mut spelling = Vec::new();
-    for (index, token) in tokens.iter().enumerate() {
-        if index > 0 && token.has(Token::SPACE) {
-            text.push(b' ');
-        }
-        spelling.clear();
-        token.spell(&mut spelling);
-        let escapes = matches!(token.kind, Kind::String | Kind::Character);
-        for &byte in &spelling {
-            if escapes && matches!(byte, b'"' | b'\\') {
-                text.push(b'\\');
-            }
-            text.push(byte);
-        }
-    }
-    text.push(b'"');
-    Token { kind: Kind::String, flags: 0, text: Symbol::of(&text) }
 }
 
 /// Whether `name` is spelled like an operator that asks the compiler about itself.

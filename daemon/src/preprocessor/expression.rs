@@ -38,10 +38,14 @@ impl Value {
 
 /// Whether the expression is true.
 pub(super) fn evaluate(expansion: Expansion<'_, '_>) -> Result<bool, ScanError> {
+    Ok(value(expansion)?.is_true())
+}
+
+fn value(expansion: Expansion<'_, '_>) -> Result<Value, ScanError> {
     let mut parser = Parser { expansion, peeked: None, depth: 0 };
     let value = parser.expression()?;
     match parser.peek()? {
-        None => Ok(value.is_true()),
+        None => Ok(value),
         Some(token) => Err(syntax(format!("`{}` after the expression", token.text.display()))),
     }
 }
@@ -426,4 +430,327 @@ fn digits(text: &[u8], length: usize, base: u32) -> Option<(u32, &[u8])> {
     let (digits, rest) = text.split_at(length);
     let value = u32::from_str_radix(std::str::from_utf8(digits).ok()?, base).ok()?;
     Some((value, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use lang_c::ast;
+    use lang_c::driver::Config;
+    use lang_c::driver::parse_preprocessed;
+
+    use super::*;
+    use crate::preprocessor::MemorySources;
+    use crate::preprocessor::replay::Replay;
+    use crate::preprocessor::tests::Random;
+    use crate::preprocessor::tests::unit;
+    use crate::preprocessor::token::HeaderNames;
+    use crate::preprocessor::token::lex_line;
+
+    fn ours(language: Language, text: &str) -> Result<Value, ScanError> {
+        let unit = unit(language);
+        let sources = MemorySources::default();
+        let mut replay = Replay::new(&unit, &sources);
+        let mut tokens = Vec::new();
+        lex_line(text.as_bytes(), replay.dialect, HeaderNames::AfterHasInclude, &mut tokens);
+        value(Expansion::new(&mut replay, &tokens))
+    }
+
+    #[test]
+    fn values() {
+        let i = |value| Value { bits: i64::cast_unsigned(value), unsigned: false };
+        let u = |bits| Value { bits, unsigned: true };
+        for (text, expected) in [
+            ("1 + 2 * 3", i(7)),
+            ("-1 / 2", i(0)),
+            ("-7 % 3", i(-1)),
+            ("-1 > 0u", i(1)),
+            ("1 ? -1 : 0u", u(u64::MAX)),
+            ("0 ? 1 / 0 : 5", i(5)),
+            ("0 && 1 / 0", i(0)),
+            ("1 || 1 % 0", i(1)),
+            ("~0u", u(u64::MAX)),
+            ("0xffffffffffffffff", u(u64::MAX)),
+            ("9223372036854775807 + 1 < 0", i(1)),
+            ("18446744073709551615", u(u64::MAX)),
+            ("-9223372036854775807 - 1 == (-9223372036854775807 - 1) / -1", i(1)),
+            ("1 - 2 - 3", i(-4)),
+            ("1 << 2 + 1", i(8)),
+            ("'a' == 97 && '\\n' == 10 && '\\x41' == 'A' && '\\101' == 65", i(1)),
+            ("'\\377' < 0", i(1)),
+            ("'ab'", i(0x6162)),
+            ("L'a' == u'a'", i(1)),
+            ("0b101", i(5)),
+            ("1 ? 2 : 3 ? 4 : 5", i(2)),
+            ("(2, 3)", i(3)),
+            ("anything", i(0)),
+            ("!!7", i(1)),
+            ("201703L >= 201402L", i(1)),
+        ] {
+            assert_eq!(ours(Language::C, text).unwrap(), expected, "{text}");
+        }
+        assert_eq!(ours(Language::Cxx, "1'000 and not false bitor 2").unwrap(), i(1));
+    }
+
+    #[test]
+    fn what_compilers_reject_is_not_sure() {
+        for text in [
+            "",
+            "1 +",
+            "(1",
+            "1)",
+            "1 2",
+            "1 / 0",
+            "1.0",
+            "1e5",
+            "1_km",
+            "0x",
+            "09",
+            "\"a\"",
+            "''",
+            "'abcde'",
+            "defined",
+            "defined(",
+            "defined(A",
+            "defined 1",
+            "a(1)",
+            "1 ? 2",
+            "1 << 64",
+            "1 >> -1",
+            "= 1",
+            "#cpu(x)",
+            "99999999999999999999",
+            "1lL",
+            "a = 1",
+            "'\\xfff'",
+            "u8'\u{e4}'",
+            "@",
+        ] {
+            let error = ours(Language::C, text).unwrap_err();
+            assert!(matches!(error, ScanError::NotSure(_)), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn deep_nesting_ends() {
+        for text in ["(", "!", "-", "~ ", "1?", "1?1:", "1+(", "1&&!("] {
+            let error = ours(Language::C, &text.repeat(100_000)).unwrap_err();
+            assert!(matches!(error, ScanError::NotSure(_)), "{text}");
+        }
+        let flat = vec!["1"; 100_000].join(" + ");
+        assert_eq!(ours(Language::C, &flat).unwrap().bits, 100_000);
+    }
+
+    /// C integer arithmetic again, independently: exact in 128 bits, then cut to 64.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    struct Exact {
+        number: i128,
+        unsigned: bool,
+    }
+
+    fn cut(number: i128, unsigned: bool) -> Exact {
+        let modulus = 1i128 << 64;
+        let mut number = number.rem_euclid(modulus);
+        if !unsigned && number >= modulus / 2 {
+            number -= modulus;
+        }
+        Exact { number, unsigned }
+    }
+
+    /// None: undefined, or refused.
+    fn exact(node: &ast::Expression) -> Option<Exact> {
+        use ast::BinaryOperator as B;
+        match node {
+            ast::Expression::Identifier(_) => Some(cut(0, false)),
+            ast::Expression::Constant(constant) => match &constant.node {
+                ast::Constant::Integer(integer) => {
+                    let base = match integer.base {
+                        ast::IntegerBase::Decimal => 10,
+                        ast::IntegerBase::Octal => 8,
+                        ast::IntegerBase::Hexadecimal => 16,
+                        ast::IntegerBase::Binary => 2,
+                    };
+                    let number = i128::from_str_radix(&integer.number, base).ok()?;
+                    Some(cut(number, integer.suffix.unsigned || number >= 1 << 63))
+                }
+                ast::Constant::Character(text) => Some(cut(i128::from(text.as_bytes()[1]), false)),
+                ast::Constant::Float(_) => None,
+            },
+            ast::Expression::UnaryOperator(unary) => {
+                let value = exact(&unary.node.operand.node)?;
+                Some(match unary.node.operator.node {
+                    ast::UnaryOperator::Plus => value,
+                    ast::UnaryOperator::Minus => cut(-value.number, value.unsigned),
+                    ast::UnaryOperator::Complement => cut(-value.number - 1, value.unsigned),
+                    ast::UnaryOperator::Negate => cut(i128::from(value.number == 0), false),
+                    _ => return None,
+                })
+            }
+            ast::Expression::Conditional(conditional) => {
+                let condition = exact(&conditional.node.condition.node)?;
+                let (chosen, other) = if condition.number != 0 {
+                    (&conditional.node.then_expression.node, &conditional.node.else_expression.node)
+                } else {
+                    (&conditional.node.else_expression.node, &conditional.node.then_expression.node)
+                };
+                let chosen = exact(chosen)?;
+                Some(cut(chosen.number, chosen.unsigned || is_unsigned(other)))
+            }
+            ast::Expression::BinaryOperator(binary) => {
+                let left = exact(&binary.node.lhs.node)?;
+                match binary.node.operator.node {
+                    B::LogicalAnd if left.number == 0 => return Some(cut(0, false)),
+                    B::LogicalOr if left.number != 0 => return Some(cut(1, false)),
+                    _ => {}
+                }
+                let right = exact(&binary.node.rhs.node)?;
+                let unsigned = left.unsigned || right.unsigned;
+                let (a, b) = (cut(left.number, unsigned).number, cut(right.number, unsigned).number);
+                let truth = |truth: bool| Some(cut(i128::from(truth), false));
+                let arithmetic = |number: i128| Some(cut(number, unsigned));
+                match binary.node.operator.node {
+                    B::Multiply => arithmetic(a.wrapping_mul(b)),
+                    B::Divide => arithmetic(a.checked_div(b)?),
+                    B::Modulo => arithmetic(a.checked_rem(b)?),
+                    B::Plus => arithmetic(a + b),
+                    B::Minus => arithmetic(a - b),
+                    B::BitwiseAnd => arithmetic(a & b),
+                    B::BitwiseOr => arithmetic(a | b),
+                    B::BitwiseXor => arithmetic(a ^ b),
+                    B::Less => truth(a < b),
+                    B::Greater => truth(a > b),
+                    B::LessOrEqual => truth(a <= b),
+                    B::GreaterOrEqual => truth(a >= b),
+                    B::Equals => truth(a == b),
+                    B::NotEquals => truth(a != b),
+                    B::LogicalAnd | B::LogicalOr => truth(right.number != 0),
+                    B::ShiftLeft | B::ShiftRight if !(0..64).contains(&right.number) => None,
+                    B::ShiftLeft => Some(cut(
+                        (left.number.rem_euclid(1 << 64) << right.number) % (1 << 64),
+                        left.unsigned,
+                    )),
+                    B::ShiftRight => Some(cut(left.number >> right.number, left.unsigned)),
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
+    }
+
+    /// The expression as lang-c reads it.
+    fn parse(text: &str) -> ast::Expression {
+        let source = format!("int x = {text};");
+        let mut unit = parse_preprocessed(&Config::with_gcc(), source).unwrap().unit;
+        let ast::ExternalDeclaration::Declaration(declaration) = unit.0.remove(0).node else {
+            panic!("{text}")
+        };
+        let initializer = declaration.node.declarators[0].node.initializer.clone().unwrap().node;
+        let ast::Initializer::Expression(expression) = initializer else { panic!("{text}") };
+        expression.node
+    }
+
+    /// The type of an operand that is not evaluated.
+    fn is_unsigned(node: &ast::Expression) -> bool {
+        use ast::BinaryOperator as B;
+        match node {
+            ast::Expression::UnaryOperator(unary) => {
+                unary.node.operator.node != ast::UnaryOperator::Negate
+                    && is_unsigned(&unary.node.operand.node)
+            }
+            ast::Expression::Conditional(conditional) => {
+                is_unsigned(&conditional.node.then_expression.node)
+                    || is_unsigned(&conditional.node.else_expression.node)
+            }
+            ast::Expression::BinaryOperator(binary) => match binary.node.operator.node {
+                B::ShiftLeft | B::ShiftRight => is_unsigned(&binary.node.lhs.node),
+                B::Multiply
+                | B::Divide
+                | B::Modulo
+                | B::Plus
+                | B::Minus
+                | B::BitwiseAnd
+                | B::BitwiseOr
+                | B::BitwiseXor => is_unsigned(&binary.node.lhs.node) || is_unsigned(&binary.node.rhs.node),
+                _ => false,
+            },
+            constant => exact(constant).is_some_and(|value| value.unsigned),
+        }
+    }
+
+    const OPERATORS: &[&str] =
+        &["*", "/", "%", "+", "-", "<<", ">>", "<", ">", "<=", ">=", "==", "!=", "&", "^", "|", "&&", "||"];
+    const OPERANDS: &[&str] = &[
+        "0",
+        "1",
+        "2",
+        "3",
+        "7",
+        "0u",
+        "1u",
+        "63",
+        "64",
+        "0x7fffffffffffffff",
+        "0xffffffffffffffff",
+        "010",
+        "0b11",
+        "9223372036854775807",
+        "5UL",
+        "6ll",
+        "'a'",
+        "'0'",
+        "name",
+        "201703L",
+        "4294967296",
+    ];
+
+    fn generate(random: &mut Random, depth: u32, out: &mut String) {
+        match if depth == 0 { 0 } else { random.below(10) } {
+            0 | 1 => out.push_str(random.pick(OPERANDS)),
+            2 | 3 => {
+                out.push_str(random.pick(&["- ", "+ ", "~", "!"]));
+                generate(random, depth - 1, out);
+            }
+            4 | 5 => {
+                out.push('(');
+                generate(random, depth - 1, out);
+                out.push(')');
+            }
+            6 => {
+                out.push('(');
+                generate(random, depth - 1, out);
+                out.push_str(" ? ");
+                generate(random, depth - 1, out);
+                out.push_str(" : ");
+                generate(random, depth - 1, out);
+                out.push(')');
+            }
+            _ => {
+                generate(random, depth - 1, out);
+                out.push(' ');
+                out.push_str(random.pick(OPERATORS));
+                out.push(' ');
+                generate(random, depth - 1, out);
+            }
+        }
+    }
+
+    #[test]
+    fn agrees_with_lang_c() {
+        let mut random = Random::new(7);
+        let (mut defined, mut undefined) = (0, 0);
+        for _ in 0..20_000 {
+            let mut text = String::new();
+            generate(&mut random, 5, &mut text);
+            match (exact(&parse(&text)), ours(Language::C, &text)) {
+                (Some(exact), Ok(value)) => {
+                    let number =
+                        if value.unsigned { i128::from(value.bits) } else { value.as_signed().into() };
+                    assert_eq!(exact, Exact { number, unsigned: value.unsigned }, "{text}");
+                    defined += 1;
+                }
+                (None, Err(ScanError::NotSure(_))) => undefined += 1,
+                (exact, value) => panic!("{text}: {exact:?} {value:?}"),
+            }
+        }
+        assert!(defined > 5_000 && undefined > 100, "{defined} {undefined}");
+    }
 }

@@ -52,6 +52,9 @@ impl Macro {
     }
 }
 
+/// More than any real macro has; the names are searched one by one.
+const MOST_PARAMETERS: usize = 1024;
+
 /// Reads `a, b, ...)`; the tokens after it are the body.
 fn parameter_list<'a>(mut tokens: &'a [Token], names: &mut Vec<Symbol>) -> Option<(Parameters, &'a [Token])> {
     let mut variadic = false;
@@ -81,7 +84,7 @@ fn parameter_list<'a>(mut tokens: &'a [Token], names: &mut Vec<Symbol>) -> Optio
         if separator.is(Symbol::CLOSE) {
             return Some((Parameters { count: names.len(), variadic }, tokens));
         }
-        if variadic || !separator.is(Symbol::COMMA) {
+        if variadic || !separator.is(Symbol::COMMA) || names.len() == MOST_PARAMETERS {
             return None;
         }
     }

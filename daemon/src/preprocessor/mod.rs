@@ -36,7 +36,6 @@ pub use sources::Identity;
 pub use sources::Loaded;
 pub use sources::MemorySources;
 pub use sources::Sources;
-pub use symbol::Symbol;
 pub use unit::Answers;
 pub use unit::Family;
 pub use unit::ForcedInclude;

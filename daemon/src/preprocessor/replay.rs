@@ -40,6 +40,7 @@ const DEEPEST_INCLUDE: usize = 200;
 /// largest real units need a few per cent of it.
 const BUDGET: usize = 1 << 26;
 const INCLUDE_COST: usize = 64;
+const BYTE_COST: usize = 4;
 
 /// The files that `unit` reads.
 ///
@@ -112,7 +113,7 @@ enum Same {
 }
 
 impl<'a> Replay<'a> {
-    fn new(unit: &'a TranslationUnit, sources: &'a dyn Sources) -> Replay<'a> {
+    pub(super) fn new(unit: &'a TranslationUnit, sources: &'a dyn Sources) -> Replay<'a> {
         let dialect = Dialect::new(unit.language, unit.family, &unit.predefined);
         Replay {
             unit,
@@ -248,6 +249,11 @@ impl<'a> Replay<'a> {
         }
     }
 
+    /// The same for a spelling that is made here: it is kept for good (see [`Symbol`]).
+    pub(super) fn spend_bytes(&mut self, length: usize) -> Result<(), ScanError> {
+        self.spend(length.saturating_mul(BYTE_COST))
+    }
+
     /// Lists a file when it is opened for the first time, and looks at its facts.
     fn open(&mut self, id: FileId) -> Result<(), ScanError> {
         let file = self.search.file_mut(id);
@@ -311,6 +317,10 @@ impl<'a> Replay<'a> {
             self.once.insert(same());
         }
         self.replayed.insert(same());
+        if self.unit.family == Family::Clang && self.search.has_unclear_directory(id) {
+            let path = self.search.file(id).path.display().to_string();
+            return Err(ScanError::not_sure("one file under two names", path));
+        }
         if self.frames.len() >= DEEPEST_INCLUDE {
             return Err(ScanError::NotSure("include depth".to_owned()));
         }

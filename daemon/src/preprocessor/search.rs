@@ -81,6 +81,8 @@ pub(super) struct Search<'a> {
     fixed: u32,
     files: Vec<File>,
     by_path: std::collections::HashMap<PathBuf, FileId>,
+    /// Under which name each file, by device and inode, was found first.
+    first_names: std::collections::HashMap<(u64, u64), FileId>,
     /// What is in one directory under one name.
     probes: SymbolMap<(DirectoryId, Symbol), Option<FileId>>,
     /// What a search from one directory on ends at.
@@ -89,12 +91,6 @@ pub(super) struct Search<'a> {
     failed: Vec<(usize, Symbol)>,
     /// Whether precompiled headers are still looked for: only the first include can be one.
     pub(super) looks_for_precompiled: bool,
-}
-
-impl std::hash::Hash for Found {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.file.hash(state);
-    }
 }
 
 impl<'a> Search<'a> {
@@ -113,6 +109,7 @@ impl<'a> Search<'a> {
             directory_ids: std::collections::HashMap::new(),
             files: Vec::new(),
             by_path: std::collections::HashMap::new(),
+            first_names: std::collections::HashMap::new(),
             probes: SymbolMap::default(),
             chains: SymbolMap::default(),
             failed: Vec::new(),
@@ -273,6 +270,7 @@ impl<'a> Search<'a> {
         let directory = self.directory_id(&directory);
         let id = FileId(number(self.files.len()));
         self.by_path.insert(path.clone(), id);
+        self.first_names.entry((loaded.identity.device, loaded.identity.inode)).or_insert(id);
         self.files.push(File {
             path,
             spelled,
@@ -285,6 +283,17 @@ impl<'a> Search<'a> {
             times: 0,
         });
         Ok(Some(id))
+    }
+
+    /// Whether it is unclear which directory the quoted includes of a file belong to: Clang 14 takes that of the name
+    /// under which it found the file first, even if that was another link to it; later versions do not.
+    pub(super) fn has_unclear_directory(&self, id: FileId) -> bool {
+        let file = self.file(id);
+        let Some(&first) = self.first_names.get(&(file.identity.device, file.identity.inode)) else {
+            return false;
+        };
+        let parent = |id| paths::lexically_normal(&self.file(id).path).parent().map(Path::to_owned);
+        first != id && file.source.has_quoted_includes() && parent(first) != parent(id)
     }
 
     pub(super) fn into_failed_lookups(self) -> FailedLookups {

@@ -4,9 +4,10 @@
 use crate::preprocessor::Dialect;
 use crate::preprocessor::source_file::Facts;
 use crate::preprocessor::symbol::Symbol;
+use crate::preprocessor::token::RawString;
 use crate::preprocessor::token::is_blank;
 use crate::preprocessor::token::is_identifier_byte;
-use crate::preprocessor::token::raw_string_end;
+use crate::preprocessor::token::raw_string;
 
 /// One directive as a logical line.
 pub(super) struct Line {
@@ -25,6 +26,8 @@ pub(super) struct Skimmer<'t> {
     dialect: Dialect,
     at: usize,
     line: u32,
+    /// No word or number that is still being read begins before this position.
+    word_start: usize,
     code: bool,
     facts: Facts,
     /// Comments and literals in order, if the file has words that only count outside of them.
@@ -77,6 +80,7 @@ impl<'t> Skimmer<'t> {
             dialect,
             at: 0,
             line: 1,
+            word_start: 0,
             code: false,
             facts,
             blanks: look_closer.then(Vec::new),
@@ -258,7 +262,7 @@ impl<'t> Skimmer<'t> {
 
     /// Skips the rest of a logical line of code, its newline included.
     fn skim_line(&mut self) {
-        let start = self.at;
+        self.word_start = self.at;
         while let Some(length) = self.text[self.at..].iter().position(|&byte| SPECIAL[usize::from(byte)]) {
             self.at += length;
             match self.text[self.at] {
@@ -272,12 +276,13 @@ impl<'t> Skimmer<'t> {
                         self.at += 1;
                     }
                 }
-                b'\'' if self.is_digit_separator(start) => self.at += 1,
+                b'\'' if self.is_digit_separator() => self.skip_rest_of_number(),
                 quote @ (b'"' | b'\'') => {
                     let opens = self.at;
-                    if !(quote == b'"' && self.skip_raw_string(start)) {
+                    if !(quote == b'"' && self.skip_raw_string()) {
                         self.skip_literal(quote, true);
                     }
+                    self.word_start = self.at;
                     self.note_blank(opens, false);
                 }
                 _ => match self.splice(self.at) {
@@ -292,33 +297,50 @@ impl<'t> Skimmer<'t> {
         self.at = self.text.len();
     }
 
-    /// The identifier or number that ends at the current position, not before `start`.
-    fn word_before(&self, start: usize, also_quotes: bool) -> &[u8] {
-        let is_part = |&byte: &u8| is_identifier_byte(byte) || also_quotes && (byte == b'\'' || byte == b'.');
-        let before = &self.text[start..self.at];
+    /// The identifier (or the number, with its dots) that ends at the current position.
+    fn word_before(&self, also_dots: bool) -> &[u8] {
+        let is_part = |&byte: &u8| is_identifier_byte(byte) || also_dots && byte == b'.';
+        let before = self.text.get(self.word_start..self.at).unwrap_or_default();
         let length = before.iter().rev().take_while(|byte| is_part(byte)).count();
         &before[before.len() - length..]
     }
 
-    /// Whether the apostrophe at the current position stands inside a number, as in `1'000`.
-    fn is_digit_separator(&self, start: usize) -> bool {
-        self.dialect.digit_separators
+    fn is_separator_here(&self) -> bool {
+        self.byte(self.at) == Some(b'\'')
             && self.byte(self.at + 1).is_some_and(|next| next.is_ascii_alphanumeric() || next == b'_')
-            && self
-                .word_before(start, true)
-                .iter()
-                .find(|&&byte| byte != b'.')
-                .is_some_and(u8::is_ascii_digit)
+    }
+
+    /// Whether the apostrophe at the current position stands inside a number, as in `1'000`.
+    fn is_digit_separator(&self) -> bool {
+        self.dialect.digit_separators
+            && self.is_separator_here()
+            && self.word_before(true).iter().find(|&&byte| byte != b'.').is_some_and(u8::is_ascii_digit)
+    }
+
+    /// From a digit separator to the end of its number, so that no part of it is looked at again.
+    fn skip_rest_of_number(&mut self) {
+        while self.is_separator_here() {
+            self.at += 1;
+            while self.byte(self.at).is_some_and(|byte| is_identifier_byte(byte) || byte == b'.') {
+                self.at += 1;
+            }
+        }
+        self.word_start = self.at;
     }
 
     /// Skips the raw string whose quote is at the current position, if it is one.
-    fn skip_raw_string(&mut self, start: usize) -> bool {
-        if !self.dialect.raw_strings
-            || !matches!(self.word_before(start, false), b"R" | b"LR" | b"uR" | b"UR" | b"u8R")
-        {
+    fn skip_raw_string(&mut self) -> bool {
+        if !self.dialect.raw_strings || !is_raw_prefix(self.word_before(false)) {
             return false;
         }
-        let Some(end) = raw_string_end(self.text, self.at) else { return false };
+        let end = match raw_string(self.text, self.at) {
+            RawString::Closed(end) => end,
+            RawString::Open => {
+                self.facts.not_sure.get_or_insert("unterminated raw string");
+                self.text.len()
+            }
+            RawString::None => return false,
+        };
         let lines = memchr::memchr_iter(b'\n', &self.text[self.at..end]).count();
         self.line = self.line.saturating_add(u32::try_from(lines).unwrap_or(u32::MAX));
         self.at = end;
@@ -362,6 +384,7 @@ impl<'t> Skimmer<'t> {
         let mut out = std::mem::take(&mut self.spare);
         out.clear();
         let first_line = self.line;
+        self.word_start = self.at;
         let end =
             memchr::memchr(b'\n', &self.text[self.at..]).map_or(self.text.len(), |length| self.at + length);
         let line = &self.text[self.at..end];
@@ -386,7 +409,11 @@ impl<'t> Skimmer<'t> {
     /// Copies what stands at the current position of a directive.
     fn directive_byte(&mut self, byte: u8, out: &mut Vec<u8>) {
         match byte {
-            b'/' if self.skip_comment() => out.push(b' '),
+            b'/' if self.skip_comment() => {
+                if !out.is_empty() {
+                    out.push(b' ');
+                }
+            }
             b'\\' | b'?' => {
                 if let Some(length) = self.splice(self.at) {
                     self.at += length;
@@ -399,27 +426,24 @@ impl<'t> Skimmer<'t> {
                     out.push(byte);
                 }
             }
-            b'\'' if self.is_digit_separator(self.at - out.len().min(self.at)) => {
-                self.at += 1;
-                out.push(byte);
+            b'\'' if self.is_digit_separator() => {
+                let start = self.at;
+                self.skip_rest_of_number();
+                out.extend_from_slice(&self.text[start..self.at]);
             }
             b'"' | b'\'' => {
                 let start = self.at;
+                let line = self.line;
                 let escapes = !names_header(out);
-                let raw = self.dialect.raw_strings
-                    && byte == b'"'
-                    && escapes
-                    && matches!(last_word(out), b"R" | b"LR" | b"uR" | b"UR" | b"u8R");
-                if raw
-                    && raw_string_end(self.text, start)
-                        .is_some_and(|end| memchr::memchr(b'\n', &self.text[start..end]).is_some())
-                {
+                let raw = byte == b'"' && escapes && self.skip_raw_string();
+                if raw && self.line > line {
                     // GCC ends the line here, Clang the string.
                     self.facts.not_sure.get_or_insert("raw string over several lines of a directive");
                 }
-                if !(raw && self.skip_raw_string(start - last_word(out).len())) {
+                if !raw {
                     self.skip_literal(byte, escapes);
                 }
+                self.word_start = self.at;
                 self.note_blank(start, false);
                 copy_without_splices(&self.text[start..self.at], out);
             }
@@ -432,7 +456,10 @@ impl<'t> Skimmer<'t> {
                 self.at += end;
             }
             _ => {
-                out.push(byte);
+                // Blanks at the start would be looked at again and again.
+                if !(out.is_empty() && is_blank(byte)) {
+                    out.push(byte);
+                }
                 self.at += 1;
             }
         }
@@ -558,10 +585,8 @@ fn after_word<'a>(line: &'a [u8], word: &[u8]) -> Option<&'a [u8]> {
     (!after.first().is_some_and(|&byte| is_identifier_byte(byte))).then(|| after.trim_ascii_start())
 }
 
-/// The identifier at the end of `out`.
-fn last_word(out: &[u8]) -> &[u8] {
-    let length = out.iter().rev().take_while(|&&byte| is_identifier_byte(byte)).count();
-    &out[out.len() - length..]
+fn is_raw_prefix(word: &[u8]) -> bool {
+    matches!(word, b"R" | b"LR" | b"uR" | b"UR" | b"u8R")
 }
 
 /// Whether a header name can follow the directive's text so far: there, `//` and `/*` are no comments.

@@ -138,6 +138,17 @@ impl SourceFile {
         self.tokens.get(tokens.start as usize..tokens.end as usize).unwrap_or_default()
     }
 
+    /// Whether an included file may be looked for next to this one.
+    pub(super) fn has_quoted_includes(&self) -> bool {
+        let looks_beside = |directive: &Directive| match directive {
+            Directive::Include(_, header, _) => !matches!(header, Header::Angled(_)),
+            _ => false,
+        };
+        let asks =
+            |token: &Token| token.text == Symbol::HAS_INCLUDE || token.text == Symbol::HAS_INCLUDE_NEXT;
+        self.directives.iter().any(looks_beside) || self.tokens.iter().any(asks)
+    }
+
     /// About how much memory it takes, in bytes.
     pub(super) fn size_bytes(&self) -> usize {
         let bodies: usize = self

@@ -11,11 +11,11 @@ use dashmap::DashMap;
 /// An interned spelling. Symbols live as long as the process: the daemon sees the identifiers of the directives
 /// of the sources that it compiles, a few megabytes for a large tree.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Symbol(u32);
+pub(super) struct Symbol(u32);
 
 impl Symbol {
     /// The symbol of `spelling`.
-    pub fn of(spelling: &[u8]) -> Symbol {
+    pub(super) fn of(spelling: &[u8]) -> Symbol {
         if let Some(symbol) = INTERNER.symbols.get(spelling) {
             return *symbol;
         }
@@ -24,13 +24,13 @@ impl Symbol {
     }
 
     /// The spelling.
-    pub fn text(self) -> &'static [u8] {
+    pub(super) fn text(self) -> &'static [u8] {
         let (chunk, offset) = place(self.0);
         INTERNER.chunks[chunk].get().and_then(|chunk| chunk[offset].get()).copied().unwrap_or_default()
     }
 
     /// The spelling for messages.
-    pub fn display(self) -> String {
+    pub(super) fn display(self) -> String {
         String::from_utf8_lossy(self.text()).into_owned()
     }
 

@@ -192,7 +192,11 @@ fn literal(line: &[u8], at: usize, prefix: usize, dialect: Dialect) -> (Kind, Sy
     let quote_at = at + prefix;
     let quote = line[quote_at];
     let raw = dialect.raw_strings && line[at..quote_at].ends_with(b"R");
-    let end = if raw { raw_string_end(line, quote_at) } else { quoted_end(line, quote_at) };
+    let end = match raw_string(line, quote_at) {
+        RawString::Closed(end) if raw => Some(end),
+        RawString::Open if raw => None,
+        _ => quoted_end(line, quote_at),
+    };
     match end {
         Some(end) => {
             let kind = if quote == b'"' { Kind::String } else { Kind::Character };
@@ -216,20 +220,34 @@ fn quoted_end(line: &[u8], at: usize) -> Option<usize> {
     }
 }
 
-/// The end of the raw string whose quote is at `at`, if it closes (C++17 5.13.5).
-pub(super) fn raw_string_end(text: &[u8], at: usize) -> Option<usize> {
+/// What stands at a quote after `R`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RawString {
+    /// A raw string that ends before this position.
+    Closed(usize),
+    /// A raw string without end.
+    Open,
+    /// No raw string: what follows the quote is no delimiter.
+    None,
+}
+
+/// The raw string whose quote is at `at` (C++17 5.13.5).
+pub(super) fn raw_string(text: &[u8], at: usize) -> RawString {
     let rest = &text[at + 1..];
-    let delimiter_length = rest.iter().take(17).position(|&byte| byte == b'(')?;
-    let delimiter = &rest[..delimiter_length];
+    let Some(length) = rest.iter().take(17).position(|&byte| byte == b'(') else { return RawString::None };
+    let delimiter = &rest[..length];
     if delimiter.iter().any(|byte| matches!(byte, b' ' | b')' | b'\\' | b'\t' | 0x0b | 0x0c | b'\n' | b'"')) {
-        return None;
+        return RawString::None;
     }
-    let mut closing = Vec::with_capacity(delimiter_length + 2);
+    let mut closing = Vec::with_capacity(length + 2);
     closing.push(b')');
     closing.extend_from_slice(delimiter);
     closing.push(b'"');
-    let body = at + 1 + delimiter_length + 1;
-    memchr::memmem::find(&text[body..], &closing).map(|length| body + length + closing.len())
+    let body = at + 1 + length + 1;
+    match memchr::memmem::find(&text[body..], &closing) {
+        Some(length) => RawString::Closed(body + length + closing.len()),
+        None => RawString::Open,
+    }
 }
 
 /// The longest punctuator at the start of `rest`; one for any other byte.
