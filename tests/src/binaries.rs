@@ -46,9 +46,11 @@ fn build() -> Binaries {
         other => other,
     };
     // The same selection as `cargo test --workspace`: another one would unify features otherwise, and build
-    // every dependency a second time.
+    // every dependency a second time. Benchmarks need no optimised tests.
+    let tests: &[&str] = if profile == "dev" { &["--tests"] } else { &[] };
     let output = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--workspace", "--bins", "--tests", "--profile", profile])
+        .args(["build", "--quiet", "--workspace", "--bins", "--profile", profile])
+        .args(tests)
         .arg("--target-dir")
         .arg(target)
         .current_dir(repository())
