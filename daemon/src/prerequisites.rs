@@ -117,8 +117,24 @@ async fn run(apt_get: &Path, arguments: &[&str], env: &[(OsString, OsString)]) -
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::sync::Once;
+
     use super::*;
+
+    /// The compilers that unit tests compare with, in the directory where they look for them.
+    pub(crate) fn require_compilers() {
+        static REQUIRED: Once = Once::new();
+        REQUIRED.call_once(|| {
+            let env = [("PATH".into(), "/usr/bin:/bin:/usr/sbin:/sbin".into())];
+            // Its own thread: the test may run in a runtime already.
+            let required = std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(require(&["gcc", "g++", "clang"], &env, |line| println!("{line}"))).unwrap();
+            });
+            required.join().unwrap();
+        });
+    }
 
     #[test]
     fn a_missing_program_names_its_package_once() {

@@ -216,6 +216,7 @@ mod tests {
             source.extend_from_slice(b"\"\n");
         }
         std::fs::write(space.path().join("main.c"), source).unwrap();
+        crate::prerequisites::tests::require_compilers();
         for compiler in ["/usr/bin/gcc", "/usr/bin/clang"] {
             #[expect(clippy::disallowed_methods, reason = "the test itself starts the compiler")]
             let output = std::process::Command::new(compiler)

@@ -162,6 +162,7 @@ mod tests {
         for case in CASES {
             std::fs::write(space.path().join("args"), case).unwrap();
             let ours = expand(&["@args".into()], space.path()).unwrap();
+            crate::prerequisites::tests::require_compilers();
             for compiler in ["/usr/bin/gcc", "/usr/bin/clang"] {
                 let defines = |arguments: &[OsString]| {
                     #[expect(clippy::disallowed_methods, reason = "the test itself starts the compiler")]
