@@ -6,8 +6,6 @@
 # Reads:   FARCC_LAUNCHER   path of the farcc program; else it is looked for beside this file, in ../bin, in the
 #                           PATH, and in the target directory of the clone that this file lies in.
 # Sets:    CMAKE_<LANG>_COMPILER_LAUNCHER for the languages that farcc knows, unless the user set it.
-# Writes:  <top build directory>/.farcc-roots, the workspace's roots, one absolute path a line: the source
-#          directory, then the build directory.
 #
 # Where no farcc is found, the build goes on without it and a warning says so. Links, archives and custom
 # commands are not touched.
@@ -76,16 +74,6 @@ foreach(farcc_language C CXX OBJC OBJCXX)
 endforeach()
 message(STATUS "farcc: compiles go through ${farcc_launcher}")
 
-# Written only when it says something new: a configure run must not make anything look changed.
-set(farcc_roots "${CMAKE_SOURCE_DIR}\n${CMAKE_BINARY_DIR}\n")
-set(farcc_roots_before "")
-if(EXISTS "${CMAKE_BINARY_DIR}/.farcc-roots")
-  file(READ "${CMAKE_BINARY_DIR}/.farcc-roots" farcc_roots_before)
-endif()
-if(NOT farcc_roots STREQUAL farcc_roots_before)
-  file(WRITE "${CMAKE_BINARY_DIR}/.farcc-roots" "${farcc_roots}")
-endif()
-
-foreach(farcc_name language variable users_launcher launcher roots roots_before module_directory is_set_up name)
+foreach(farcc_name language variable users_launcher launcher module_directory is_set_up name)
   unset(farcc_${farcc_name})
 endforeach()
