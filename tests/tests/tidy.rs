@@ -17,10 +17,12 @@ const FLOORS: &[(&str, u8)] = &[
     ("config", 0),
     ("digest", 0),
     ("files", 0),
+    ("prerequisites", 0),
     ("paths", 0),
     ("process", 0),
     ("reason", 0),
     ("stats", 0),
+    ("history", 1),
     ("preprocessor", 1),
     ("reapi", 1),
     ("store", 1),
@@ -30,20 +32,25 @@ const FLOORS: &[(&str, u8)] = &[
     ("dispatch", 5),
     ("serve", 5),
     ("twin", 5),
-    ("cli", 6),
-    ("demo", 6),
     ("server", 6),
     ("status", 6),
+    ("cli", 7),
 ];
 
 /// Floor 0 holds the words that all share, and a few of them are made of each other.
 const LOWEST: u8 = 0;
 
-/// No file is longer, in lines, but these.
+/// No file is longer, in lines without the tests at its foot, but these.
 const LONGEST: usize = 600;
 
 /// Files that may be longer, and why.
-const LONG_FILES: &[(&str, &str)] = &[("daemon/src/compiler/flag_table.rs", "a table: one row a flag")];
+const LONG_FILES: &[(&str, &str)] = &[
+    ("daemon/src/compiler/flag_table.rs", "a table: one row a flag"),
+    (
+        "daemon/src/preprocessor/skimmer.rs",
+        "one scan over bytes: a function for each thing that can hide a `#`",
+    ),
+];
 
 /// The files that git knows or would take, relative to the root.
 fn committed_files() -> Vec<PathBuf> {
@@ -159,7 +166,8 @@ fn the_floor_check_sees_what_it_should() {
 fn files_hold_one_noun() {
     let mut failures = Vec::new();
     for (file, text) in rust_files() {
-        let lines = text.lines().count();
+        let code = text.split_once("\n#[cfg(test)]\n").map_or(text.as_str(), |(code, _)| code);
+        let lines = code.lines().count();
         let allowed = LONG_FILES.iter().any(|(long, _)| Path::new(long) == file);
         if lines > LONGEST && !allowed {
             failures.push(format!("{} has {lines} lines, more than {LONGEST}", file.display()));
