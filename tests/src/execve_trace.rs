@@ -24,7 +24,7 @@ pub struct Started {
 pub enum Work {
     /// A compiler, its assembler, or a driver that was told to compile.
     Compile,
-    /// A compiler that answers a question about itself: its version, its built-in macros.
+    /// A compiler that answers a question about itself: its version, its built-in macros and functions.
     Question,
     /// Anything else: make, the linker, farcc, a driver that only links.
     Other,
@@ -43,9 +43,14 @@ impl Started {
             return Work::Other;
         }
         let has = |flags: &[&str]| self.argv.iter().skip(1).any(|word| flags.contains(&word.as_str()));
-        // The built-in macros and search path of a compiler come from preprocessing nothing at all.
-        let empty_input = has(&["/dev/null", "-"]) && has(&["-E", "-dM", "-fsyntax-only"]);
-        if empty_input || has(&["-###", "-dumpversion", "-dumpmachine", "--version", "-dumpfullversion"]) {
+        // The built-in macros and search path of a compiler come from preprocessing nothing at all; what
+        // `__has_builtin` and its kin are worth, from preprocessing a file of farcc's own.
+        let empty_input = has(&["/dev/null", "-"]) && has(&["-E", "-dM", "-M", "-fsyntax-only"]);
+        let own_questions = has(&["-E"]) && self.argv.iter().any(|word| is_question_file(word));
+        if empty_input
+            || own_questions
+            || has(&["-###", "-dumpversion", "-dumpmachine", "--version", "-dumpfullversion"])
+        {
             return Work::Question;
         }
         if self.argv.iter().any(|word| word.starts_with("-print-") || word.starts_with("--print-")) {
@@ -53,7 +58,7 @@ impl Started {
         }
         let is_source = |word: &String| {
             let suffix = word.rsplit_once('.').map_or("", |(_, suffix)| suffix);
-            ["c", "cc", "cpp", "cxx", "C", "i", "ii", "s", "S", "m", "mm"].contains(&suffix)
+            ["c", "cc", "cpp", "cxx", "C", "h", "i", "ii", "s", "S", "m", "mm"].contains(&suffix)
         };
         let compiles = stage || has(&["-c", "-S", "-E", "-cc1", "-cc1as"]) || self.argv.iter().any(is_source);
         match (compiles, self.argv.len()) {
@@ -62,6 +67,13 @@ impl Started {
             (false, _) => Work::Other,
         }
     }
+}
+
+/// Whether this is a file in which farcc asks a compiler about itself. It lies in the daemon's state, where no
+/// build has sources.
+fn is_question_file(word: &str) -> bool {
+    word.rsplit_once("/client/farcc/state/toolchains/")
+        .is_some_and(|(_, name)| name.starts_with("questions") && name.ends_with(".h"))
 }
 
 /// `gcc` of `x86_64-linux-gnu-gcc-12`.
@@ -191,6 +203,11 @@ mod tests {
     fn programs_are_told_apart() {
         assert_eq!(work("/usr/lib/gcc/x/12/cc1plus", "cc1plus -quiet a.cc -o /tmp/a.s"), Work::Compile);
         assert_eq!(work("/usr/lib/gcc/x/12/cc1", "cc1 -E -quiet - -dM"), Work::Question);
+        assert_eq!(work("/usr/bin/gcc", "gcc -M -x c /dev/null"), Work::Question);
+        let questions = "/x/client/farcc/state/toolchains/questionsAb1.h";
+        assert_eq!(work("/usr/bin/gcc", &format!("gcc -E -P -w -x c {questions}")), Work::Question);
+        assert_eq!(work("/usr/bin/gcc", &format!("gcc -c -x c {questions}")), Work::Compile);
+        assert_eq!(work("/usr/bin/gcc", "gcc -E -P /x/client/workspace/questions.h"), Work::Compile);
         assert_eq!(work("/usr/bin/as", "as -o a.o a.s"), Work::Compile);
         assert_eq!(work("/usr/bin/x86_64-linux-gnu-gcc-12", "gcc -c a.c"), Work::Compile);
         assert_eq!(work("/usr/bin/clang-14", "clang -c a.c"), Work::Compile);

@@ -80,8 +80,9 @@ impl Trial<'_> {
     }
 
     /// The same under strace: no compiler may run, and every compile must be a hit. The daemon is started by
-    /// the build itself, below strace, so that what the daemon starts is seen too.
-    fn build_without_compiler(&self, name: &str) -> Stats {
+    /// the build itself, below strace, so that what the daemon starts is seen too. A daemon that `knows` the
+    /// compilers from earlier builds must not even ask them about themselves.
+    fn build_without_compiler(&self, name: &str, knows: bool) -> Stats {
         self.site.lay();
         self.site.configure(true);
         self.space.reset_stats();
@@ -97,6 +98,7 @@ impl Trial<'_> {
         trace.assert_no_compiler_ran();
         let questions = trace.of(Work::Question).len();
         let started = trace.started.len();
+        assert!(!knows || questions == 0, "{name}: {:#?}", trace.of(Work::Question));
         trace.finished.success();
         let stats = Stats::parse(&std::fs::read(stats_file).unwrap());
         self.finish(name, &stats, took);
@@ -140,9 +142,9 @@ fn try_project(project: &Project, compiler: Compiler) {
 
     space.empty_farcc_dir();
     let before = server.executions();
-    let stats = trial.build_without_compiler("hits, cluster");
+    let stats = trial.build_without_compiler("hits, cluster", false);
     assert_eq!(stats.verdict("hit_remote"), stats.compiles(), "{}", stats.0);
-    let stats = trial.build_without_compiler("hits, local");
+    let stats = trial.build_without_compiler("hits, local", true);
     assert_eq!(stats.verdict("hit_local"), stats.compiles(), "{}", stats.0);
     assert_eq!(server.executions(), before, "the server ran something for a hit");
     drop(server);
@@ -151,7 +153,7 @@ fn try_project(project: &Project, compiler: Compiler) {
     space.configure("");
     let stats = trial.build("no cluster");
     assert_eq!(stats.verdict("executed_local"), stats.compiles(), "{}", stats.0);
-    let stats = trial.build_without_compiler("hits, store");
+    let stats = trial.build_without_compiler("hits, store", true);
     assert_eq!(stats.verdict("hit_local"), stats.compiles(), "{}", stats.0);
     space.stop_daemon();
 }

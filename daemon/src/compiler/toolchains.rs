@@ -129,12 +129,19 @@ impl Toolchains {
         toolchain: &Toolchain,
         questions: &[String],
     ) -> Result<(), Reason> {
+        let key = key(compile, invocation)?;
+        let slot = self.slot(key);
+        // Every unit of a build comes with the same questions at the same time: the first asks for all.
+        let _asking = slot.asking.lock().await;
+        if questions.iter().all(|question| toolchain.answers.contains_key(question)) {
+            return Ok(());
+        }
         let failed = |error| Reason::ToolchainProbe(format!("make {}: {error}", self.directory.display()));
         std::fs::create_dir_all(&self.directory).map_err(failed)?;
         let driver = driver(compile, invocation);
         let result = questions::ask(&driver, questions, &toolchain.answers, &self.directory).await;
         // A record that cannot be written costs a repeated question, nothing else.
-        if let Err(error) = self.save(key(compile, invocation)?, toolchain) {
+        if let Err(error) = self.save(key, toolchain) {
             tracing::warn!(%error, directory = %self.directory.display(), "failed to keep a toolchain record");
         }
         result
@@ -608,5 +615,26 @@ pub(super) mod tests {
         let all = futures::future::join_all(probes).await;
         let first = all[0].as_ref().unwrap();
         assert!(all.iter().all(|toolchain| Arc::ptr_eq(first, toolchain.as_ref().unwrap())));
+    }
+
+    #[tokio::test]
+    async fn a_question_of_many_is_asked_once() {
+        use std::os::unix::fs::PermissionsExt;
+        let space = tempfile::tempdir().unwrap();
+        let toolchains = toolchains(&space.path().join("records"));
+        let invocation = invocation(space.path(), "gcc -c a.c");
+        let mut compile = compile(&invocation);
+        let toolchain = toolchains.probe(&compile, &invocation).await.unwrap();
+        // From now on somebody counts how often the compiler runs.
+        let (counter, runs) = (space.path().join("counter"), space.path().join("runs"));
+        std::fs::write(&counter, format!("#!/bin/sh\necho >> {}\nexec gcc \"$@\"\n", runs.display()))
+            .unwrap();
+        std::fs::set_permissions(&counter, std::fs::Permissions::from_mode(0o755)).unwrap();
+        compile.driver = counter;
+        let questions = ["__has_builtin(__builtin_expect)".to_owned()];
+        let ask = || toolchains.answer(&compile, &invocation, &toolchain, &questions);
+        let results = futures::future::join_all((0..20).map(|_| ask())).await;
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+        assert_eq!(std::fs::read_to_string(&runs).unwrap().lines().count(), 1);
     }
 }
