@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::Instant;
@@ -36,17 +37,43 @@ const QUEUE_TIMEOUT: Duration = Duration::from_secs(300);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// How long the small questions that come first for every command may take, unless `[remote] timeout` is
+/// shorter: a cluster that is slower is not worth waiting for.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// One cluster.
 pub struct RemoteExecutor {
     client: Client,
+    question_timeout: Duration,
     health: Mutex<Health>,
 }
 
 /// Whether the cluster is worth asking: a dead one costs one time-out, not one for each command.
 #[derive(Default)]
 struct Health {
+    /// Set while the cluster is left alone.
     retry_at: Option<Instant>,
     pause: Duration,
+    /// One command is asking whether the cluster is back; all others go on without it.
+    probing: bool,
+}
+
+/// The right to ask the cluster. Given back, also by a command that is cancelled.
+struct Admission<'a> {
+    health: &'a Mutex<Health>,
+    is_probe: bool,
+}
+
+impl Drop for Admission<'_> {
+    fn drop(&mut self) {
+        if self.is_probe {
+            lock(self.health).probing = false;
+        }
+    }
+}
+
+fn lock(health: &Mutex<Health>) -> MutexGuard<'_, Health> {
+    health.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A result whose blobs are in the store on this machine.
@@ -90,7 +117,8 @@ impl RemoteExecutor {
             timeout: remote.timeout,
             retries: remote.retries,
         })?;
-        Ok(RemoteExecutor { client, health: Mutex::default() })
+        let question_timeout = QUESTION_TIMEOUT.min(remote.timeout);
+        Ok(RemoteExecutor { client, question_timeout, health: Mutex::default() })
     }
 
     /// The result of `action` in the cluster's action cache.
@@ -98,10 +126,11 @@ impl RemoteExecutor {
     /// # Errors
     /// [`RemoteError`]. A result whose blobs are gone is no error: none.
     pub async fn cached(&self, action: &Action, store: &Arc<Store>) -> Result<Option<Fetched>, RemoteError> {
-        self.check_health()?;
+        let _admission = self.admit()?;
         let wanted = wanted_inline(action);
-        let cached = self.client.action_result(&action.digest, &wanted).await;
-        let Some(result) = self.noted(cached)? else { return Ok(None) };
+        let Some(result) = self.question(self.client.action_result(&action.digest, &wanted)).await? else {
+            return Ok(None);
+        };
         // Some servers cache failures (buildbox-casd does by default).
         if result.exit_code != 0 {
             return Ok(None);
@@ -124,7 +153,7 @@ impl RemoteExecutor {
         store: &Arc<Store>,
         accept_cached: bool,
     ) -> Result<Fetched, RemoteError> {
-        self.check_health()?;
+        let _admission = self.admit()?;
         let client = self.client.for_action(&action.digest, "Compile", &target(action));
         let mut options = ExecuteOptions {
             skip_cache_lookup: !accept_cached,
@@ -175,7 +204,7 @@ impl RemoteExecutor {
         result: &re::ActionResult,
         outputs: Vec<Blob>,
     ) -> Result<bool, RemoteError> {
-        self.check_health()?;
+        let _admission = self.admit()?;
         let capabilities = self.noted(self.client.capabilities().await)?;
         if !capabilities.action_cache_updates {
             return Ok(false);
@@ -192,8 +221,8 @@ impl RemoteExecutor {
     /// # Errors
     /// [`RemoteError`].
     pub async fn executes(&self) -> Result<bool, RemoteError> {
-        self.check_health()?;
-        Ok(self.noted(self.client.capabilities().await)?.execution)
+        let _admission = self.admit()?;
+        Ok(self.question(self.client.capabilities()).await?.execution)
     }
 
     /// Brings every output of `result` into the store, and its messages inline.
@@ -241,22 +270,49 @@ impl RemoteExecutor {
         Ok(downloaded)
     }
 
-    fn check_health(&self) -> Result<(), RemoteError> {
-        let health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
-        match health.retry_at {
-            Some(retry_at) if retry_at > Instant::now() => Err(RemoteError::Unavailable(format!(
-                "{} could not be reached a moment ago; it is asked again in {:.0?}",
-                self.client.address(),
-                retry_at.duration_since(Instant::now()),
-            ))),
-            _ => Ok(()),
+    /// Whether the cluster is to be asked now.
+    fn admit(&self) -> Result<Admission<'_>, RemoteError> {
+        let mut health = lock(&self.health);
+        let is_probe = match health.retry_at {
+            None => false,
+            Some(retry_at) if retry_at <= Instant::now() && !health.probing => {
+                health.probing = true;
+                true
+            }
+            Some(_) => {
+                let address = self.client.address();
+                return Err(RemoteError::Unavailable(format!("{address} could not be reached a moment ago")));
+            }
+        };
+        Ok(Admission { health: &self.health, is_probe })
+    }
+
+    /// Asks something that is answered at once by a cluster that is well.
+    async fn question<T>(&self, asked: impl Future<Output = Result<T, Error>>) -> Result<T, RemoteError> {
+        match tokio::time::timeout(self.question_timeout, asked).await {
+            Ok(answer) => self.noted(answer),
+            Err(_) => {
+                self.leave_alone();
+                let (address, limit) = (self.client.address(), self.question_timeout);
+                Err(RemoteError::Unavailable(format!("{address} gave no answer in {limit:?}")))
+            }
+        }
+    }
+
+    fn leave_alone(&self) {
+        let mut health = lock(&self.health);
+        // Many commands may fail together: that is one failure.
+        if health.retry_at.is_none_or(|retry_at| retry_at <= Instant::now()) {
+            health.pause = (health.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+            health.retry_at = Some(Instant::now() + health.pause);
         }
     }
 
     fn noted<T>(&self, answer: Result<T, Error>) -> Result<T, RemoteError> {
         match answer {
             Ok(answer) => {
-                *self.health.lock().unwrap_or_else(PoisonError::into_inner) = Health::default();
+                let mut health = lock(&self.health);
+                (health.retry_at, health.pause) = (None, Duration::ZERO);
                 Ok(answer)
             }
             Err(error) => Err(self.note(&error)),
@@ -270,10 +326,10 @@ impl RemoteExecutor {
         if error.code() == Code::NotFound && !error.missing_digests().is_empty() {
             return RemoteError::Gone(error.to_string());
         }
-        if error.is_unreachable() || matches!(error.code(), Code::Unavailable | Code::Unauthenticated) {
-            let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
-            health.pause = (health.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-            health.retry_at = Some(Instant::now() + health.pause);
+        // An action that ran into its own limit says nothing about the cluster.
+        let silent = error.code() == Code::DeadlineExceeded && *error.cause() == Cause::Status;
+        if silent || error.is_unreachable() || matches!(error.code(), Code::Unavailable | Code::Unauthenticated) {
+            self.leave_alone();
             return RemoteError::Unavailable(error.to_string());
         }
         RemoteError::Refused(error.to_string())
