@@ -98,11 +98,23 @@ impl ServeProcess {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// How many actions it has run, by its own count.
+    /// How many actions it has run, by its own count, once that count has settled: the server writes it down
+    /// a little after the client has its answer.
     ///
     /// # Panics
     /// When its `status.json` cannot be read or has no `executions`.
     pub fn executions(&self) -> u64 {
+        let mut count = self.executions_written();
+        loop {
+            std::thread::sleep(Duration::from_millis(500));
+            match self.executions_written() {
+                now if now == count => return count,
+                now => count = now,
+            }
+        }
+    }
+
+    fn executions_written(&self) -> u64 {
         let file = self.directory.join("status.json");
         let text =
             std::fs::read(&file).unwrap_or_else(|error| panic!("failed to read {}: {error}", file.display()));
