@@ -30,8 +30,11 @@ pub enum Reason {
     UnsupportedEnvironment(String),
     /// A response file is missing, unreadable or nested too deeply; its path.
     ResponseFile(String),
-    /// `__DATE__`, `__TIME__` or `__TIMESTAMP__` is used, and SOURCE_DATE_EPOCH is not set.
+    /// `__DATE__`, `__TIME__` or `__TIMESTAMP__` is used, and SOURCE_DATE_EPOCH does not fix what it expands to.
     TimeMacro,
+    /// The scanner cannot follow the source, and what the source does there the compiler's `-M` does not list:
+    /// the word (`.incbin`, `__has_include`), and the file in which it stands.
+    NotSure(String),
     /// The compiler did not answer the questions about itself; what failed.
     ToolchainProbe(String),
     /// A source or header is not there: the compiler's own message is wanted; its name.
@@ -40,6 +43,10 @@ pub enum Reason {
     InputUnreadable(String),
     /// An input changed while the command ran, or between scan and upload; its path.
     InputChanged(String),
+    /// Another command made the same output at the same time, so nobody knows whose it is; its path.
+    OutputContested(String),
+    /// The launcher ended before the outputs could be taken.
+    Abandoned,
     /// The compiler read a file that the scan had not listed; its path.
     DepfileDisagrees(String),
     /// The working directory or an output lies where the worker's own system directories are; the path.
@@ -87,10 +94,13 @@ impl Reason {
             Reason::UnsupportedEnvironment(_) => "unsupported_environment",
             Reason::ResponseFile(_) => "response_file",
             Reason::TimeMacro => "time_macro",
+            Reason::NotSure(_) => "not_sure",
             Reason::ToolchainProbe(_) => "toolchain_probe",
             Reason::InputMissing(_) => "input_missing",
             Reason::InputUnreadable(_) => "input_unreadable",
             Reason::InputChanged(_) => "input_changed",
+            Reason::OutputContested(_) => "output_contested",
+            Reason::Abandoned => "abandoned",
             Reason::DepfileDisagrees(_) => "depfile_disagrees",
             Reason::SystemPath(_) => "system_path",
             Reason::UnsupportedName(_) => "unsupported_name",
@@ -115,10 +125,12 @@ impl Reason {
             | Reason::UnsupportedFlag(detail)
             | Reason::UnsupportedEnvironment(detail)
             | Reason::ResponseFile(detail)
+            | Reason::NotSure(detail)
             | Reason::ToolchainProbe(detail)
             | Reason::InputMissing(detail)
             | Reason::InputUnreadable(detail)
             | Reason::InputChanged(detail)
+            | Reason::OutputContested(detail)
             | Reason::DepfileDisagrees(detail)
             | Reason::SystemPath(detail)
             | Reason::UnsupportedName(detail)
@@ -139,6 +151,7 @@ impl Reason {
             | Reason::SpecialOutput
             | Reason::SeveralSources
             | Reason::TimeMacro
+            | Reason::Abandoned
             | Reason::NoRemote
             | Reason::Draining
             | Reason::VersionSkew => None,

@@ -46,6 +46,9 @@ pub enum InstallError {
     /// The result names a blob that is in the store no more.
     #[error("install {}: its bytes are gone from the store", .0.display())]
     Gone(PathBuf),
+    /// Whoever wanted them has gone.
+    #[error("install: nobody waits for the outputs")]
+    Unwanted,
     /// The store or the destination failed.
     #[error("install: {0}")]
     Store(#[from] StoreError),
@@ -77,15 +80,17 @@ impl Output {
 }
 
 /// Puts every output of `result` into its place, atomically one by one, the object last. `umask` is the
-/// user's.
+/// user's; `is_wanted` is asked right before each.
 ///
 /// # Errors
-/// When an output is missing in the result or the store, or cannot be written. Outputs installed before stay.
+/// When an output is missing in the result or the store, cannot be written, or is not wanted any more. Outputs
+/// installed before stay.
 pub fn install(
     store: &Store,
     outputs: &[Output],
     result: &re::ActionResult,
     umask: u32,
+    is_wanted: &dyn Fn() -> bool,
 ) -> Result<(), InstallError> {
     let mut in_order: Vec<_> =
         outputs.iter().filter(|output| output.kind != OutputKind::AuditDepfile).collect();
@@ -98,7 +103,10 @@ pub fn install(
         made.push((output, digest.ok_or_else(not_made)?, file.is_executable));
     }
     for (output, digest, is_executable) in made {
-        let mode = if is_executable { 0o777 } else { 0o666 } & !umask;
+        if !is_wanted() {
+            return Err(InstallError::Unwanted);
+        }
+        let mode = (if is_executable { 0o777 } else { 0o666 }) & !umask;
         if !store.install(&digest, &output.path, mode)? {
             return Err(InstallError::Gone(output.path.clone()));
         }

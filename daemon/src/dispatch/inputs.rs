@@ -1,7 +1,6 @@
 //! The inputs of a compile: by the scanner, else by the compiler's own `-M`.
 //! Knows nothing of what becomes of them.
 
-use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,6 +12,7 @@ use crate::dispatch::Dispatcher;
 use crate::dispatch::in_background;
 use crate::files::Files;
 use crate::paths;
+use crate::preprocessor::Family;
 use crate::preprocessor::Scan;
 use crate::preprocessor::ScanError;
 use crate::preprocessor::TranslationUnit;
@@ -30,7 +30,7 @@ pub struct Scanned {
     pub inputs: Vec<Input>,
     /// The search path: directories that must be there even if nothing in them is read.
     pub directories: Vec<PathBuf>,
-    /// Whether a macro for date or time may be expanded.
+    /// Whether a macro for date or time may be expanded, and nothing fixes its value.
     pub uses_time: bool,
     /// Why the scanner was not sure, so that the compiler was asked.
     pub not_sure: Option<String>,
@@ -52,7 +52,11 @@ impl Dispatcher {
             let scanned = in_background(move || {
                 let unit = asking.translation_unit(&asked, &known);
                 let scanned = scan(&unit, &*sources);
-                scanned.map(|scanned| from_scan(scanned, search_directories(&unit), &files))
+                scanned.map(|scanned| {
+                    let mut scanned = from_scan(scanned, search_directories(&unit), &files)?;
+                    scanned.uses_time &= !time_is_fixed(&asked, &known, &scanned.inputs);
+                    Ok(scanned)
+                })
             });
             let questions = match scanned.await? {
                 Ok(scanned) => return scanned,
@@ -85,11 +89,18 @@ impl Dispatcher {
         in_background(move || {
             let unit = asking.translation_unit(&asked, &toolchain);
             let mut inputs = Vec::with_capacity(listed.len());
+            let mut uses_time = false;
             for path in listed {
-                inputs.push(version(paths::absolute(&asked.cwd, &path), &files)?);
+                let input = version(paths::absolute(&asked.cwd, &path), &files)?;
+                let text = text_of(&input)?;
+                if let Some(word) = names_any(&text, UNLISTED_WORDS) {
+                    return Err(Reason::NotSure(format!("{word} in {}", input.path.display())));
+                }
+                // `-M` does not tell whether a macro for the time is expanded either.
+                uses_time |= names_any(&text, TIME_WORDS).is_some();
+                inputs.push(input);
             }
-            // `-M` does not tell whether a macro for the time is expanded.
-            let uses_time = inputs.iter().any(|input| names_time(&input.path));
+            uses_time &= !time_is_fixed(&asked, &toolchain, &inputs);
             Ok(Scanned {
                 inputs,
                 directories: search_directories(&unit),
@@ -132,10 +143,34 @@ fn search_directories(unit: &TranslationUnit) -> Vec<PathBuf> {
     directories.map(|directory| paths::absolute(&unit.cwd, directory)).collect()
 }
 
-/// Whether the text of a file has the name of a macro for date or time.
-fn names_time(path: &Path) -> bool {
-    let Ok(text) = std::fs::read(path) else { return true };
-    ["__DATE__", "__TIME__", "__TIMESTAMP__"]
-        .iter()
-        .any(|name| text.windows(name.len()).any(|window| window == name.as_bytes()))
+/// Words by which a source depends on files that no compiler lists: those that the assembler reads, those that
+/// are only looked for, those of which only the age counts.
+const UNLISTED_WORDS: &[&str] =
+    &[".incbin", ".INCBIN", ".include", ".INCLUDE", "__has_include", "__has_embed", "GCC dependency"];
+
+/// Macros for date and time.
+const TIME_WORDS: &[&str] = &["__DATE__", "__TIME__", "__TIMESTAMP__"];
+
+/// The first of `words` that stands in `text`, wherever it stands.
+fn names_any(text: &[u8], words: &[&'static str]) -> Option<&'static str> {
+    words.iter().copied().find(|word| memchr::memmem::find(text, word.as_bytes()).is_some())
+}
+
+fn text_of(input: &Input) -> Result<Vec<u8>, Reason> {
+    let failed = |error| Reason::InputUnreadable(format!("{}: {error}", input.path.display()));
+    std::fs::read(&input.path).map_err(failed)
+}
+
+/// Whether SOURCE_DATE_EPOCH fixes what the macros for date and time expand to: GCC 7 and later (GCC manual,
+/// "Environment Variables Affecting GCC"), and never `__TIMESTAMP__`, which is the time of a file. Clang before 16
+/// does not know the variable.
+fn time_is_fixed(invocation: &Invocation, toolchain: &Toolchain, inputs: &[Input]) -> bool {
+    let major = toolchain.version.strip_prefix("gcc version ").and_then(|version| version.split('.').next());
+    let knows_variable = major.and_then(|major| major.parse().ok()).is_some_and(|major: u32| major >= 7);
+    let names_timestamp =
+        |input| text_of(input).map_or(true, |t| names_any(&t, &["__TIMESTAMP__"]).is_some());
+    toolchain.family == Family::Gcc
+        && knows_variable
+        && invocation.variable("SOURCE_DATE_EPOCH").is_some_and(|value| !value.is_empty())
+        && !inputs.iter().any(names_timestamp)
 }

@@ -18,11 +18,14 @@ use crate::action::OutputKind;
 use crate::action::collect;
 use crate::action::install;
 use crate::compiler::Compile;
+use crate::compiler::Invocation;
 use crate::compiler::depfile;
 use crate::config::Config;
 use crate::digest::Digest;
+use crate::dispatch::Presence;
 use crate::dispatch::Trail;
 use crate::dispatch::Verdict;
+use crate::dispatch::claims::Claim;
 use crate::dispatch::in_background;
 use crate::files::Fingerprint;
 use crate::paths;
@@ -48,11 +51,11 @@ pub struct LocalRun {
 }
 
 /// A compile as the launcher is to run it.
-pub struct LocalCommand<'a> {
+pub(super) struct LocalCommand<'a> {
     /// What it is.
     pub compile: &'a Compile,
-    /// Its working directory.
-    pub cwd: &'a Path,
+    /// As the launcher sent it.
+    pub invocation: &'a Arc<Invocation>,
     /// Its arguments as the user gave them, with the colours that a terminal would have got.
     pub argv: Vec<OsString>,
     /// Why it runs here.
@@ -67,13 +70,15 @@ pub struct Pending {
     pub argv: Vec<OsString>,
     /// Why it runs here.
     pub reason: Reason,
-    /// The command's configuration.
-    pub config: Arc<Config>,
+    /// The command as the launcher sent it.
+    pub invocation: Arc<Invocation>,
+    config: Arc<Config>,
     action: Arc<Action>,
-    cwd: PathBuf,
     store: Arc<Store>,
     /// The depfile to audit: the user's, or one that only farcc asked for and that is removed again.
     depfile: AuditedDepfile,
+    /// Its outputs are nobody else's meanwhile, or the result is not kept.
+    claim: Claim,
     trail: Trail,
     handed_over: Instant,
 }
@@ -93,6 +98,8 @@ pub struct Kept {
     pub result: re::ActionResult,
     /// Where its blobs are.
     pub store: Arc<Store>,
+    /// The command's configuration.
+    pub config: Arc<Config>,
 }
 
 /// Looks for the result of `key` and puts its outputs into place. None: a miss.
@@ -104,6 +111,7 @@ pub(super) fn hit(
     key: &Digest,
     outputs: &[Output],
     umask: u32,
+    presence: &Presence,
 ) -> Result<Option<Verdict>, StoreError> {
     let Some(result) = store.action_result(key)? else { return Ok(None) };
     if result.exit_code != 0 {
@@ -115,11 +123,11 @@ pub(super) fn hit(
     ) else {
         return Ok(None);
     };
-    match install(store, outputs, &result, umask) {
+    match install(store, outputs, &result, umask, &|| presence.is_there()) {
         Ok(()) => Ok(Some(Verdict::Completed { exit_code: 0, stdout, stderr })),
         Err(InstallError::Store(error)) => Err(error),
-        // Trimmed in part: made again.
-        Err(InstallError::Gone(_) | InstallError::NotMade(_)) => Ok(None),
+        // Trimmed in part: made again. Or nobody waits, and what is answered does not matter.
+        Err(InstallError::Gone(_) | InstallError::NotMade(_) | InstallError::Unwanted) => Ok(None),
     }
 }
 
@@ -133,16 +141,17 @@ fn message(store: &Store, raw: &[u8], digest: Option<&re::Digest>) -> Result<Opt
 
 impl Pending {
     /// Prepares a local run. `audit_directory`: where a depfile goes that the user did not ask for.
-    pub fn new(
+    pub(super) fn new(
         command: LocalCommand,
         action: Arc<Action>,
         store: Arc<Store>,
+        claim: Claim,
         trail: Trail,
         audit_directory: &Path,
     ) -> Pending {
-        let LocalCommand { compile, cwd, mut argv, reason, config } = command;
+        let LocalCommand { compile, invocation, mut argv, reason, config } = command;
         let depfile = match &compile.depfile {
-            Some(depfile) => AuditedDepfile::Users(paths::absolute(cwd, depfile)),
+            Some(depfile) => AuditedDepfile::Users(paths::absolute(&invocation.cwd, depfile)),
             None => match temporary_depfile(audit_directory) {
                 Ok(path) => {
                     argv.extend(compile.depfile_arguments(&path));
@@ -154,21 +163,36 @@ impl Pending {
                 }
             },
         };
-        let handed_over = Instant::now();
-        Pending { argv, reason, config, action, cwd: cwd.to_owned(), store, depfile, trail, handed_over }
+        let (invocation, handed_over) = (Arc::clone(invocation), Instant::now());
+        Pending { argv, reason, invocation, config, action, store, depfile, claim, trail, handed_over }
     }
 
-    /// Takes the result into the store if it can be trusted. Returns the trail, and what may be offered to the
-    /// cluster.
-    pub async fn finish(self, run: LocalRun) -> (Trail, Option<Kept>) {
-        let Pending { reason, action, cwd, store, depfile, mut trail, handed_over, .. } = self;
-        trail.elsewhere(handed_over.elapsed());
-        if !run.success || !run.captured {
-            trail.ended(Outcome::ExecutedLocal, Some(reason));
-            return (trail, None);
-        }
-        let (kept_action, kept_store) = (Arc::clone(&action), Arc::clone(&store));
-        match in_background(move || keep(&action, &cwd, &store, &depfile, &run)).await {
+    /// The launcher has reported: its own work is over.
+    pub(super) fn reported(&mut self) {
+        self.trail.elsewhere(self.handed_over.elapsed());
+    }
+
+    /// The trail of a command whose result is not to be kept, because of `reason` if not because of the run.
+    pub(super) fn not_kept(mut self, reason: Option<Reason>) -> Trail {
+        self.trail.ended(Outcome::ExecutedLocal, Some(reason.unwrap_or(self.reason)));
+        self.trail
+    }
+
+    /// Takes the result into the store if it can be trusted. `again`: the same command prepared once more after
+    /// the run. Returns the trail, and what may be offered to the cluster.
+    pub(super) async fn keep(
+        self,
+        run: LocalRun,
+        again: Arc<Action>,
+        presence: Presence,
+    ) -> (Trail, Option<Kept>) {
+        let Pending { reason, invocation, config, action, store, depfile, claim, mut trail, .. } = self;
+        let (keeping, into) = (Arc::clone(&action), Arc::clone(&store));
+        let kept = in_background(move || {
+            let current = || is_current(&keeping, &again, &claim, &presence);
+            keep(&keeping, &invocation.cwd, &into, &depfile, &run, &current)
+        });
+        match kept.await {
             Ok(Ok(result)) => {
                 let sizes = result.output_files.iter().filter_map(|file| file.digest.as_ref());
                 trail.bytes.stored +=
@@ -176,8 +200,7 @@ impl Pending {
                 // What failed there and succeeded here is no result to share.
                 let shareable = matches!(reason, Reason::RemoteError(_));
                 trail.ended(Outcome::ExecutedLocal, Some(reason));
-                let kept = Kept { action: kept_action, result, store: kept_store };
-                (trail, shareable.then_some(kept))
+                (trail, shareable.then_some(Kept { action, result, store, config }))
             }
             Ok(Err(reason)) | Err(reason) => {
                 trail.ended(Outcome::ExecutedLocal, Some(reason));
@@ -185,34 +208,45 @@ impl Pending {
             }
         }
     }
-
-    /// The trail of a command of which no end was reported.
-    pub fn abandon(self) -> Trail {
-        let mut trail = self.trail;
-        trail.elsewhere(self.handed_over.elapsed());
-        trail.ended(Outcome::ExecutedLocal, Some(self.reason));
-        trail
-    }
 }
 
-/// Audits a local run and stores its result under the action's key.
+/// Whether what lies at the outputs is what the command makes of the inputs that are in its key.
+fn is_current(before: &Action, again: &Action, claim: &Claim, presence: &Presence) -> Result<(), Reason> {
+    if !presence.is_there() {
+        return Err(Reason::Abandoned);
+    }
+    if let Some(path) = claim.contested() {
+        return Err(Reason::OutputContested(path.display().to_string()));
+    }
+    // A file that was changed and changed back has the same bytes as before; the compiler may have seen others.
+    if before.key != again.key || before.inputs != again.inputs {
+        let same =
+            before.inputs.iter().zip(&again.inputs).take_while(|(before, again)| before == again).count();
+        let changed = before.inputs.get(same).or(again.inputs.get(same));
+        let changed = changed.map_or(&*before.outputs[0].path, |input| &input.path);
+        return Err(Reason::InputChanged(changed.display().to_string()));
+    }
+    Ok(())
+}
+
+/// Audits a local run and stores its result under the action's key. `current` is asked when the outputs have been
+/// read: only then it is certain that the command's own were.
 fn keep(
     action: &Action,
     cwd: &Path,
     store: &Store,
     depfile: &AuditedDepfile,
     run: &LocalRun,
+    current: &dyn Fn() -> Result<(), Reason>,
 ) -> Result<re::ActionResult, Reason> {
     let path: &Path = match depfile {
         AuditedDepfile::Users(path) => path,
         AuditedDepfile::Ours(path) => path,
         AuditedDepfile::None => return Err(Reason::Store("write the state directory".to_owned())),
     };
+    current()?;
     let text = std::fs::read(path)
         .map_err(|error| Reason::DepfileDisagrees(format!("{} cannot be read: {error}", path.display())))?;
-    if let Some(path) = changed(&action.inputs) {
-        return Err(Reason::InputChanged(path.display().to_string()));
-    }
     audit(&text, cwd, &action.inputs)?;
     let failed = |error: StoreError| Reason::Store(error.to_string());
     let mut output_files = collect(store, &action.outputs).map_err(failed)?;
@@ -231,6 +265,7 @@ fn keep(
     let mut result = re::ActionResult { output_files, ..re::ActionResult::default() };
     (result.stdout_raw, result.stdout_digest) = keep_message(store, &run.stdout).map_err(failed)?;
     (result.stderr_raw, result.stderr_digest) = keep_message(store, &run.stderr).map_err(failed)?;
+    current()?;
     store.put_action_result(&action.key, &result).map_err(failed)?;
     Ok(result)
 }
@@ -245,25 +280,6 @@ fn keep_message(store: &Store, bytes: &[u8]) -> Result<(Vec<u8>, Option<re::Dige
         return Ok((bytes.to_vec(), None));
     }
     Ok((Vec::new(), Some(store.put(bytes)?.into())))
-}
-
-/// The first input that is not what it was when it was scanned.
-fn changed(inputs: &[Input]) -> Option<&Path> {
-    let now = std::time::SystemTime::now();
-    let unchanged = |input: &&Input| match Fingerprint::of(&input.path) {
-        Ok(fingerprint) if fingerprint != input.version.fingerprint => same_bytes(input),
-        // An edit within the clock's granularity leaves the same stat.
-        Ok(fingerprint) if !fingerprint.is_settled(now) => same_bytes(input),
-        Ok(_) => true,
-        Err(_) => false,
-    };
-    inputs.iter().find(|input| !unchanged(input)).map(|input| input.path.as_path())
-}
-
-/// Whether an input, whose `stat` proves nothing, still has the bytes that were scanned.
-fn same_bytes(input: &Input) -> bool {
-    let digest = std::fs::File::open(&input.path).and_then(|mut file| Digest::of_reader(&mut file));
-    digest.is_ok_and(|digest| digest == input.version.digest)
 }
 
 /// Checks that every file that a depfile names had been found by the scan.
@@ -287,4 +303,56 @@ pub(super) fn audit(depfile: &[u8], cwd: &Path, inputs: &[Input]) -> Result<(), 
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::action::Circumstances;
+    use crate::action::CommandSpec;
+    use crate::dispatch::claims::Claims;
+    use crate::files::Files;
+
+    /// The action of compiling `a.c`, as it is prepared at this moment.
+    fn prepared(scratch: &Path) -> Action {
+        let path = scratch.join("a.c");
+        let spec = CommandSpec {
+            arguments: vec!["/usr/bin/cc".into()],
+            environment: BTreeMap::new(),
+            cwd: scratch,
+            directories: Vec::new(),
+            outputs: vec![(OutputKind::Object, scratch.join("a.o"))],
+        };
+        let platform = BTreeMap::new();
+        let (toolchain, timeout) = (Digest::empty(), Duration::ZERO);
+        let circumstances = Circumstances { toolchain, salt: "", platform: &platform, timeout };
+        let version = Files::default().version(&path).unwrap();
+        Action::new(&spec, vec![Input { path, version }], &circumstances).unwrap()
+    }
+
+    #[test]
+    fn a_result_is_current_only_while_nothing_moves() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().canonicalize().unwrap();
+        std::fs::write(path.join("a.c"), "one").unwrap();
+        let claims = Arc::new(Claims::default());
+        let claim = claims.claim(vec![path.join("a.o")]);
+        let (here, gone) = (Presence::new(|| true), Presence::new(|| false));
+        let before = prepared(&path);
+        assert_eq!(is_current(&before, &prepared(&path), &claim, &here), Ok(()));
+        assert_eq!(is_current(&before, &prepared(&path), &claim, &gone), Err(Reason::Abandoned));
+        // Changed and changed back: the bytes are the same, and the compiler may have read others.
+        std::fs::write(path.join("a.c"), "two").unwrap();
+        std::fs::write(path.join("a.c"), "one").unwrap();
+        let again = prepared(&path);
+        assert_eq!(before.key, again.key);
+        let changed = Reason::InputChanged(path.join("a.c").display().to_string());
+        assert_eq!(is_current(&before, &again, &claim, &here), Err(changed));
+        let other = claims.claim(vec![path.join("a.o")]);
+        let contested = Reason::OutputContested(path.join("a.o").display().to_string());
+        assert_eq!(is_current(&before, &prepared(&path), &other, &here), Err(contested));
+    }
 }

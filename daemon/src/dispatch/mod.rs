@@ -1,12 +1,15 @@
 //! The way of a command through the daemon, from the launcher's request to the verdict.
 //! Knows nothing of sockets and frames.
 
+mod claims;
 mod inputs;
 mod local;
+mod presence;
 mod remote;
 mod trail;
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -41,11 +44,14 @@ use crate::stats::Outcome;
 use crate::stats::Stats;
 use crate::store::Store;
 
+use claims::Claims;
 use local::LocalCommand;
 
 pub use inputs::Scanned;
+pub use local::Kept;
 pub use local::LocalRun;
 pub use local::Pending;
+pub use presence::Presence;
 pub use trail::Trail;
 
 /// What the launcher is to do.
@@ -79,6 +85,7 @@ pub struct Dispatcher {
     stores: DashMap<(PathBuf, u64), Arc<Store>>,
     executors: DashMap<Remote, Arc<RemoteExecutor>>,
     jobs: DashMap<usize, Arc<Semaphore>>,
+    claims: Arc<Claims>,
     stats: Arc<Stats>,
     history: History,
     directories: Directories,
@@ -119,6 +126,7 @@ impl Dispatcher {
             stores: DashMap::new(),
             executors: DashMap::new(),
             jobs: DashMap::new(),
+            claims: Arc::default(),
             stats,
             history: History::new(directories.history()),
             directories,
@@ -136,9 +144,11 @@ impl Dispatcher {
     /// 7. a hit in the cluster's action cache
     /// 8. upload what is missing, execute on the cluster, audit the depfile, install the outputs
     /// 9. else the launcher runs it, and [`finish`](Self::finish) stores the result
-    pub async fn handle(&self, invocation: Arc<Invocation>) -> Verdict {
+    ///
+    /// Outputs are put into place only while `presence` says that the launcher waits.
+    pub async fn handle(&self, invocation: Arc<Invocation>, presence: Presence) -> Verdict {
         let mut trail = Trail::new(Arc::clone(&invocation));
-        let verdict = match self.decide(&invocation, &mut trail).await {
+        let verdict = match self.decide(&invocation, &presence, &mut trail).await {
             // It is counted when the launcher has reported.
             Ok(verdict @ Verdict::RunAndStore(_)) => return verdict,
             Ok(verdict) => verdict,
@@ -154,6 +164,7 @@ impl Dispatcher {
     async fn decide(
         &self,
         invocation: &Arc<Invocation>,
+        presence: &Presence,
         trail: &mut Trail,
     ) -> Result<Verdict, (Reason, bool)> {
         let config = self.config(invocation).map_err(|reason| (reason, false))?;
@@ -170,7 +181,7 @@ impl Dispatcher {
             Task::Local(reason) => return Err((reason, leaf)),
         };
         trail.compile(&compile);
-        self.compile(&config, &compile, invocation, trail).await.map_err(|reason| (reason, leaf))
+        self.compile(&config, &compile, invocation, presence, trail).await.map_err(|reason| (reason, leaf))
     }
 
     async fn compile(
@@ -178,13 +189,15 @@ impl Dispatcher {
         config: &Arc<Config>,
         compile: &Arc<Compile>,
         invocation: &Arc<Invocation>,
+        presence: &Presence,
         trail: &mut Trail,
     ) -> Result<Verdict, Reason> {
         let toolchain = self.toolchains.probe(compile, invocation).await?;
         let prepared = self.prepare(config, compile, invocation, &toolchain).await?;
         trail.prepared(&prepared.action, &toolchain, config, prepared.not_sure);
+        let claim = self.claims.claim(output_paths(&prepared.action, &invocation.cwd));
         let store = self.store(config)?;
-        if let Some(verdict) = self.local_hit(&store, &prepared.action, invocation).await {
+        if let Some(verdict) = self.local_hit(&store, &prepared.action, invocation, presence).await {
             trail.ended(Outcome::HitLocal, None);
             return Ok(verdict);
         }
@@ -195,7 +208,8 @@ impl Dispatcher {
             }
             Some(executor) => {
                 let _job = self.job(config).acquire_owned().await;
-                let run = remote::Run { executor: &executor, store: &store, config, invocation, trail };
+                let run =
+                    remote::Run { executor: &executor, store: &store, config, invocation, presence, trail };
                 match run.run(&prepared.action).await {
                     Ok(verdict) => return Ok(verdict),
                     Err(reason) if config.exec.strategy == Strategy::Remote => {
@@ -209,10 +223,9 @@ impl Dispatcher {
         let trail = std::mem::replace(trail, Trail::new(Arc::clone(invocation)));
         let mut argv = invocation.argv.clone();
         argv.extend(colours(compile, invocation, &toolchain)?);
-        let command =
-            LocalCommand { compile, cwd: &invocation.cwd, argv, reason, config: Arc::clone(config) };
+        let command = LocalCommand { compile, invocation, argv, reason, config: Arc::clone(config) };
         let audit_directory = self.directories.state.join("audit");
-        let pending = Pending::new(command, prepared.action, store, trail, &audit_directory);
+        let pending = Pending::new(command, prepared.action, store, claim, trail, &audit_directory);
         Ok(Verdict::RunAndStore(Box::new(pending)))
     }
 
@@ -225,7 +238,7 @@ impl Dispatcher {
         toolchain: &Arc<Toolchain>,
     ) -> Result<Prepared, Reason> {
         let scanned = self.find_inputs(compile, invocation, toolchain).await?;
-        if scanned.uses_time && invocation.variable("SOURCE_DATE_EPOCH").is_none() {
+        if scanned.uses_time {
             return Err(Reason::TimeMacro);
         }
         let exec = &config.exec;
@@ -276,14 +289,22 @@ impl Dispatcher {
         }
     }
 
-    /// Stores the result of a local run, if it can be trusted, and counts it.
-    pub async fn finish(&self, pending: Pending, run: LocalRun) {
-        let config = Arc::clone(&pending.config);
-        let (trail, kept) = pending.finish(run).await;
+    /// Stores the result of a local run, if it can be trusted, and counts it. Returns what may be
+    /// [offered](Self::offer) to the cluster when the launcher has been answered.
+    pub async fn finish(&self, mut pending: Pending, run: LocalRun, presence: Presence) -> Option<Kept> {
+        pending.reported();
+        let (trail, kept) = if run.success && run.captured {
+            // Everything is looked at again, as if the command came in only now: what is found now and was not
+            // then, or the other way round, the compiler may have seen in either state.
+            match self.action(&pending.invocation).await {
+                Ok(again) => pending.keep(run, again, presence).await,
+                Err(reason) => (pending.not_kept(Some(reason)), None),
+            }
+        } else {
+            (pending.not_kept(None), None)
+        };
         self.record(trail);
-        if let Some(kept) = kept {
-            self.offer(kept, &config).await;
-        }
+        kept
     }
 
     /// Counts a command that was not even looked at.
@@ -294,18 +315,21 @@ impl Dispatcher {
     }
 
     /// Counts a local run of which the launcher never reported the end: it was killed.
-    pub fn abandon(&self, pending: Pending) {
-        self.record(pending.abandon());
+    pub fn abandon(&self, mut pending: Pending) {
+        pending.reported();
+        self.record(pending.not_kept(Some(Reason::Abandoned)));
     }
 
     /// Offers a result that was made here to the cluster, which may not execute, or could not.
-    async fn offer(&self, kept: local::Kept, config: &Config) {
-        let Ok(Some(executor)) = self.executor(config) else { return };
-        if !config.exec.upload_local_results {
+    pub async fn offer(&self, kept: Kept) {
+        let Ok(Some(executor)) = self.executor(&kept.config) else { return };
+        if !kept.config.exec.upload_local_results {
             return;
         }
-        let outputs = kept.result.output_files.iter().filter_map(|file| {
-            let digest = Digest::try_from(file.digest.as_ref()?).ok()?;
+        let files = kept.result.output_files.iter().map(|file| file.digest.as_ref());
+        let messages = [kept.result.stdout_digest.as_ref(), kept.result.stderr_digest.as_ref()];
+        let outputs = files.chain(messages).filter_map(|digest| {
+            let digest = Digest::try_from(digest?).ok()?;
             Some(Blob::of_file(digest, kept.store.blob_path(&digest)))
         });
         match executor.offer(&kept.action, &kept.result, outputs.collect()).await {
@@ -324,10 +348,11 @@ impl Dispatcher {
         store: &Arc<Store>,
         action: &Action,
         invocation: &Invocation,
+        presence: &Presence,
     ) -> Option<Verdict> {
         let (store, key, outputs) = (Arc::clone(store), action.key, action.outputs.clone());
-        let umask = invocation.umask;
-        let hit = in_background(move || local::hit(&store, &key, &outputs, umask)).await;
+        let (umask, presence) = (invocation.umask, presence.clone());
+        let hit = in_background(move || local::hit(&store, &key, &outputs, umask, &presence)).await;
         match hit {
             Ok(Ok(verdict)) => verdict,
             // A store that cannot be read is a miss; the command goes on.
@@ -415,6 +440,11 @@ fn route(config: &Config, invocation: &Invocation) -> Option<Reason> {
 fn not_shared(toolchain: &Toolchain) -> Option<String> {
     let (path, _) = toolchain.programs.iter().find(|(path, _)| !paths::is_system(path))?;
     Some(path.display().to_string())
+}
+
+/// Where the command writes, without symlinks.
+fn output_paths(action: &Action, cwd: &Path) -> Vec<PathBuf> {
+    action.outputs.iter().map(|output| paths::lexically_normal(&cwd.join(&output.remote))).collect()
 }
 
 /// What a user who asked for strategy `remote` is told when the cluster fails.

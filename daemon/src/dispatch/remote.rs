@@ -14,6 +14,7 @@ use crate::compiler::Invocation;
 use crate::config::Config;
 use crate::config::Strategy;
 use crate::digest::Digest;
+use crate::dispatch::Presence;
 use crate::dispatch::Trail;
 use crate::dispatch::Verdict;
 use crate::dispatch::in_background;
@@ -35,6 +36,8 @@ pub(super) struct Run<'a> {
     pub config: &'a Config,
     /// The command.
     pub invocation: &'a Invocation,
+    /// Whether its launcher waits.
+    pub presence: &'a Presence,
     /// What is remembered of it.
     pub trail: &'a mut Trail,
 }
@@ -74,8 +77,11 @@ impl Run<'_> {
     async fn keep(self, action: &Arc<Action>, fetched: Fetched, outcome: Outcome) -> Result<Verdict, Reason> {
         self.trail.bytes += fetched.bytes;
         let (store, action, umask) = (Arc::clone(self.store), Arc::clone(action), self.invocation.umask);
-        let cwd = self.invocation.cwd.clone();
-        let kept = in_background(move || keep(&store, &action, &fetched.result, &cwd, umask)).await?;
+        let (cwd, presence) = (self.invocation.cwd.clone(), self.presence.clone());
+        let kept = in_background(move || {
+            keep(&store, &action, &fetched.result, &cwd, umask, &|| presence.is_there())
+        });
+        let kept = kept.await?;
         let verdict = kept?;
         self.trail.ended(outcome, None);
         Ok(verdict)
@@ -88,6 +94,7 @@ fn keep(
     result: &re::ActionResult,
     cwd: &Path,
     umask: u32,
+    is_wanted: &dyn Fn() -> bool,
 ) -> Result<Verdict, Reason> {
     let depfile = action.outputs.iter().find(|output| output.kind != OutputKind::Object);
     let digest = depfile.and_then(|depfile| find(result, depfile)?.digest.as_ref());
@@ -97,7 +104,7 @@ fn keep(
     let depfile = store.read(&digest).map_err(|error| failed(&error))?;
     let depfile = depfile.ok_or_else(|| failed(&"the depfile is gone from the store"))?;
     audit(&depfile, cwd, &action.inputs)?;
-    install(store, &action.outputs, result, umask).map_err(|error| failed(&error))?;
+    install(store, &action.outputs, result, umask, is_wanted).map_err(|error| failed(&error))?;
     let (stdout, stderr) = (result.stdout_raw.clone(), result.stderr_raw.clone());
     // The outputs are in place: a store that cannot keep the result is no reason to make them again.
     if let Err(error) = store.put_action_result(&action.key, result) {

@@ -2,7 +2,9 @@
 //! Knows nothing of how a command is decided.
 
 use std::ffi::OsString;
+use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use anyhow::bail;
@@ -16,6 +18,8 @@ use farcc::wire::Request;
 use farcc::wire::RunRequest;
 use farcc::wire::VERSION;
 use farcc::wire::WireError;
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
@@ -24,19 +28,27 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::task::JoinHandle;
 
 use crate::compiler::Invocation;
+use crate::dispatch::Kept;
 use crate::dispatch::LocalRun;
 use crate::dispatch::Pending;
+use crate::dispatch::Presence;
 use crate::dispatch::Verdict;
 use crate::reason::Reason;
 use crate::server::Server;
 
+/// How long a connection may take to say what it wants, and to take an answer. A launcher that was stopped for
+/// longer runs its command itself when it goes on.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Serves one connection to its end.
 pub(super) async fn serve(server: &Arc<Server>, stream: UnixStream) -> anyhow::Result<()> {
+    let presence = presence(&stream)?;
     let (mut reader, mut writer) = stream.into_split();
-    match read_request(&mut reader).await? {
+    let incoming = tokio::time::timeout(PATIENCE, read_request(&mut reader)).await;
+    match incoming.context("read a frame: nothing came")?? {
         Incoming::Request(Request::Run(run)) => {
             server.used();
-            let ended = run_command(server, run, &mut reader, &mut writer).await;
+            let ended = run_command(server, run, presence, &mut reader, &mut writer).await;
             server.used();
             ended
         }
@@ -52,6 +64,17 @@ pub(super) async fn serve(server: &Arc<Server>, stream: UnixStream) -> anyhow::R
     }
 }
 
+/// Asks the socket itself, so that a thread which was blocked for long knows even before this task does.
+fn presence(stream: &UnixStream) -> anyhow::Result<Presence> {
+    // While this copy is open, the launcher sees no end of file: it never goes on beside an install.
+    let socket = stream.as_fd().try_clone_to_owned().context("copy the connection's descriptor")?;
+    Ok(Presence::new(move || {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        // A byte can only be of Cancel.
+        matches!(rustix::net::recv(&socket, &mut [0; 1], flags), Err(Errno::AGAIN | Errno::INTR))
+    }))
+}
+
 enum Incoming {
     Request(Request),
     /// A launcher of another version.
@@ -62,6 +85,7 @@ enum Incoming {
 async fn run_command(
     server: &Arc<Server>,
     run: RunRequest,
+    presence: Presence,
     reader: &mut OwnedReadHalf,
     writer: &mut OwnedWriteHalf,
 ) -> anyhow::Result<()> {
@@ -80,9 +104,9 @@ async fn run_command(
         server.dispatcher.refused(invocation, reason);
         return send(writer, &Reply::Refused { message }).await;
     }
-    let (deciding, decided) = (Arc::clone(server), Arc::clone(&invocation));
+    let (deciding, decided, watching) = (Arc::clone(server), Arc::clone(&invocation), presence.clone());
     // Its own task, so that a panic is this command's alone.
-    let task = tokio::spawn(async move { deciding.dispatcher.handle(decided).await });
+    let task = tokio::spawn(async move { deciding.dispatcher.handle(decided, watching).await });
     let Some(verdict) = while_present(task, reader, writer).await? else { return Ok(()) };
     let verdict = verdict.unwrap_or_else(|panic| {
         let reason = Reason::Internal(panic);
@@ -96,7 +120,7 @@ async fn run_command(
         Verdict::PassThrough { reason, slot } => {
             send(writer, &Reply::PassThrough { reason: reason.to_string(), slot }).await
         }
-        Verdict::RunAndStore(pending) => hand_over(server, *pending, reader, writer).await,
+        Verdict::RunAndStore(pending) => hand_over(server, *pending, presence, reader, writer).await,
     }
 }
 
@@ -104,17 +128,47 @@ async fn run_command(
 async fn hand_over(
     server: &Arc<Server>,
     pending: Pending,
+    presence: Presence,
     reader: &mut OwnedReadHalf,
     writer: &mut OwnedWriteHalf,
 ) -> anyhow::Result<()> {
     let reply = Reply::RunAndStore { argv: pending.argv.clone(), reason: pending.reason.to_string() };
-    send(writer, &reply).await?;
-    let Incoming::Request(Request::Done(report)) = read_request(reader).await? else {
-        server.dispatcher.abandon(pending);
-        return Ok(());
+    // It takes as long as the command does.
+    let answered = send(writer, &reply).await;
+    let report = match answered {
+        Ok(()) => read_request(reader).await,
+        Err(error) => Err(error),
     };
-    server.dispatcher.finish(pending, local_run(report)).await;
-    send(writer, &Reply::Completed { exit_code: 0, stdout: Vec::new(), stderr: Vec::new() }).await
+    let Ok(Incoming::Request(Request::Done(report))) = report else {
+        server.dispatcher.abandon(pending);
+        return report.map(drop);
+    };
+    let storing = Arc::clone(server);
+    let run = local_run(report);
+    let task = tokio::spawn(async move { storing.dispatcher.finish(pending, run, presence).await });
+    let kept = while_storing(task, writer).await;
+    let sent = send(writer, &Reply::Completed { exit_code: 0, stdout: Vec::new(), stderr: Vec::new() }).await;
+    if let Some(kept) = kept {
+        server.dispatcher.offer(kept).await;
+    }
+    sent
+}
+
+/// Waits for `task`, telling the launcher every [`HEARTBEAT`] that the daemon lives. A launcher that has gone is
+/// no hindrance: the command is counted all the same.
+async fn while_storing(task: JoinHandle<Option<Kept>>, writer: &mut OwnedWriteHalf) -> Option<Kept> {
+    let mut task = AbortOnDrop(task);
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    heartbeat.tick().await;
+    loop {
+        tokio::select! {
+            ended = &mut task.0 => return ended.unwrap_or_else(|error| {
+                tracing::error!("failed to store a result: {error}");
+                None
+            }),
+            _ = heartbeat.tick() => drop(send(writer, &Reply::Working).await),
+        }
+    }
 }
 
 fn local_run(report: DoneReport) -> LocalRun {
@@ -184,7 +238,8 @@ async fn read_request(reader: &mut OwnedReadHalf) -> anyhow::Result<Incoming> {
 
 async fn send(writer: &mut OwnedWriteHalf, reply: &Reply) -> anyhow::Result<()> {
     let frame = reply.encode().context("encode a reply")?;
-    writer.write_all(&frame).await.context("answer the launcher")
+    let written = tokio::time::timeout(PATIENCE, writer.write_all(&frame)).await;
+    written.context("answer the launcher: it takes nothing")?.context("answer the launcher")
 }
 
 impl Server {

@@ -1,0 +1,155 @@
+//! Results that must not come from the store: what changed since is seen by the compiler, but by no digest that a
+//! careless key would have.
+//! Knows nothing of how keys are made: each case compiles, changes something, and compares with a plain compile.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::path::Path;
+use std::process::Child;
+use std::process::Stdio;
+use std::time::Duration;
+use std::time::Instant;
+
+use farcc_tests::prerequisites;
+use farcc_tests::space::TestSpace;
+
+/// Makes `a.o` by the compile `line` through farcc, and again by the compiler alone: both must be the same.
+/// `variables`: assignments as in a shell, for both.
+#[track_caller]
+fn check(space: &TestSpace, variables: &str, line: &str, what: &str) {
+    let made_by = |launcher: &str| {
+        space.sh("", &format!("{variables} {launcher} {line}")).success();
+        std::fs::read(space.workspace().join("a.o")).unwrap()
+    };
+    let launched = made_by("farcc");
+    assert!(launched == made_by(""), "{variables} {line}: {what}");
+}
+
+/// Lets the clocks of file systems move on, so that the next edit shows.
+fn later() {
+    std::thread::sleep(Duration::from_millis(1100));
+}
+
+#[test]
+fn a_file_that_only_the_assembler_reads_changes() {
+    prerequisites::require(&["gcc", "clang"]);
+    for compiler in ["gcc", "clang"] {
+        let space = TestSpace::new("incbin");
+        space.configure("");
+        space.write("a.c", "__asm__(\".section .rodata\\n.incbin \\\"blob.bin\\\"\\n\");\nint x;\n");
+        for content in ["one", "two", "one"] {
+            space.write("blob.bin", content);
+            later();
+            check(&space, "", &format!("{compiler} -c a.c"), content);
+        }
+        assert_eq!(space.stats().reason("not_sure"), 3);
+    }
+}
+
+#[test]
+fn a_header_appears_that_an_unsure_scan_only_asked_for() {
+    prerequisites::require(&["gcc"]);
+    let space = TestSpace::new("has-include");
+    space.configure("");
+    // The scanner does not follow an assembler's file, and the compiler's -M lists no header that is asked for.
+    space.write(
+        "a.c",
+        "__asm__(\".incbin \\\"a.c\\\"\");\n#if __has_include(\"x.h\")\nint x;\n#endif\nint y;\n",
+    );
+    check(&space, "", "gcc -c a.c", "without the header");
+    space.write("x.h", "");
+    check(&space, "", "gcc -c a.c", "with the header");
+}
+
+#[test]
+fn a_time_that_no_variable_fixes_passes() {
+    prerequisites::require(&["gcc", "clang"]);
+    let space = TestSpace::new("time");
+    space.configure("");
+    let epoch = "SOURCE_DATE_EPOCH=0";
+    // GCC takes date and time from the variable, and the age of the file from the file.
+    space.write("a.c", "const char *stamp = __TIMESTAMP__;\n");
+    for compiler in ["gcc", "clang"] {
+        for time in ["2001-01-01", "2002-02-02"] {
+            space.sh("", &format!("touch -d {time} a.c")).success();
+            check(&space, epoch, &format!("{compiler} -c a.c"), time);
+        }
+    }
+    space.write("a.c", "const char *now = __DATE__ __TIME__;\n");
+    let run = |compiler: &str| {
+        space.sh("", &format!("{epoch} farcc {compiler} -c a.c")).success();
+        let stats = space.stats();
+        (stats.reason("time_macro"), stats.hits())
+    };
+    space.reset_stats();
+    assert_eq!(run("gcc"), (0, 0));
+    assert_eq!(run("gcc"), (0, 1));
+    let version = space.sh("", "clang -dumpversion").success().stdout_text();
+    let major: u32 = version.split('.').next().unwrap().parse().unwrap();
+    if major < 16 {
+        assert_eq!(run("clang"), (1, 1), "Clang {major} does not know SOURCE_DATE_EPOCH");
+    }
+}
+
+/// A source over which a compiler sits for about a second.
+fn slow_source(name: &str) -> String {
+    let function = |n| {
+        format!("int {name}{n}(int a) {{ for (int i = 0; i < a; i++) a += i * {n} ^ a >> 3; return a; }}\n")
+    };
+    (0..6000).map(function).collect()
+}
+
+/// Starts a compile in the background and waits until the compiler itself has been started.
+fn start(space: &TestSpace, source: &str) -> Child {
+    let audits = space.farcc_dir().join("state/audit");
+    let before = entries(&audits);
+    let mut command = space.command("farcc");
+    command.args(["gcc", "-O2", "-c", source, "-o", "a.o"]).stdout(Stdio::null()).stderr(Stdio::null());
+    let child = command.spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while entries(&audits) <= before {
+        assert!(Instant::now() < deadline, "no compile is handed over");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child
+}
+
+fn entries(directory: &Path) -> usize {
+    std::fs::read_dir(directory).map_or(0, Iterator::count)
+}
+
+#[test]
+fn two_commands_make_one_object_at_the_same_time() {
+    prerequisites::require(&["gcc"]);
+    let space = TestSpace::new("contested");
+    space.configure("");
+    for name in ["a", "b"] {
+        space.write(&format!("{name}.c"), slow_source(name));
+    }
+    let mut both = [start(&space, "a.c"), start(&space, "b.c")];
+    for child in &mut both {
+        assert!(child.wait().unwrap().success());
+    }
+    assert_eq!(space.stats().reason("output_contested"), 2);
+    for name in ["a", "b"] {
+        check(&space, "", &format!("gcc -O2 -c {name}.c -o a.o"), "after both were made at once");
+    }
+}
+
+#[test]
+fn a_launcher_is_killed_while_its_command_runs() {
+    prerequisites::require(&["gcc"]);
+    let space = TestSpace::new("abandoned");
+    space.configure("");
+    space.write("a.c", slow_source("a"));
+    let mut child = start(&space, "a.c");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while space.stats().reason("abandoned") != 1 {
+        assert!(Instant::now() < deadline, "the command is never counted: {:?}", space.stats());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    check(&space, "", "gcc -O2 -c a.c -o a.o", "after a killed compile");
+    assert_eq!(space.stats().hits(), 0);
+}
