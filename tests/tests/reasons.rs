@@ -1,0 +1,233 @@
+//! Every reason to run a command here, produced end to end: it is counted, and the command does what the compiler
+//! does by itself.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use farcc::wire::Frame;
+use farcc::wire::Reply;
+use farcc::wire::Request;
+use farcc::wire::RunRequest;
+use farcc_tests::fake_reapi::FakeReapi;
+use farcc_tests::fake_reapi::Rpc;
+use farcc_tests::fake_reapi::succeed;
+use farcc_tests::prerequisites;
+use farcc_tests::space::Finished;
+use farcc_tests::space::TestSpace;
+use tonic::Code;
+
+/// A command for the shell, in which `$F` is the launcher or nothing, and the reason that is to be counted.
+struct Case {
+    reason: &'static str,
+    configuration: &'static str,
+    script: &'static str,
+}
+
+const fn case(reason: &'static str, script: &'static str) -> Case {
+    Case { reason, configuration: "", script }
+}
+
+const CASES: &[Case] = &[
+    case("not_a_compiler", "$F sh -c 'echo out; echo err >&2; exit 3'"),
+    case("link", "$F gcc main.c -o main && ./main"),
+    case("archive", "gcc -c a.c && $F ar rcD libx.a a.o"),
+    case("information", "$F gcc --version"),
+    case("information", "$F gcc -print-prog-name=cc1"),
+    case("preprocess", "$F gcc -E -P a.c"),
+    case("preprocess", "$F gcc -MM a.c"),
+    case("standard_input", "$F gcc -c -x c - -o stdin.o < a.c"),
+    case("special_output", "$F gcc -c a.c -o /dev/null"),
+    case("special_output", "ln -s real.o link.o; $F gcc -c a.c -o link.o"),
+    case("several_sources", "$F gcc -c a.c main.c"),
+    case("unsupported_language", "gcc -S a.c && $F gcc -c a.s"),
+    case("unsupported_flag", "$F gcc -c a.c --coverage"),
+    case("unsupported_flag", "$F gcc -c a.c -march=native"),
+    case("unsupported_flag", "$F gcc -c a.c --no-such-flag"),
+    case("unsupported_environment", "export DEPENDENCIES_OUTPUT=extra.d; $F gcc -c a.c"),
+    case("response_file", "echo @loop > loop; $F gcc -c a.c @loop"),
+    case("time_macro", "echo 'const char *d = __TIME__;' > t.c; $F gcc -c -Wdate-time t.c; rm -f t.o"),
+    case("not_sure", "printf '__asm__(\".incbin \\\\\"a.h\\\\\"\");\\n' > i.c; $F gcc -c i.c"),
+    case("toolchain_probe", "mkdir bin; printf '#!/bin/sh\\nexec gcc \"$@\"\\n' > bin/gcc; chmod +x bin/gcc; $F bin/gcc -c a.c"),
+    case("input_missing", "echo '#include \"nowhere.h\"' > m.c; $F gcc -c m.c"),
+    case("input_unreadable", "ln -s round.h round.h; echo '#include \"round.h\"' > r.c; $F gcc -c r.c"),
+    case("system_path", "H=$PWD; cd /usr && $F gcc -c \"$H/a.c\" -o \"$H/s.o\""),
+    case("unsupported_name", "N=$(printf 'n\\377.c'); cp a.c \"$N\"; $F gcc -c \"$N\" -o n.o"),
+    Case {
+        reason: "route",
+        configuration: "[[route]]\nmatch = '-DHERE\\b'\nto = 'local'\n",
+        script: "$F gcc -DHERE -c a.c",
+    },
+    Case { reason: "configuration", configuration: "[remote]\nadress = 'x'\n", script: "$F gcc -c a.c" },
+    case("no_remote", "$F gcc -DNEW -c a.c"),
+    Case {
+        reason: "remote_unavailable",
+        configuration: "[remote]\naddress = 'grpc://127.0.0.1:1'\n",
+        script: "$F gcc -DGONE -c a.c",
+    },
+    Case {
+        reason: "toolchain_not_shared",
+        configuration: "[remote]\naddress = 'grpc://127.0.0.1:1'\n",
+        script: "cp \"$(readlink -f /usr/bin/clang)\" clang; $F ./clang -c a.c",
+    },
+    Case {
+        reason: "store",
+        configuration: "[cache]\ndir = '/proc/no/such/store'\n",
+        script: "$F gcc -c a.c",
+    },
+];
+
+fn write_sources(space: &TestSpace) {
+    let _ = std::fs::remove_dir_all(space.workspace().join("w"));
+    space.write("w/a.h", "#define A 1\n");
+    space.write("w/a.c", "#include \"a.h\"\nint a(void) { return A; }\n");
+    space.write("w/main.c", "int main(void) { return 0; }\n");
+}
+
+/// What a directory holds: each file's bytes, each symlink's target.
+fn content(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .map(|path| {
+            let bytes = match std::fs::read_link(&path) {
+                Ok(target) => target.into_os_string().into_encoded_bytes(),
+                Err(_) => std::fs::read(&path).unwrap_or_default(),
+            };
+            (path, bytes)
+        })
+        .collect()
+}
+
+/// Runs a script plainly and through farcc, each in a fresh workspace, and compares all that it does.
+fn assert_same(space: &TestSpace, script: &str) {
+    let run = |launcher: &str| -> (Finished, BTreeMap<PathBuf, Vec<u8>>) {
+        write_sources(space);
+        let finished = space.sh("w", &format!("F={launcher}; {script}"));
+        (finished, content(&space.workspace().join("w")))
+    };
+    let (plain, plain_files) = run("");
+    let (launched, files) = run("farcc");
+    assert_eq!(launched.status, plain.status, "{script}: {launched}");
+    assert_eq!(launched.stdout_text(), plain.stdout_text(), "{script}");
+    assert_eq!(launched.stderr_text(), plain.stderr_text(), "{script}");
+    assert_eq!(files, plain_files, "{script}");
+}
+
+#[test]
+fn each_reason_of_a_command_line() {
+    prerequisites::require(&["gcc", "clang"]);
+    let space = TestSpace::new("reasons");
+    for Case { reason, configuration, script } in CASES {
+        space.configure(configuration);
+        let before = space.stats().reason(reason);
+        assert_same(&space, script);
+        let stats = space.stats();
+        assert!(stats.reason(reason) > before, "{script}: expected {reason}, counted {stats:?}");
+    }
+}
+
+/// What a cluster does to a compile of `a.c`, with the reason that comes of it.
+fn with_cluster(reason: &str, cluster: &FakeReapi) {
+    let space = TestSpace::new("reasons-remote");
+    space.configure_remote(&cluster.address());
+    assert_same(&space, "$F gcc -MD -c a.c");
+    let stats = space.stats();
+    assert_eq!(stats.reason(reason), 1, "{stats:?}");
+    assert_eq!(stats.verdict("executed_local"), 1, "{stats:?}");
+    assert_eq!(cluster.calls(Rpc::Execute), 1);
+}
+
+#[test]
+fn remote_failed() {
+    let cluster = FakeReapi::new().execute(|_, _, _| {
+        let mut result = succeed(Vec::new());
+        result.exit_code = 1;
+        result
+    });
+    with_cluster("remote_failed", &cluster.start());
+}
+
+#[test]
+fn remote_error() {
+    with_cluster("remote_error", &FakeReapi::new().execute(|_, _, _| succeed(Vec::new())).start());
+    let cluster = FakeReapi::new().execute(|_, _, _| succeed(Vec::new())).start();
+    cluster.fail_next(Rpc::Execute, 1, Code::InvalidArgument);
+    with_cluster("remote_error", &cluster);
+}
+
+#[test]
+fn depfile_disagrees() {
+    let cluster = FakeReapi::new().execute(|_, _, inputs| {
+        succeed(vec![
+            inputs.output_file("a.d", b"a.o: a.c a.h /usr/include/stdio.h\n", false),
+            inputs.output_file("a.o", b"made of something else", false),
+        ])
+    });
+    with_cluster("depfile_disagrees", &cluster.start());
+}
+
+#[test]
+fn draining() {
+    let cluster = FakeReapi::new().execute(|_, _, _| succeed(Vec::new())).start();
+    let space = TestSpace::new("draining");
+    space.configure_remote(&cluster.address());
+    write_sources(&space);
+    space.start_daemon();
+    cluster.delay(Rpc::Execute, Duration::from_secs(3));
+    let stats = std::thread::scope(|scope| {
+        let compile = scope.spawn(|| space.sh("w", "farcc gcc -c a.c"));
+        let patience = std::time::Instant::now() + Duration::from_secs(20);
+        while cluster.calls(Rpc::Execute) == 0 {
+            assert!(std::time::Instant::now() < patience, "nothing is executed: {}", space.farccd(&["stats"]).stdout_text());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // Connected before the daemon began to drain, asked afterwards.
+        let mut waiting = connect(&space);
+        let stop = scope.spawn(|| space.farccd(&["stop", "--drain"]).success());
+        std::thread::sleep(Duration::from_millis(500));
+        waiting.send(&Frame::Request(Request::Run(request(farcc::wire::VERSION)))).unwrap();
+        let Frame::Reply(Reply::Refused { message }) = waiting.receive().unwrap() else { panic!("not refused") };
+        assert!(message.contains("draining"), "{message}");
+        drop(waiting);
+        stop.join().unwrap();
+        compile.join().unwrap().success();
+        space.stats()
+    });
+    assert_eq!(stats.reason("draining"), 1, "{stats:?}");
+    assert!(space.workspace().join("w/a.o").is_file());
+}
+
+#[test]
+fn version_skew() {
+    let space = TestSpace::new("version-skew");
+    space.configure("");
+    space.start_daemon();
+    let mut link = connect(&space);
+    link.send(&Frame::Request(Request::Run(request("0.0.0-other")))).unwrap();
+    let Frame::Reply(Reply::Refused { message }) = link.receive().unwrap() else { panic!("not refused") };
+    assert!(message.contains("0.0.0-other"), "{message}");
+    assert_eq!(space.stats().reason("version_skew"), 1);
+}
+
+fn connect(space: &TestSpace) -> farcc::link::Link {
+    let farcc_dir = space.farcc_dir().into_os_string();
+    let places = farcc::places::Places::from_env(&|name| (name == "FARCC_DIR").then(|| farcc_dir.clone()));
+    farcc::link::Link::new(farcc::places::connect(&places).unwrap())
+}
+
+fn request(version: &str) -> RunRequest {
+    RunRequest {
+        version: version.to_owned(),
+        program: "/usr/bin/gcc".into(),
+        argv: vec!["gcc".into(), "-c".into(), "a.c".into()],
+        cwd: "/".into(),
+        env: Vec::new(),
+        umask: 0o022,
+        stdin_is_terminal: false,
+        stdout_is_terminal: false,
+        stderr_is_terminal: false,
+    }
+}
