@@ -68,10 +68,9 @@ pub(super) fn status(surroundings: &Surroundings, json: bool) -> anyhow::Result<
         Some(daemon) => {
             let DaemonStatus { pid, version, uptime_seconds, connections, draining, status_page } = daemon;
             let state = if *draining { "draining" } else { "running" };
-            let page = if status_page.is_empty() { "off ([status] listen)" } else { status_page };
             writeln!(
                 text,
-                "daemon   {state}, process {pid}, version {version}, up {}, {} commands under way\npage     {page}",
+                "daemon   {state}, process {pid}, version {version}, up {}, {} commands under way\npage     {status_page}",
                 humantime::format_duration(Duration::from_secs(*uptime_seconds)),
                 connections.saturating_sub(1),
             )

@@ -128,7 +128,11 @@ async fn scan_all(
             "not_sure": not_sure,
             "micros": u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
         });
-        writeln!(std::io::stdout(), "{line}").context("write the answer")?;
+        match writeln!(std::io::stdout(), "{line}") {
+            // A reader that has gone (`| head`) wants no more.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => break,
+            written => written.context("write the answer")?,
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

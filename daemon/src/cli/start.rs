@@ -73,12 +73,7 @@ async fn serve(surroundings: &Surroundings, args: &StartArgs) -> anyhow::Result<
     let config = load(&surroundings.env, &surroundings.places.config_file)?;
     let stats_file = surroundings.stats_file();
     let stats = Arc::new(Stats::load(&stats_file));
-    let mut status_page = String::new();
-    if !config.status.listen.is_empty() {
-        let page = StatusPage::bind(&config.status.listen).await?;
-        status_page = page.url();
-        tokio::spawn(page.serve(Arc::clone(&stats)));
-    }
+    let status_page = serve_status_page(&config.status.listen, &stats).await;
     let slots = surroundings.places.slots();
     let local_jobs = match NonZeroUsize::new(config.exec.local_jobs) {
         Some(local_jobs) => local_jobs,
@@ -109,6 +104,25 @@ async fn serve(surroundings: &Surroundings, args: &StartArgs) -> anyhow::Result<
     Ok(())
 }
 
+/// Serves the status page if one is wanted. What `farccd status` is to say of it: where it is, or why it is not.
+/// Builds do not need it, so a taken port is no reason for a daemon not to start.
+async fn serve_status_page(listen: &str, stats: &Arc<Stats>) -> String {
+    if listen.is_empty() {
+        return "off ([status] listen is empty)".to_owned();
+    }
+    match StatusPage::bind(listen).await {
+        Ok(page) => {
+            let url = page.url();
+            tokio::spawn(page.serve(Arc::clone(stats)));
+            url
+        }
+        Err(error) => {
+            tracing::warn!("failed to {error:#}");
+            format!("off: failed to {error:#}")
+        }
+    }
+}
+
 /// Tells whoever started the daemon that it listens.
 #[expect(unsafe_code, reason = "a descriptor that was handed over by number has no safe owner yet")]
 fn tell_ready(descriptor: RawFd) -> anyhow::Result<()> {
@@ -125,4 +139,27 @@ pub(super) fn log_to_stderr(surroundings: &Surroundings) {
     let filter = surroundings.variable("FARCC_LOG").and_then(std::ffi::OsStr::to_str).unwrap_or("info");
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_daemon_without_its_status_page_is_a_daemon() {
+        let directory = tempfile::tempdir().unwrap();
+        let stats = Arc::new(Stats::load(&directory.path().join("stats")));
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = listener.local_addr().unwrap().to_string();
+        assert!(serve_status_page("127.0.0.1:0", &stats).await.starts_with("http://127.0.0.1:"));
+        for (listen, said) in [
+            (&*taken, "off: failed to listen at 127.0.0.1:"),
+            ("0.0.0.0:0", "off: failed to listen at 0.0.0.0:0: [status] listen must be a loopback address"),
+            ("nonsense", "off: failed to parse [status] listen"),
+            ("", "off ("),
+        ] {
+            let answer = serve_status_page(listen, &stats).await;
+            assert!(answer.starts_with(said), "{listen}: {answer}");
+        }
+    }
 }

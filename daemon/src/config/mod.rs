@@ -149,11 +149,17 @@ impl Default for Cache {
 }
 
 /// `[status]`.
-#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Status {
-    /// `127.0.0.1:port` of the status page; empty: none. Read when the daemon starts.
+    /// `127.0.0.1:port` of the status page, port 0 for any; empty: none. Read when the daemon starts.
     pub listen: String,
+}
+
+impl Default for Status {
+    fn default() -> Status {
+        Status { listen: "127.0.0.1:0".to_owned() }
+    }
 }
 
 fn regex<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Regex, D::Error> {
