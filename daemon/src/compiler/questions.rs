@@ -2,6 +2,7 @@
 //! Knows nothing of who wants to know.
 
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io::Write;
 use std::path::Path;
@@ -19,12 +20,21 @@ const MOST_AT_ONCE: usize = 500;
 
 const MOST_BYTES: usize = 500;
 
+/// What a compiler said to a file of questions, by index.
+#[derive(Default)]
+struct Said {
+    /// The values that are not zero.
+    values: HashMap<usize, i64>,
+    /// The questions whose name means nothing to this compiler, so that they have no value at all.
+    undefined: HashSet<usize>,
+}
+
 /// Asks the compiler the questions and adds what it says to `answers`. The file with the questions is made in
 /// `directory`.
 ///
 /// # Errors
-/// [`Reason::ToolchainProbe`] when the compiler does not run, or with the first question that it does not
-/// understand; all others are answered then too.
+/// [`Reason::ToolchainProbe`] when the compiler does not run, or with a question that has no value: this compiler
+/// lacks the name, or does not understand the rest. All others are answered then too.
 pub(super) async fn ask(
     driver: &Driver<'_>,
     questions: &[String],
@@ -38,14 +48,14 @@ pub(super) async fn ask(
     let (askable, refused): (Vec<_>, Vec<_>) = new.into_iter().partition(|question| is_askable(question));
     let mut failure = refused.first().map(|question| not_understood(question));
     for some in askable.chunks(MOST_AT_ONCE) {
-        if let Some(values) = values(driver, some, directory).await? {
-            record(answers, some, &values);
+        if let Some(said) = said(driver, some, directory).await? {
+            failure = record(answers, some, &said).or(failure);
             continue;
         }
         // One malformed question spoils the whole file.
         for question in some {
-            match values(driver, &[question], directory).await? {
-                Some(values) => record(answers, &[question], &values),
+            match said(driver, &[question], directory).await? {
+                Some(said) => failure = record(answers, &[question], &said).or(failure),
                 None => failure = failure.or_else(|| Some(not_understood(question))),
             }
         }
@@ -69,18 +79,19 @@ fn is_askable(question: &str) -> bool {
     is_identifier && !depends_on_files && is_plain && rest.ends_with(')') && question.len() <= MOST_BYTES
 }
 
-fn record(answers: &Answers, questions: &[&str], values: &HashMap<usize, i64>) {
+/// Keeps the values, and returns a complaint about a question that has none.
+fn record(answers: &Answers, questions: &[&str], said: &Said) -> Option<Reason> {
     for (index, &question) in questions.iter().enumerate() {
-        answers.insert(question.to_owned(), values.get(&index).copied().unwrap_or(0));
+        if !said.undefined.contains(&index) {
+            answers.insert(question.to_owned(), said.values.get(&index).copied().unwrap_or(0));
+        }
     }
+    let undefined = said.undefined.iter().min()?;
+    questions.get(*undefined).map(|question| not_understood(question))
 }
 
-/// The values by index, zero where there is none; `None` when the compiler finds an error in the file.
-async fn values(
-    driver: &Driver<'_>,
-    questions: &[&str],
-    directory: &Path,
-) -> Result<Option<HashMap<usize, i64>>, Reason> {
+/// What the compiler says; `None` when it finds an error in the file.
+async fn said(driver: &Driver<'_>, questions: &[&str], directory: &Path) -> Result<Option<Said>, Reason> {
     let file = question_file(questions, directory).map_err(|error| {
         Reason::ToolchainProbe(format!("write questions in {}: {error}", directory.display()))
     })?;
@@ -91,18 +102,23 @@ async fn values(
         return Ok(None);
     }
     let text = String::from_utf8_lossy(&output.stdout);
-    let mut values = HashMap::new();
+    let mut said = Said::default();
     for line in text.lines() {
         let mut words = line.split_whitespace();
-        if words.next() == Some("farcc_answer")
-            && let (Some(index), Some(bit)) = (number(words.next()), number(words.next()))
+        let word = words.next();
+        let Some(index) = number(words.next()).and_then(|index| usize::try_from(index).ok()) else {
+            continue;
+        };
+        if word == Some("farcc_undefined") {
+            said.undefined.insert(index);
+        } else if word == Some("farcc_answer")
+            && let Some(bit) = number(words.next())
             && bit < BITS
-            && let Ok(index) = usize::try_from(index)
         {
-            *values.entry(index).or_insert(0) |= 1_i64 << bit;
+            *said.values.entry(index).or_insert(0) |= 1_i64 << bit;
         }
     }
-    Ok(Some(values))
+    Ok(Some(said))
 }
 
 fn number(word: Option<&str>) -> Option<u32> {
@@ -116,7 +132,9 @@ fn question_file(questions: &[&str], directory: &Path) -> std::io::Result<tempfi
             text.push_str(&format!("#if {question}\nfarcc_answer {index} 0\n#endif\n"));
             continue;
         }
-        text.push_str(&format!("#if ({question}) != 0\n"));
+        // Used without being defined, a name is an error that would spoil the file.
+        let name = question.split_once('(').map_or(*question, |(name, _)| name);
+        text.push_str(&format!("#ifndef {name}\nfarcc_undefined {index}\n#elif ({question}) != 0\n"));
         for bit in 0..BITS {
             text.push_str(&format!(
                 "#if ({question}) & {}\nfarcc_answer {index} {bit}\n#endif\n",

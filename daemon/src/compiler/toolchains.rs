@@ -592,9 +592,14 @@ pub(super) mod tests {
             let mut asked = questions.to_vec();
             asked.push("__has_builtin(,".to_owned());
             asked.push("__has_builtin(1+)".to_owned());
+            // GCC lacks the name, and does not say that it is worth nothing.
+            let of_clang = "__has_feature(thread_sanitizer)".to_owned();
+            asked.push(of_clang.clone());
             let result = toolchains.answer(&compile, &invocation, &toolchain, &asked).await;
             // The malformed ones are reported and do not harm the others.
             assert!(matches!(result, Err(Reason::ToolchainProbe(_))), "{result:?}");
+            let answer = toolchain.answers.get(&of_clang).map(|value| *value);
+            assert_eq!(answer, line.starts_with("clang").then_some(0), "{line}");
             let answers = questions.clone().map(|question| *toolchain.answers.get(&question).unwrap());
             let mut values = answers;
             if line.starts_with("clang") {

@@ -70,7 +70,13 @@ impl Dispatcher {
                     return Err(Reason::InputUnreadable(format!("{}: {error}", path.display())));
                 }
             };
-            self.toolchains.answer(compile, invocation, toolchain, &questions).await?;
+            let answered = self.toolchains.answer(compile, invocation, toolchain, &questions).await;
+            // A question without a value may stand where the other answers lead no compiler
+            // (`#ifdef __has_feature` around it): only a round that settles nothing is the last.
+            let settled = questions.iter().any(|question| toolchain.answers.contains_key(question));
+            if !settled {
+                answered?;
+            }
         }
         tracing::debug!("not sure of {}: {not_sure}", compile.source.display());
         self.ask_compiler(compile, invocation, toolchain, not_sure).await
@@ -173,4 +179,48 @@ fn time_is_fixed(invocation: &Invocation, toolchain: &Toolchain, inputs: &[Input
         && knows_variable
         && invocation.variable("SOURCE_DATE_EPOCH").is_some_and(|value| !value.is_empty())
         && !inputs.iter().any(names_timestamp)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dispatch::Directories;
+    use crate::stats::Stats;
+
+    /// Scans `source` with GCC, as the first unit that this compiler is met with.
+    async fn scan_with_gcc(source: &str) -> Result<Scanned, Reason> {
+        let space = tempfile::tempdir().unwrap();
+        let at = |name: &str| space.path().join(name);
+        std::fs::write(at("a.c"), source).unwrap();
+        std::fs::write(at("a.h"), "").unwrap();
+        let directories =
+            Directories { store: at("store"), state: at("state"), config_file: at("farcc.toml") };
+        let dispatcher = Dispatcher::new(directories, Arc::new(Stats::load(&at("stats"))));
+        let invocation = Invocation {
+            argv: ["gcc", "-c", "a.c"].map(Into::into).to_vec(),
+            cwd: space.path().to_owned(),
+            env: vec![("PATH".into(), "/usr/bin:/bin".into())],
+            umask: 0o022,
+            stdout_is_terminal: false,
+            stderr_is_terminal: false,
+        };
+        dispatcher.scan(&Arc::new(invocation)).await
+    }
+
+    #[tokio::test]
+    async fn a_question_that_the_compiler_never_reaches_needs_no_answer() {
+        // What libstdc++ and fmt do: GCC has no `__has_feature`.
+        let source = "#if defined(__has_builtin) && __has_builtin(__builtin_expect)\n#include \"a.h\"\n#endif\n\
+                      #ifdef __has_feature\n#if __has_feature(thread_sanitizer)\n#include \"none.h\"\n#endif\n#endif\n";
+        let scanned = scan_with_gcc(source).await.unwrap();
+        assert_eq!(scanned.not_sure, None);
+        assert!(scanned.inputs.iter().any(|input| input.path.ends_with("a.h")));
+    }
+
+    #[tokio::test]
+    async fn a_question_without_a_value_is_the_compilers_to_complain_about() {
+        let source = "#if __has_feature(thread_sanitizer)\n#include \"a.h\"\n#endif\n";
+        let scanned = scan_with_gcc(source).await;
+        assert!(scanned.is_err(), "{scanned:?}");
+    }
 }
