@@ -57,10 +57,48 @@ impl History {
         }
     }
 
+    /// Removes records, the oldest first, until they take no more than `max_size_bytes`.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn trim(&self, max_size_bytes: u64) -> io::Result<()> {
+        let mut records = Vec::new();
+        for shard in read_dir(&self.directory)? {
+            for record in read_dir(&shard?.path())? {
+                let record = record?;
+                // What another daemon has just replaced or removed needs no removing.
+                let Ok(metadata) = record.metadata() else { continue };
+                records.push((metadata.modified()?, metadata.len(), record.path()));
+            }
+        }
+        let mut size_bytes: u64 = records.iter().map(|(_, len, _)| len).sum();
+        records.sort();
+        for (_, len, path) in records {
+            if size_bytes <= max_size_bytes {
+                break;
+            }
+            if std::fs::remove_file(path).is_ok() {
+                size_bytes -= len;
+            }
+        }
+        Ok(())
+    }
+
     fn file_of(&self, output: &Path) -> PathBuf {
         let name = Digest::of(output.as_os_str().as_bytes()).hex();
         let (shard, rest) = name.split_at(2);
         self.directory.join(shard).join(rest)
+    }
+}
+
+/// The entries of a directory; none if it is not there.
+fn read_dir(directory: &Path) -> io::Result<impl Iterator<Item = io::Result<std::fs::DirEntry>>> {
+    match std::fs::read_dir(directory) {
+        Ok(entries) => Ok(Some(entries).into_iter().flatten()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(None.into_iter().flatten())
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -197,6 +235,25 @@ mod tests {
         let previous = record(&[(Kind::Argument, "-la", "1"), (Kind::Argument, "-lb", "2")]);
         let last = record(&[(Kind::Argument, "-la", "2"), (Kind::Argument, "-lb", "1")]);
         assert_eq!(lines(&previous, &last), ["argument changed: (order of the arguments)"]);
+    }
+
+    #[test]
+    fn the_oldest_records_are_trimmed() {
+        let directory = tempfile::tempdir().unwrap();
+        let history = History::new(directory.path().join("history"));
+        history.trim(0).unwrap();
+        let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+        for name in ["old", "new"] {
+            history.add(Path::new(name), record(&[(Kind::Input, "a", "1")])).unwrap();
+        }
+        let old = std::fs::File::open(history.file_of(Path::new("old"))).unwrap();
+        old.set_modified(long_ago).unwrap();
+        let size_bytes = old.metadata().unwrap().len();
+        history.trim(2 * size_bytes).unwrap();
+        assert!(history.of(Path::new("old")).unwrap().is_some());
+        history.trim(2 * size_bytes - 1).unwrap();
+        assert!(history.of(Path::new("old")).unwrap().is_none());
+        assert!(history.of(Path::new("new")).unwrap().is_some());
     }
 
     #[test]

@@ -187,6 +187,14 @@ impl Stats {
         if !changed {
             return Ok(());
         }
+        let written = self.write(path);
+        if written.is_err() {
+            self.counts.lock().unwrap_or_else(PoisonError::into_inner).changed = true;
+        }
+        written
+    }
+
+    fn write(&self, path: &Path) -> io::Result<()> {
         let directory = path.parent().unwrap_or(Path::new("/"));
         let mut file = tempfile::NamedTempFile::new_in(directory)?;
         serde_json::to_writer(&mut file, &self.summary())?;

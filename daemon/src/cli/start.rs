@@ -13,6 +13,9 @@ use std::time::Duration;
 use anyhow::Context;
 use anyhow::bail;
 use clap::Args;
+use rustix::process::Resource;
+use rustix::process::getrlimit;
+use rustix::process::setrlimit;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
 use tracing_subscriber::EnvFilter;
@@ -61,6 +64,7 @@ pub(super) fn start(surroundings: &Surroundings, args: &StartArgs) -> anyhow::Re
     let Some(_lock) = lock else {
         bail!("start: another daemon serves {} already", places.run.display());
     };
+    raise_descriptor_limit();
     let runtime = runtime()?;
     let served = runtime.block_on(serve(surroundings, args));
     // A blocked file operation of a dropped command must not hold up the end.
@@ -120,6 +124,15 @@ async fn serve_status_page(listen: &str, stats: &Arc<Stats>) -> String {
             tracing::warn!("failed to {error:#}");
             format!("off: failed to {error:#}")
         }
+    }
+}
+
+/// Each launcher that waits takes two descriptors, and shells give 1024: `-j1000` needs more.
+fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!("failed to raise the limit of open files: {error}");
     }
 }
 

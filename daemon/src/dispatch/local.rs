@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use std::time::Instant;
 
 use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
@@ -275,6 +276,22 @@ fn temporary_depfile(directory: &Path) -> std::io::Result<tempfile::TempPath> {
     Ok(tempfile::Builder::new().suffix(".d").tempfile_in(directory)?.into_temp_path())
 }
 
+/// No compile takes so long: whoever asked for the depfile was killed.
+const OLDEST_DEPFILE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Removes what killed daemons have left in the directory of depfiles that only farcc asked for.
+pub(super) fn remove_old_depfiles(directory: &Path) {
+    // It may not be there yet.
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let modified = entry.metadata().and_then(|metadata| metadata.modified());
+        if modified.is_ok_and(|modified| modified.elapsed().is_ok_and(|age| age > OLDEST_DEPFILE)) {
+            // The next time is early enough for what cannot be removed now.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 fn keep_message(store: &Store, bytes: &[u8]) -> Result<(Vec<u8>, Option<re::Digest>), StoreError> {
     if bytes.len() <= INLINE_BYTES {
         return Ok((bytes.to_vec(), None));
@@ -308,7 +325,6 @@ pub(super) fn audit(depfile: &[u8], cwd: &Path, inputs: &[Input]) -> Result<(), 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::time::Duration;
 
     use super::*;
     use crate::action::Circumstances;

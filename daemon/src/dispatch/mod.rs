@@ -107,7 +107,15 @@ impl Directories {
     pub fn history(&self) -> PathBuf {
         self.state.join("history")
     }
+
+    /// Where depfiles go that no user asked for.
+    fn audit(&self) -> PathBuf {
+        self.state.join("audit")
+    }
 }
+
+/// What the records for `farccd explain` may take: some ten thousand objects.
+const MAX_HISTORY_BYTES: u64 = 256 << 20;
 
 /// A command whose key is known.
 struct Prepared {
@@ -224,8 +232,7 @@ impl Dispatcher {
         let mut argv = invocation.argv.clone();
         argv.extend(colours(compile, invocation, &toolchain)?);
         let command = LocalCommand { compile, invocation, argv, reason, config: Arc::clone(config) };
-        let audit_directory = self.directories.state.join("audit");
-        let pending = Pending::new(command, prepared.action, store, claim, trail, &audit_directory);
+        let pending = Pending::new(command, prepared.action, store, claim, trail, &self.directories.audit());
         Ok(Verdict::RunAndStore(Box::new(pending)))
     }
 
@@ -390,6 +397,14 @@ impl Dispatcher {
         }
         let store = Store::open(&key.0, max_size_bytes).map_err(|error| Reason::Store(error.to_string()))?;
         Ok(Arc::clone(self.stores.entry(key).or_insert_with(|| Arc::new(store)).value()))
+    }
+
+    /// Removes what is over the limit of the history, and what killed daemons left.
+    pub fn sweep(&self) {
+        if let Err(error) = self.history.trim(MAX_HISTORY_BYTES) {
+            tracing::warn!("failed to trim the history: {error}");
+        }
+        local::remove_old_depfiles(&self.directories.audit());
     }
 
     /// Lets every open store remove what is over its limit.

@@ -9,8 +9,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -18,7 +16,8 @@ use anyhow::Context;
 use serde::Serialize;
 use tokio::net::UnixListener;
 use tokio::net::UnixStream;
-use tokio::sync::Notify;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use crate::dispatch::Dispatcher;
@@ -29,6 +28,9 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// How often the stores are looked at for what is over their limit.
 const TRIM_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How often the rest of what lies on disk is looked at.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
 
 /// What all connections share.
 pub struct Server {
@@ -49,9 +51,17 @@ pub struct Server {
 struct Lifecycle {
     started: Instant,
     last_used: Mutex<Instant>,
-    draining: AtomicBool,
-    stopping: Notify,
+    stage: watch::Sender<Stage>,
     connections: TaskTracker,
+}
+
+/// How far the daemon's life has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Serving,
+    /// New commands are refused, those under way end.
+    Draining,
+    Stopping,
 }
 
 /// What `farccd status` shows of a running daemon.
@@ -83,8 +93,7 @@ impl Server {
         let lifecycle = Lifecycle {
             started: Instant::now(),
             last_used: Mutex::new(Instant::now()),
-            draining: AtomicBool::new(false),
-            stopping: Notify::new(),
+            stage: watch::Sender::new(Stage::Serving),
             connections: TaskTracker::new(),
         };
         Server { dispatcher, stats, stats_file, idle_timeout, status_page, lifecycle }
@@ -101,14 +110,27 @@ impl Server {
         shutdown: impl Future<Output = ()>,
     ) -> anyhow::Result<()> {
         tokio::pin!(shutdown);
+        let mut stage = self.lifecycle.stage.subscribe();
         let mut tick = tokio::time::interval(TICK);
         let mut trim = tokio::time::interval(TRIM_INTERVAL);
+        let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+        let mut saving: Option<JoinHandle<()>> = None;
+        // Whoever comes while the last commands end is refused, and runs the command itself.
         loop {
             tokio::select! {
                 () = &mut shutdown => break,
-                () = self.lifecycle.stopping.notified() => break,
+                _ = stage.changed() => {
+                    if *stage.borrow() == Stage::Stopping {
+                        break;
+                    }
+                }
+                () = self.lifecycle.connections.wait(), if self.is_draining() => break,
                 _ = tick.tick() => {
-                    self.save();
+                    // One at a time, so that older counts never come on top of newer ones.
+                    if saving.as_ref().is_none_or(JoinHandle::is_finished) {
+                        let server = Arc::clone(self);
+                        saving = Some(tokio::task::spawn_blocking(move || server.save()));
+                    }
                     if self.is_idle() {
                         tracing::info!("nobody came for {:?}: stopping", self.idle_timeout);
                         break;
@@ -117,6 +139,10 @@ impl Server {
                 _ = trim.tick() => {
                     let server = Arc::clone(self);
                     tokio::task::spawn_blocking(move || server.dispatcher.trim_stores());
+                }
+                _ = sweep.tick() => {
+                    let server = Arc::clone(self);
+                    tokio::task::spawn_blocking(move || server.dispatcher.sweep());
                 }
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => self.accept(stream),
@@ -128,12 +154,10 @@ impl Server {
                 },
             }
         }
-        // Whoever is in the queue or comes from now on is refused, and runs the command itself.
-        let drain = self.lifecycle.draining.swap(true, Ordering::SeqCst);
         drop(listener);
-        self.lifecycle.connections.close();
-        if drain {
-            self.lifecycle.connections.wait().await;
+        if let Some(saving) = saving {
+            // A panic in there has been logged, and the counts are saved once more below.
+            let _ = saving.await;
         }
         self.save();
         Ok(())
@@ -156,17 +180,17 @@ impl Server {
 
     /// Takes no new commands; stops when those under way have ended.
     pub fn drain(&self) {
-        self.lifecycle.draining.store(true, Ordering::SeqCst);
-        self.lifecycle.stopping.notify_one();
+        self.lifecycle.stage.send_modify(|stage| *stage = (*stage).max(Stage::Draining));
+        self.lifecycle.connections.close();
     }
 
     /// Stops at once.
     pub fn stop(&self) {
-        self.lifecycle.stopping.notify_one();
+        self.lifecycle.stage.send_replace(Stage::Stopping);
     }
 
     fn is_draining(&self) -> bool {
-        self.lifecycle.draining.load(Ordering::SeqCst)
+        *self.lifecycle.stage.borrow() >= Stage::Draining
     }
 
     fn used(&self) {
