@@ -11,7 +11,7 @@ use crate::process::env_value;
 use crate::reason::Reason;
 
 /// Variables that a compile reads. GCC manual, "Environment Variables Affecting GCC" and "Environment
-/// Variables" of the preprocessor; Clang manual, "ENVIRONMENT".
+/// Variables" of the preprocessor; Clang manual, "ENVIRONMENT"; ld.so(8).
 const COMPILE_VARIABLES: &[&str] = &[
     "CPATH",
     "C_INCLUDE_PATH",
@@ -26,6 +26,7 @@ const COMPILE_VARIABLES: &[&str] = &[
     "LC_ALL",
     "LC_CTYPE",
     "LC_MESSAGES",
+    "LD_LIBRARY_PATH",
     "SOURCE_DATE_EPOCH",
 ];
 

@@ -23,6 +23,9 @@ use crate::paths;
 /// How many symlinks one path may lead through, as in Linux (`MAXSYMLINKS`).
 const MAX_SYMLINKS: usize = 40;
 
+/// How deep a tree may be. Trees are walked by recursion, here and on servers.
+const MAX_DEPTH: usize = 256;
+
 /// An input tree under construction.
 #[derive(Default)]
 pub struct InputRootBuilder {
@@ -62,6 +65,9 @@ pub enum InputRootError {
         /// What the system said.
         error: io::Error,
     },
+    /// It lies below more directories than any server will follow.
+    #[error("send {}: it lies too deep", .0.display())]
+    TooDeep(PathBuf),
     /// REAPI names are UTF-8 (message `Directory`).
     #[error("send {}: its name is not UTF-8", .0.display())]
     NotUtf8(PathBuf),
@@ -114,6 +120,9 @@ impl InputRootBuilder {
     pub fn add_directory(&mut self, path: &Path) -> Result<Located, InputRootError> {
         let located = self.resolve(path)?;
         if let Located::Here(physical) = &located {
+            if physical.parent().is_some() && !matches!(self.kind(physical), Ok(Kind::Directory)) {
+                return Err(io_error(path, io::ErrorKind::NotADirectory.into()));
+            }
             self.directory(physical)?;
         }
         Ok(located)
@@ -141,7 +150,17 @@ impl InputRootBuilder {
                 Some(Component::Normal(name)) => {
                     let candidate = current.join(name);
                     if paths::is_system(&candidate) {
-                        return Ok(Located::System);
+                        // `/usr/lib/../../home` leads through the image and out of it again.
+                        if !rest.iter().any(|name| name == "..") {
+                            return Ok(Located::System);
+                        }
+                        let whole = candidate.join(rest.iter().collect::<PathBuf>());
+                        let physical = whole.canonicalize().map_err(|error| io_error(path, error))?;
+                        if paths::is_system(&physical) {
+                            return Ok(Located::System);
+                        }
+                        rest = physical.components().map(|c| c.as_os_str().to_owned()).collect();
+                        continue;
                     }
                     match self.kind(&candidate).map_err(|error| io_error(path, error))? {
                         // Even one that `..` leaves again: the kernel looks it up on the worker too.
@@ -208,6 +227,9 @@ impl InputRootBuilder {
 
     /// The tree of the physical directory `path`, made with its parents where it is not there.
     fn directory(&mut self, path: &Path) -> Result<&mut DirectoryTree, InputRootError> {
+        if path.components().count() > MAX_DEPTH {
+            return Err(InputRootError::TooDeep(path.to_owned()));
+        }
         let mut tree = &mut self.root;
         for component in path.components().skip(1) {
             let name = utf8(component.as_os_str(), path)?;
@@ -351,6 +373,41 @@ mod tests {
         let lines = tree(&scratch, &["include/stdio.h"]).unwrap();
         assert_eq!(lines.len(), 1);
         assert!(lines[0].starts_with("include -> ") && lines[0].ends_with("usr/include"), "{lines:?}");
+    }
+
+    #[test]
+    fn a_path_through_the_image_may_lead_out_of_it() {
+        let (_guard, scratch) = scratch();
+        std::fs::write(scratch.join("x.h"), "").unwrap();
+        let version = Files::default().version(&scratch.join("x.h")).unwrap();
+        for (way, expected) in [
+            (format!("/usr/lib/../..{}/x.h", scratch.display()), Located::Here(scratch.join("x.h"))),
+            ("/usr/bin/../bin/env".to_owned(), Located::System),
+        ] {
+            let located = InputRootBuilder::default().add_file(Path::new(&way), &version).unwrap();
+            assert_eq!(located, expected, "{way}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_no_directory() {
+        let (_guard, scratch) = scratch();
+        std::fs::write(scratch.join("a.c"), "").unwrap();
+        let path = scratch.join("a.c");
+        let mut builder = InputRootBuilder::default();
+        builder.add_file(&path, &Files::default().version(&path).unwrap()).unwrap();
+        let error = builder.add_directory(&path).unwrap_err();
+        assert!(matches!(error, InputRootError::Io { .. }), "{error}");
+        assert_eq!(builder.build().files.len(), 1);
+    }
+
+    #[test]
+    fn bottomless_paths_are_refused() {
+        let (_guard, scratch) = scratch();
+        let deep = scratch.join("d/".repeat(1500));
+        std::fs::create_dir_all(&deep).unwrap();
+        let error = InputRootBuilder::default().add_directory(&deep).unwrap_err();
+        assert!(matches!(error, InputRootError::TooDeep(_)), "{error}");
     }
 
     #[test]

@@ -18,7 +18,6 @@ use prost::Message;
 use crate::digest::Digest;
 use crate::digest::Hasher;
 use crate::files::Version;
-use crate::paths;
 use crate::reason::Reason;
 
 pub use environment::environment;
@@ -122,7 +121,7 @@ impl Action {
             // A directory that is not there is not there for the compiler either.
             match builder.add_directory(directory) {
                 Ok(_) | Err(InputRootError::Io { .. }) => {}
-                Err(error @ InputRootError::NotUtf8(_)) => return Err(error.into()),
+                Err(error) => return Err(error.into()),
             }
         }
         let mut outputs = Vec::new();
@@ -205,8 +204,9 @@ fn salt(circumstances: &Circumstances, in_image: &[&Input]) -> Vec<u8> {
     hasher.field(KEY_VERSION);
     hasher.field(circumstances.salt.as_bytes());
     hasher.field(circumstances.toolchain.hash());
-    let normal = |input: &&Input| (paths::lexically_normal(&input.path), input.version.digest);
-    let in_image: BTreeMap<_, _> = in_image.iter().map(normal).collect();
+    // As they are opened: without `..` two of them could be spelled alike.
+    let in_image: BTreeMap<_, _> =
+        in_image.iter().map(|input| (input.path.as_path(), input.version.digest)).collect();
     for (path, digest) in in_image {
         hasher.field(path.as_os_str().as_encoded_bytes());
         hasher.field(digest.hash());
@@ -221,7 +221,9 @@ impl From<InputRootError> for Reason {
                 Reason::InputMissing(path.display().to_string())
             }
             InputRootError::Io { .. } => Reason::InputUnreadable(error.to_string()),
-            InputRootError::NotUtf8(path) => Reason::UnsupportedName(path.display().to_string()),
+            InputRootError::NotUtf8(path) | InputRootError::TooDeep(path) => {
+                Reason::UnsupportedName(path.display().to_string())
+            }
         }
     }
 }

@@ -35,8 +35,8 @@ pub enum Task {
     Local(Reason),
 }
 
-/// Variables that add outputs to a compile or edit its command line (GCC manual, "Environment Variables
-/// Affecting GCC"; Clang's `Driver.cpp` and `driver.cpp`).
+/// Variables that add outputs to a compile, edit its command line or bring foreign code into its processes (GCC
+/// manual, "Environment Variables Affecting GCC"; Clang's `Driver.cpp` and `driver.cpp`; ld.so(8)).
 const UNSUPPORTED_VARIABLES: &[&str] = &[
     "CCC_OVERRIDE_OPTIONS",
     "CC_LOG_DIAGNOSTICS",
@@ -44,8 +44,11 @@ const UNSUPPORTED_VARIABLES: &[&str] = &[
     "CC_PRINT_INTERNAL_STAT",
     "CC_PRINT_OPTIONS",
     "CC_PRINT_PROC_STAT",
+    "CLANG_NO_DEFAULT_CONFIG",
     "DEPENDENCIES_OUTPUT",
     "GCC_COMPARE_DEBUG",
+    "LD_AUDIT",
+    "LD_PRELOAD",
     "QA_OVERRIDE_GCC3_OPTIONS",
     "SUNPRO_DEPENDENCIES",
 ];
@@ -115,7 +118,10 @@ fn check_environment(invocation: &Invocation) -> Result<(), Reason> {
         UNSUPPORTED_VARIABLES.iter().any(|&variable| name == variable)
             || name.as_bytes().starts_with(b"CLANG_CONFIG_FILE_")
     };
-    match invocation.env.iter().find(|(name, _)| unsupported(name)) {
+    // An empty list of libraries brings none in.
+    let is_empty = |name: &OsStr, value: &OsStr| value.is_empty() && name.as_bytes().starts_with(b"LD_");
+    let mut variables = invocation.env.iter().filter(|(name, value)| !is_empty(name, value));
+    match variables.find(|(name, _)| unsupported(name)) {
         Some((name, _)) => Err(Reason::UnsupportedEnvironment(name.to_string_lossy().into_owned())),
         None => Ok(()),
     }
@@ -528,6 +534,7 @@ mod tests {
             "SUNPRO_DEPENDENCIES",
             "CCC_OVERRIDE_OPTIONS",
             "CLANG_CONFIG_FILE_USER_DIR",
+            "LD_PRELOAD",
         ] {
             let mut invocation = invocation(Path::new("/"), "gcc -c a.c");
             invocation.env.push((name.into(), "x".into()));
