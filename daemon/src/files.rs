@@ -18,6 +18,9 @@ use crate::digest::Digest;
 /// looked at may change again without its `stat` showing it.
 pub const CLOCK_GRANULARITY: Duration = Duration::from_secs(1);
 
+/// More files than any build reads; about two hundred bytes each. Beyond, all are forgotten and read again.
+const MOST_VERSIONS: usize = 1 << 20;
+
 /// What `stat` says of a file's identity and last change. Equal fingerprints mean equal bytes, if the first
 /// one was taken when the file had been [settled](Fingerprint::is_settled).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -140,6 +143,9 @@ impl Files {
     /// not settled then is forgotten instead: its `stat` proves nothing.
     pub fn remember(&self, path: &Path, version: Version, looked_at: SystemTime) {
         if version.fingerprint.is_settled(looked_at) {
+            if self.versions.len() >= MOST_VERSIONS {
+                self.versions.clear();
+            }
             self.versions.insert(path.to_owned(), version);
         } else {
             self.versions.remove(path);

@@ -74,7 +74,7 @@ pub(super) fn start(surroundings: &Surroundings, args: &StartArgs) -> anyhow::Re
 }
 
 async fn serve(surroundings: &Surroundings, args: &StartArgs) -> anyhow::Result<()> {
-    let config = load(&surroundings.env, &surroundings.places.config_file)?;
+    let config = load(&surroundings.env, &surroundings.cwd, &surroundings.places.config_file)?;
     let stats_file = surroundings.stats_file();
     let stats = Arc::new(Stats::load(&stats_file));
     let status_page = serve_status_page(&config.status.listen, &stats).await;

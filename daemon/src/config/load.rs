@@ -4,7 +4,6 @@
 use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::path::Path;
-use std::path::PathBuf;
 
 use toml::Table;
 use toml::Value;
@@ -21,15 +20,15 @@ const SECTIONS: &[&str] = &["remote", "exec", "cache", "status"];
 #[error("{0}")]
 pub struct ConfigError(String);
 
-/// The configuration for a command with environment `env`. `default_file` is the file in the user's
+/// The configuration for a command in `cwd` with environment `env`. `default_file` is the file in the user's
 /// configuration directory, which `FARCC_CONFIG` replaces; only the latter must exist.
 ///
 /// # Errors
 /// When the file cannot be read or parsed, has an unknown key, or names an unset variable; when an override
 /// names no key or has the wrong type.
-pub fn load(env: &[(OsString, OsString)], default_file: &Path) -> Result<Config, ConfigError> {
+pub fn load(env: &[(OsString, OsString)], cwd: &Path, default_file: &Path) -> Result<Config, ConfigError> {
     let named = env_value(env, "FARCC_CONFIG").filter(|path| !path.is_empty());
-    let path = named.map_or_else(|| default_file.to_owned(), PathBuf::from);
+    let path = named.map_or_else(|| default_file.to_owned(), |named| cwd.join(named));
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => String::new(),
@@ -41,18 +40,26 @@ pub fn load(env: &[(OsString, OsString)], default_file: &Path) -> Result<Config,
     for (_, value) in &mut table {
         expand(value, &text, env).map_err(|problem| in_file(&problem))?;
     }
-    // The text itself, so that the error of an unknown key has its line; variables are expanded only below.
-    if let Err(error) = toml::from_str::<Config>(&text)
-        && !text.contains('$')
-    {
-        return Err(in_file(&error));
+    let expanded = Config::deserialize_table(table.clone());
+    if let Err(error) = &expanded {
+        // The same error has its line when it comes from the text itself; there, variables are not expanded.
+        let in_text = toml::from_str::<Config>(&text).err().filter(|same| same.message() == error.message());
+        return Err(in_file(in_text.as_ref().unwrap_or(error)));
     }
     for (variable, value) in env {
         if let Some((section, key)) = variable.to_str().and_then(overridden_key) {
             set(&mut table, section, &key, variable, value)?;
         }
     }
-    Config::deserialize_table(table).map_err(|error| in_file(&error))
+    let config = Config::deserialize_table(table).map_err(|error| in_file(&error))?;
+    match &config.cache.dir {
+        // A daemon has no directory of its own to which it could be relative.
+        Some(directory) if !directory.is_absolute() => Err(ConfigError(format!(
+            "use [cache] dir {:?}: it is not absolute; $HOME and other variables are expanded, ~ is not",
+            directory.display().to_string()
+        ))),
+        _ => Ok(config),
+    }
 }
 
 impl Config {
@@ -162,7 +169,7 @@ mod tests {
         let path = directory.path().join("farcc.toml");
         std::fs::write(&path, text).unwrap();
         let env: Vec<_> = env.iter().map(|(name, value)| (name.into(), value.into())).collect();
-        load(&env, &path)
+        load(&env, Path::new("/"), &path)
             .map_err(|error| ConfigError(error.0.replace(&directory.path().display().to_string(), "DIR")))
     }
 
@@ -188,10 +195,14 @@ mod tests {
 
     #[test]
     fn a_missing_default_file_is_no_error_but_a_named_one_is() {
-        assert!(load(&[], Path::new("/nonexistent/farcc.toml")).is_ok());
-        let env = [("FARCC_CONFIG".into(), "/nonexistent/farcc.toml".into())];
-        let error = load(&env, Path::new("/nonexistent/other.toml")).unwrap_err();
-        assert!(error.to_string().contains("/nonexistent/farcc.toml"), "{error}");
+        let (cwd, default) = (Path::new("/nonexistent"), Path::new("/nonexistent/other.toml"));
+        assert!(load(&[], cwd, default).is_ok());
+        // A relative one is the command's, not the daemon's.
+        for named in ["/nonexistent/farcc.toml", "farcc.toml"] {
+            let env = [("FARCC_CONFIG".into(), named.into())];
+            let error = load(&env, cwd, default).unwrap_err();
+            assert!(error.to_string().contains("/nonexistent/farcc.toml"), "{error}");
+        }
     }
 
     #[test]
@@ -211,6 +222,15 @@ mod tests {
             "\n[exec]\nsalt = \"$NOPE\"\n",
             &[],
             expect![["read DIR/farcc.toml: line 3: the variable NOPE is not set"]],
+        );
+        // A variable elsewhere in the file does not cost the line.
+        check_error("[exec]\nsalt = \"$SALT\"\njob = 3\n", &[("SALT", "s")], expect![[r#""#]]);
+        check_error(
+            "[cache]\ndir = \"~/cache\"\n",
+            &[],
+            expect![[
+                r#"use [cache] dir "~/cache": it is not absolute; $HOME and other variables are expanded, ~ is not"#
+            ]],
         );
         check_error(
             "",

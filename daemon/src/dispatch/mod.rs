@@ -83,13 +83,21 @@ pub struct Dispatcher {
     sources: Arc<DiskSources>,
     toolchains: Toolchains,
     stores: DashMap<(PathBuf, u64), Arc<Store>>,
-    executors: DashMap<Remote, Arc<RemoteExecutor>>,
-    jobs: DashMap<usize, Arc<Semaphore>>,
+    clusters: DashMap<(Remote, usize), Arc<Cluster>>,
     claims: Arc<Claims>,
     stats: Arc<Stats>,
     history: History,
     directories: Directories,
 }
+
+/// One cluster, and how many commands it may have at a time.
+struct Cluster {
+    executor: RemoteExecutor,
+    jobs: Semaphore,
+}
+
+/// More stores and clusters than anybody configures: beyond, those in memory are forgotten and opened again.
+const MOST_CONFIGURED: usize = 64;
 
 /// Where the daemon keeps things, all absolute.
 #[derive(Debug, Clone)]
@@ -132,8 +140,7 @@ impl Dispatcher {
             toolchains: Toolchains::new(Arc::clone(&files), directories.state.join("toolchains")),
             files,
             stores: DashMap::new(),
-            executors: DashMap::new(),
-            jobs: DashMap::new(),
+            clusters: DashMap::new(),
             claims: Arc::default(),
             stats,
             history: History::new(directories.history()),
@@ -175,8 +182,7 @@ impl Dispatcher {
         presence: &Presence,
         trail: &mut Trail,
     ) -> Result<Verdict, (Reason, bool)> {
-        let config = self.config(invocation).map_err(|reason| (reason, false))?;
-        let task = classify(invocation);
+        let (config, task) = self.read(invocation).await.map_err(|reason| (reason, false))?;
         let leaf = !matches!(task, Task::Other);
         if let Some(route) = route(&config, invocation) {
             return Err((route, leaf));
@@ -204,21 +210,20 @@ impl Dispatcher {
         let prepared = self.prepare(config, compile, invocation, &toolchain).await?;
         trail.prepared(&prepared.action, &toolchain, config, prepared.not_sure);
         let claim = self.claims.claim(output_paths(&prepared.action, &invocation.cwd));
-        let store = self.store(config)?;
+        let store = self.store(config).await?;
         if let Some(verdict) = self.local_hit(&store, &prepared.action, invocation, presence).await {
             trail.ended(Outcome::HitLocal, None);
             return Ok(verdict);
         }
-        let reason = match self.executor(config)? {
+        let reason = match self.cluster(config)? {
             None => Reason::NoRemote,
             Some(_) if not_shared(&toolchain).is_some() => {
                 Reason::ToolchainNotShared(not_shared(&toolchain).unwrap_or_default())
             }
-            Some(executor) => {
-                let _job = self.job(config).acquire_owned().await;
-                let run =
-                    remote::Run { executor: &executor, store: &store, config, invocation, presence, trail };
-                match run.run(&prepared.action).await {
+            Some(cluster) => {
+                let executor = &cluster.executor;
+                let run = remote::Run { executor, store: &store, config, invocation, presence, trail };
+                match run.run(&prepared.action, &cluster.jobs).await {
                     Ok(verdict) => return Ok(verdict),
                     Err(reason) if config.exec.strategy == Strategy::Remote => {
                         trail.ended(Outcome::ExecutedRemote, Some(reason.clone()));
@@ -266,8 +271,8 @@ impl Dispatcher {
     /// # Errors
     /// The reason why the command would run locally.
     pub async fn action(&self, invocation: &Arc<Invocation>) -> Result<Arc<Action>, Reason> {
-        let config = self.config(invocation)?;
-        let compile = match classify(invocation) {
+        let (config, task) = self.read(invocation).await?;
+        let compile = match task {
             Task::Compile(compile) => Arc::new(*compile),
             Task::Link => return Err(Reason::Link),
             Task::Archive => return Err(Reason::Archive),
@@ -283,7 +288,7 @@ impl Dispatcher {
     /// # Errors
     /// The reason why the command would run locally.
     pub async fn scan(&self, invocation: &Arc<Invocation>) -> Result<Scanned, Reason> {
-        match classify(invocation) {
+        match self.read(invocation).await?.1 {
             Task::Compile(compile) => {
                 let compile = Arc::new(*compile);
                 let toolchain = self.toolchains.probe(&compile, invocation).await?;
@@ -329,7 +334,7 @@ impl Dispatcher {
 
     /// Offers a result that was made here to the cluster, which may not execute, or could not.
     pub async fn offer(&self, kept: Kept) {
-        let Ok(Some(executor)) = self.executor(&kept.config) else { return };
+        let Ok(Some(cluster)) = self.cluster(&kept.config) else { return };
         if !kept.config.exec.upload_local_results {
             return;
         }
@@ -339,15 +344,21 @@ impl Dispatcher {
             let digest = Digest::try_from(digest?).ok()?;
             Some(Blob::of_file(digest, kept.store.blob_path(&digest)))
         });
-        match executor.offer(&kept.action, &kept.result, outputs.collect()).await {
+        match cluster.executor.offer(&kept.action, &kept.result, outputs.collect()).await {
             Ok(taken) => tracing::debug!("offered {}: {taken}", kept.action.digest),
             Err(error) => tracing::info!("failed to offer a result to the cluster: {error}"),
         }
     }
 
-    fn config(&self, invocation: &Invocation) -> Result<Arc<Config>, Reason> {
-        let config = load(&invocation.env, &self.directories.config_file);
-        config.map(Arc::new).map_err(|error| Reason::Configuration(error.to_string()))
+    /// Reads the files that a command names for itself: its configuration and its response files.
+    async fn read(&self, invocation: &Arc<Invocation>) -> Result<(Arc<Config>, Task), Reason> {
+        let (invocation, default_file) = (Arc::clone(invocation), self.directories.config_file.clone());
+        in_background(move || {
+            let config = load(&invocation.env, &invocation.cwd, &default_file);
+            let config = config.map_err(|error| Reason::Configuration(error.to_string()))?;
+            Ok((Arc::new(config), classify(&invocation)))
+        })
+        .await?
     }
 
     async fn local_hit(
@@ -388,14 +399,18 @@ impl Dispatcher {
         });
     }
 
-    fn store(&self, config: &Config) -> Result<Arc<Store>, Reason> {
+    async fn store(&self, config: &Config) -> Result<Arc<Store>, Reason> {
         let directory = config.cache.dir.clone().unwrap_or_else(|| self.directories.store.clone());
         let max_size_bytes = config.cache.max_size.as_u64();
-        let key = (directory, max_size_bytes);
+        let key = (directory.clone(), max_size_bytes);
         if let Some(store) = self.stores.get(&key) {
             return Ok(Arc::clone(&store));
         }
-        let store = Store::open(&key.0, max_size_bytes).map_err(|error| Reason::Store(error.to_string()))?;
+        let store = in_background(move || Store::open(&directory, max_size_bytes)).await?;
+        let store = store.map_err(|error| Reason::Store(error.to_string()))?;
+        if self.stores.len() >= MOST_CONFIGURED {
+            self.stores.clear();
+        }
         Ok(Arc::clone(self.stores.entry(key).or_insert_with(|| Arc::new(store)).value()))
     }
 
@@ -419,22 +434,22 @@ impl Dispatcher {
     }
 
     /// The cluster of a command; none if its configuration names none or wants local runs.
-    fn executor(&self, config: &Config) -> Result<Option<Arc<RemoteExecutor>>, Reason> {
+    fn cluster(&self, config: &Config) -> Result<Option<Arc<Cluster>>, Reason> {
         if config.remote.address.is_empty() || config.exec.strategy == Strategy::Local {
             return Ok(None);
         }
-        if let Some(executor) = self.executors.get(&config.remote) {
-            return Ok(Some(Arc::clone(&executor)));
+        let jobs = config.exec.jobs.clamp(1, Semaphore::MAX_PERMITS);
+        let key = (config.remote.clone(), jobs);
+        if let Some(cluster) = self.clusters.get(&key) {
+            return Ok(Some(Arc::clone(&cluster)));
         }
         let executor =
             RemoteExecutor::new(&config.remote).map_err(|error| Reason::Configuration(error.to_string()))?;
-        let entry = self.executors.entry(config.remote.clone()).or_insert_with(|| Arc::new(executor));
-        Ok(Some(Arc::clone(entry.value())))
-    }
-
-    fn job(&self, config: &Config) -> Arc<Semaphore> {
-        let jobs = config.exec.jobs.clamp(1, Semaphore::MAX_PERMITS);
-        Arc::clone(self.jobs.entry(jobs).or_insert_with(|| Arc::new(Semaphore::new(jobs))).value())
+        let cluster = Cluster { executor, jobs: Semaphore::new(jobs) };
+        if self.clusters.len() >= MOST_CONFIGURED {
+            self.clusters.clear();
+        }
+        Ok(Some(Arc::clone(self.clusters.entry(key).or_insert_with(|| Arc::new(cluster)).value())))
     }
 }
 
@@ -480,7 +495,9 @@ fn build_action(
 ) -> Result<Action, Reason> {
     let absolute = |path: &PathBuf| paths::absolute(&invocation.cwd, path);
     let mut outputs = vec![(OutputKind::Object, absolute(&compile.object))];
-    let mut arguments = vec![compile.driver.clone().into_os_string()];
+    // Clang with -no-canonical-prefixes names its own headers relative to argv[0].
+    let named = invocation.argv.first().filter(|program| program.as_encoded_bytes().contains(&b'/'));
+    let mut arguments = vec![named.map_or_else(|| compile.driver.clone().into_os_string(), OsString::clone)];
     arguments.extend_from_slice(&compile.arguments);
     arguments.extend(colours(compile, invocation, toolchain)?);
     match &compile.depfile {

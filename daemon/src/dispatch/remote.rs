@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
+use tokio::sync::Semaphore;
 
 use crate::action::Action;
 use crate::action::OutputKind;
@@ -43,11 +44,14 @@ pub(super) struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Takes the result from the cluster, or has it made there, and installs the outputs.
+    /// Takes the result from the cluster, or has it made there, and installs the outputs; with one of the permits
+    /// of `jobs`.
     ///
     /// # Errors
     /// The reason why there is no result that can be trusted.
-    pub(super) async fn run(self, action: &Arc<Action>) -> Result<Verdict, Reason> {
+    pub(super) async fn run(self, action: &Arc<Action>, jobs: &Semaphore) -> Result<Verdict, Reason> {
+        let _permit = jobs.acquire().await.map_err(|error| Reason::Internal(error.to_string()))?;
+        self.executor.check_health()?;
         let accept_cached = self.config.exec.accept_cached;
         if accept_cached && let Some(fetched) = self.executor.cached(action, self.store).await? {
             // A hit was audited by whoever made it, and is audited again: its depfile costs nothing.

@@ -22,6 +22,7 @@ use crate::reapi::Client;
 use crate::reapi::Endpoint;
 use crate::reapi::Error;
 use crate::reapi::ExecuteOptions;
+use crate::reapi::ServerCapabilities;
 use crate::stats::Bytes;
 use crate::store::Store;
 use crate::store::StoreError;
@@ -51,29 +52,43 @@ pub struct RemoteExecutor {
 /// Whether the cluster is worth asking: a dead one costs one time-out, not one for each command.
 #[derive(Default)]
 struct Health {
-    /// Set while the cluster is left alone.
-    retry_at: Option<Instant>,
+    outage: Option<Outage>,
+}
+
+/// The cluster could not be reached.
+struct Outage {
+    retry_at: Instant,
     pause: Duration,
-    /// One command is asking whether the cluster is back; all others go on without it.
+    /// One command is finding out whether it can be reached again.
     probing: bool,
 }
 
-/// The right to ask the cluster. Given back, also by a command that is cancelled.
-struct Admission<'a> {
-    health: &'a Mutex<Health>,
-    is_probe: bool,
-}
-
-impl Drop for Admission<'_> {
-    fn drop(&mut self) {
-        if self.is_probe {
-            lock(self.health).probing = false;
+impl Health {
+    /// Whether one more command may ask the cluster at `now`; else for how long none may. When a pause is over one
+    /// command goes ahead, and the others only when it has been answered. Should it never tell, another one goes.
+    fn admit(&mut self, now: Instant) -> Result<(), Duration> {
+        let Some(outage) = &mut self.outage else { return Ok(()) };
+        if outage.retry_at > now {
+            return Err(outage.retry_at - now);
         }
+        outage.probing = true;
+        outage.retry_at = now + outage.pause;
+        Ok(())
     }
-}
 
-fn lock(health: &Mutex<Health>) -> MutexGuard<'_, Health> {
-    health.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A call failed at `now`. Those that were under way when the outage began do not make it longer.
+    fn failed(&mut self, now: Instant) {
+        let pause = match &self.outage {
+            None => FIRST_PAUSE,
+            Some(outage) if outage.probing => (outage.pause * 2).min(LONGEST_PAUSE),
+            Some(_) => return,
+        };
+        self.outage = Some(Outage { retry_at: now + pause, pause, probing: false });
+    }
+
+    fn answered(&mut self) {
+        self.outage = None;
+    }
 }
 
 /// A result whose blobs are in the store on this machine.
@@ -126,11 +141,9 @@ impl RemoteExecutor {
     /// # Errors
     /// [`RemoteError`]. A result whose blobs are gone is no error: none.
     pub async fn cached(&self, action: &Action, store: &Arc<Store>) -> Result<Option<Fetched>, RemoteError> {
-        let _admission = self.admit()?;
         let wanted = wanted_inline(action);
-        let Some(result) = self.question(self.client.action_result(&action.digest, &wanted)).await? else {
-            return Ok(None);
-        };
+        let cached = self.in_time(self.client.action_result(&action.digest, &wanted)).await?;
+        let Some(result) = self.noted(cached)? else { return Ok(None) };
         // Some servers cache failures (buildbox-casd does by default).
         if result.exit_code != 0 {
             return Ok(None);
@@ -153,7 +166,6 @@ impl RemoteExecutor {
         store: &Arc<Store>,
         accept_cached: bool,
     ) -> Result<Fetched, RemoteError> {
-        let _admission = self.admit()?;
         let client = self.client.for_action(&action.digest, "Compile", &target(action));
         let mut options = ExecuteOptions {
             skip_cache_lookup: !accept_cached,
@@ -204,8 +216,8 @@ impl RemoteExecutor {
         result: &re::ActionResult,
         outputs: Vec<Blob>,
     ) -> Result<bool, RemoteError> {
-        let _admission = self.admit()?;
-        let capabilities = self.noted(self.client.capabilities().await)?;
+        self.check_health()?;
+        let capabilities = self.capabilities().await?;
         if !capabilities.action_cache_updates {
             return Ok(false);
         }
@@ -221,8 +233,7 @@ impl RemoteExecutor {
     /// # Errors
     /// [`RemoteError`].
     pub async fn executes(&self) -> Result<bool, RemoteError> {
-        let _admission = self.admit()?;
-        Ok(self.question(self.client.capabilities()).await?.execution)
+        Ok(self.capabilities().await?.execution)
     }
 
     /// Brings every output of `result` into the store, and its messages inline.
@@ -270,53 +281,45 @@ impl RemoteExecutor {
         Ok(downloaded)
     }
 
-    /// Whether the cluster is to be asked now.
-    fn admit(&self) -> Result<Admission<'_>, RemoteError> {
-        let mut health = lock(&self.health);
-        let is_probe = match health.retry_at {
-            None => false,
-            Some(retry_at) if retry_at <= Instant::now() && !health.probing => {
-                health.probing = true;
-                true
-            }
-            Some(_) => {
-                let address = self.client.address();
-                return Err(RemoteError::Unavailable(format!("{address} could not be reached a moment ago")));
-            }
-        };
-        Ok(Admission { health: &self.health, is_probe })
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks something that is answered at once by a cluster that is well.
-    async fn question<T>(&self, asked: impl Future<Output = Result<T, Error>>) -> Result<T, RemoteError> {
-        match tokio::time::timeout(self.question_timeout, asked).await {
-            Ok(answer) => self.noted(answer),
-            Err(_) => {
-                self.leave_alone();
-                let (address, limit) = (self.client.address(), self.question_timeout);
-                Err(RemoteError::Unavailable(format!("{address} gave no answer in {limit:?}")))
-            }
-        }
-    }
-
-    fn leave_alone(&self) {
-        let mut health = lock(&self.health);
-        // Many commands may fail together: that is one failure.
-        if health.retry_at.is_none_or(|retry_at| retry_at <= Instant::now()) {
-            health.pause = (health.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-            health.retry_at = Some(Instant::now() + health.pause);
-        }
+    /// Whether the cluster is worth asking now.
+    ///
+    /// # Errors
+    /// [`RemoteError::Unavailable`].
+    pub fn check_health(&self) -> Result<(), RemoteError> {
+        self.health().admit(Instant::now()).map_err(|wait| {
+            RemoteError::Unavailable(format!(
+                "{} could not be reached a moment ago; it is asked again in {wait:.0?}",
+                self.client.address(),
+            ))
+        })
     }
 
     fn noted<T>(&self, answer: Result<T, Error>) -> Result<T, RemoteError> {
         match answer {
             Ok(answer) => {
-                let mut health = lock(&self.health);
-                (health.retry_at, health.pause) = (None, Duration::ZERO);
+                self.health().answered();
                 Ok(answer)
             }
             Err(error) => Err(self.note(&error)),
         }
+    }
+
+    /// What the cluster said of itself, perhaps long ago: no sign that it can be reached now.
+    async fn capabilities(&self) -> Result<ServerCapabilities, RemoteError> {
+        self.in_time(self.client.capabilities()).await?.map_err(|error| self.note(&error))
+    }
+
+    /// The answer to something that a cluster which is well knows at once.
+    async fn in_time<T>(&self, asked: impl Future<Output = T>) -> Result<T, RemoteError> {
+        let limit = self.question_timeout;
+        tokio::time::timeout(limit, asked).await.map_err(|_| {
+            self.health().failed(Instant::now());
+            RemoteError::Unavailable(format!("{} gave no answer in {limit:?}", self.client.address()))
+        })
     }
 
     fn note(&self, error: &Error) -> RemoteError {
@@ -326,10 +329,11 @@ impl RemoteExecutor {
         if error.code() == Code::NotFound && !error.missing_digests().is_empty() {
             return RemoteError::Gone(error.to_string());
         }
-        // An action that ran into its own limit says nothing about the cluster.
-        let silent = error.code() == Code::DeadlineExceeded && *error.cause() == Cause::Status;
-        if silent || error.is_unreachable() || matches!(error.code(), Code::Unavailable | Code::Unauthenticated) {
-            self.leave_alone();
+        // A call without an answer has used its whole time; the time of an action is another matter.
+        let is_silent = error.code() == Code::DeadlineExceeded && *error.cause() == Cause::Status;
+        let is_away = matches!(error.code(), Code::Unavailable | Code::Unauthenticated);
+        if error.is_unreachable() || is_silent || is_away {
+            self.health().failed(Instant::now());
             return RemoteError::Unavailable(error.to_string());
         }
         RemoteError::Refused(error.to_string())
@@ -380,4 +384,36 @@ async fn put(store: &Arc<Store>, expected: Digest, bytes: bytes::Bytes) -> Resul
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RemoteError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| RemoteError::Refused(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_pause_one_command_finds_out() {
+        let mut health = Health::default();
+        let mut now = Instant::now();
+        assert!(health.admit(now).is_ok() && health.admit(now).is_ok());
+        // All that were under way fail together: that is one outage.
+        for _ in 0..400 {
+            health.failed(now);
+        }
+        assert_eq!(health.admit(now), Err(FIRST_PAUSE));
+        for pause in [1, 2, 4, 8, 16, 30, 30] {
+            let pause = Duration::from_secs(pause);
+            assert_eq!(health.admit(now), Err(pause));
+            now += pause;
+            assert_eq!(health.admit(now), Ok(()));
+            assert!(health.admit(now).is_err(), "one at a time");
+            health.failed(now);
+        }
+        now += LONGEST_PAUSE;
+        assert_eq!(health.admit(now), Ok(()));
+        // The one that went ahead was cancelled.
+        now += LONGEST_PAUSE;
+        assert_eq!(health.admit(now), Ok(()));
+        health.answered();
+        assert!(health.admit(now).is_ok() && health.admit(now).is_ok());
+    }
 }
