@@ -224,7 +224,17 @@ mod tests {
             expect![["read DIR/farcc.toml: line 3: the variable NOPE is not set"]],
         );
         // A variable elsewhere in the file does not cost the line.
-        check_error("[exec]\nsalt = \"$SALT\"\njob = 3\n", &[("SALT", "s")], expect![[r#""#]]);
+        check_error(
+            "[exec]\nsalt = \"$SALT\"\njob = 3\n",
+            &[("SALT", "s")],
+            expect![[r#"
+            read DIR/farcc.toml: TOML parse error at line 3, column 1
+              |
+            3 | job = 3
+              | ^^^
+            unknown field `job`, expected one of `strategy`, `accept_cached`, `upload_local_results`, `jobs`, `local_jobs`, `timeout`, `salt`
+        "#]],
+        );
         check_error(
             "[cache]\ndir = \"~/cache\"\n",
             &[],
