@@ -60,7 +60,6 @@ impl Compile {
     pub fn translation_unit(&self, invocation: &Invocation, toolchain: &Toolchain) -> TranslationUnit {
         let search_path = search_path::resolve(self, invocation, toolchain);
         let mut forced_includes = Vec::new();
-        forced_includes.extend(search_path::implicit_include(invocation, toolchain, &search_path));
         for argument in &self.command_line.arguments {
             match argument.meaning {
                 Meaning::Include => forced_includes.push(ForcedInclude::Include(argument.value().into())),

@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::process::Output;
 use std::time::Duration;
 
-use crate::compiler::depfile;
 use crate::preprocessor::Family;
 use crate::preprocessor::Language;
 use crate::process::Program;
@@ -56,8 +55,6 @@ pub(super) struct Probe {
     pub(super) angle: Vec<PathBuf>,
     /// Built-in directories that do not exist.
     pub(super) absent: Vec<PathBuf>,
-    /// The file that is included unasked.
-    pub(super) implicit_include: Option<PathBuf>,
     /// Programs that a compile runs, as the driver names them: a path, or a name to be found in `PATH`.
     pub(super) programs: Vec<OsString>,
     /// Specs and configuration files that the driver read, and files that its flags bring in by default.
@@ -109,21 +106,14 @@ impl Driver<'_> {
         let describe = [&describe[..], &[x, language, null]].concat();
         let plan = ["-###", "-c", "-o"].map(OsStr::new);
         let plan = [&plan[..], &[null, x, language, null]].concat();
-        let dependencies = [OsStr::new("-M"), x, language, null];
-        let (description, plan, dependencies) =
-            tokio::join!(self.run(&describe), self.run(&plan), self.run(&dependencies));
-        let (description, plan, dependencies) = (description?, plan?, dependencies?);
-        for output in [&description, &plan, &dependencies] {
+        let (description, plan) = tokio::join!(self.run(&describe), self.run(&plan));
+        let (description, plan) = (description?, plan?);
+        for output in [&description, &plan] {
             if !output.status.success() {
                 return Err(self.refused(&output.stderr));
             }
         }
-        let mut probe = self.read(&description, &plan.stderr)?;
-        let depfile =
-            depfile::parse(&dependencies.stdout).map_err(|e| Reason::ToolchainProbe(e.to_string()))?;
-        probe.implicit_include =
-            depfile.prerequisites.into_iter().find(|file| file != Path::new("/dev/null"));
-        Ok(probe)
+        self.read(&description, &plan.stderr)
     }
 
     fn refused(&self, stderr: &[u8]) -> Reason {
@@ -154,7 +144,6 @@ impl Driver<'_> {
             quote: Vec::new(),
             angle: Vec::new(),
             absent: Vec::new(),
-            implicit_include: None,
             programs: Vec::new(),
             files: Vec::new(),
             watched: Vec::new(),

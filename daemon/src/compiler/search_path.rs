@@ -17,7 +17,6 @@ use crate::compiler::command_line::Argument;
 use crate::compiler::flag_table::Chain;
 use crate::compiler::flag_table::Meaning;
 use crate::preprocessor::Family;
-use crate::preprocessor::ForcedInclude;
 use crate::preprocessor::Language;
 use crate::preprocessor::SearchPath;
 
@@ -224,17 +223,6 @@ fn paths(directories: impl IntoIterator<Item = Directory>) -> Vec<PathBuf> {
     directories.into_iter().map(|directory| directory.path).collect()
 }
 
-/// The file that GCC includes unasked, `<stdc-predef.h>`, found along this compile's own search path.
-pub(super) fn implicit_include(
-    invocation: &Invocation,
-    toolchain: &Toolchain,
-    search_path: &SearchPath,
-) -> Option<ForcedInclude> {
-    let name = toolchain.implicit_include()?;
-    let candidates = search_path.angle.iter().map(|directory| invocation.cwd.join(directory).join(name));
-    candidates.into_iter().find(|candidate| candidate.is_file()).map(ForcedInclude::Include)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -323,34 +311,6 @@ mod tests {
             let search_path = compile.translation_unit(&invocation, &toolchain).search_path;
             assert_eq!(search_path.angle[..3], ["a", "b", "s"].map(PathBuf::from), "{compiler}");
             assert_eq!(search_path.user_directories, 2, "{compiler}");
-        }
-    }
-
-    #[tokio::test]
-    async fn what_gcc_includes_unasked_is_listed() {
-        let space = tempfile::tempdir().unwrap();
-        std::fs::create_dir(space.path().join("own")).unwrap();
-        std::fs::write(space.path().join("own/stdc-predef.h"), "").unwrap();
-        std::fs::write(space.path().join("x.c"), "").unwrap();
-        let toolchains = toolchains(&space.path().join("records"));
-        for line in [
-            "gcc -c x.c",
-            "gcc -c x.c -I own",
-            "gcc -c x.c -nostdinc",
-            "gcc -c x.c -ffreestanding",
-            "clang -c x.c",
-        ] {
-            let invocation = invocation(space.path(), line);
-            let compile = compile(&invocation);
-            let toolchain = toolchains.probe(&compile, &invocation).await.unwrap();
-            let forced = compile.translation_unit(&invocation, &toolchain).forced_includes;
-            let ours = forced.into_iter().map(|include| match include {
-                ForcedInclude::Include(path) => path,
-                other => panic!("{other:?}"),
-            });
-            let theirs = toolchains.dependencies(&compile, &invocation).await.unwrap();
-            let theirs = theirs.into_iter().skip(1).map(|path| space.path().join(path));
-            assert_eq!(ours.collect::<Vec<_>>(), theirs.collect::<Vec<_>>(), "{line}");
         }
     }
 }

@@ -47,7 +47,7 @@ pub struct Toolchain {
 }
 
 /// The form of the record; another one is ignored.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 
 /// A toolchain as it is kept on disk, with all that shows whether it still holds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -59,7 +59,6 @@ pub(super) struct Record {
     pub(super) predefined: String,
     pub(super) quote: Vec<PathBuf>,
     pub(super) angle: Vec<PathBuf>,
-    pub(super) implicit_include: Option<PathBuf>,
     pub(super) programs: Vec<ProgramRecord>,
     /// Programs found along `PATH`, and where.
     pub(super) lookups: Vec<(String, PathBuf)>,
@@ -146,12 +145,5 @@ impl Record {
             identity: hasher.finish(),
             record: self,
         })
-    }
-}
-
-impl Toolchain {
-    /// The base name of the file that the compiler includes unasked (`stdc-predef.h`).
-    pub(super) fn implicit_include(&self) -> Option<&OsStr> {
-        self.record.implicit_include.as_deref()?.file_name()
     }
 }

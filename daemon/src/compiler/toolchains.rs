@@ -361,7 +361,6 @@ fn record(
         predefined: probe.predefined,
         quote: probe.quote,
         angle: probe.angle,
-        implicit_include: probe.implicit_include,
         programs,
         lookups,
         absent: probe.absent,
