@@ -13,6 +13,7 @@ use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use anyhow::bail;
@@ -26,10 +27,16 @@ use hyper::header;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use hyper_util::rt::TokioTimer;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use crate::stats::Stats;
 use crate::stats::Summary;
+
+/// Any user of the machine can reach the port, so what a connection may take of the daemon is little.
+const MOST_CONNECTIONS: usize = 32;
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The page, before it is served.
 pub struct StatusPage {
@@ -61,23 +68,29 @@ impl StatusPage {
 
     /// Answers requests for ever.
     pub async fn serve(self, stats: Arc<Stats>) {
+        let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
         let access = Arc::new(Access { host: self.address.to_string(), token: self.token });
         loop {
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     tracing::warn!("failed to accept a status connection: {error}");
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
                 }
             };
+            // Whoever is one too many is hung up on: a reader comes again, an attacker stays outside.
+            let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
             let (access, stats) = (Arc::clone(&access), Arc::clone(&stats));
             tokio::spawn(async move {
                 let service = service_fn(|request| {
                     let response = respond(&request, &access, &stats);
                     async move { Ok::<_, Infallible>(response) }
                 });
-                let served = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                let mut http = http1::Builder::new();
+                http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+                let served = http.serve_connection(TokioIo::new(stream), service).await;
+                drop(place);
                 if let Err(error) = served {
                     tracing::debug!("a status connection ended: {error}");
                 }

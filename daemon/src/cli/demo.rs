@@ -75,10 +75,12 @@ pub(super) fn demo(surroundings: &Surroundings, args: &DemoArgs) -> anyhow::Resu
     let told = runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt()).context("wait for signals")?;
         let mut terminate = signal(SignalKind::terminate()).context("wait for signals")?;
+        let mut hang_up = signal(SignalKind::hangup()).context("wait for signals")?;
         tokio::select! {
             told = demo.run() => told,
             _ = interrupt.recv() => bail!("finish the demo: interrupted"),
             _ = terminate.recv() => bail!("finish the demo: terminated"),
+            _ = hang_up.recv() => bail!("finish the demo: the terminal is gone"),
         }
     });
     // The daemon was started by a launcher, so it is nobody's child: it is told to go.
@@ -195,11 +197,14 @@ impl Demo {
         let path = prerequisites::find_program(name, &self.env).with_context(|| format!("find {name}"))?;
         let program = Program { path: &path, args, env: self.env.clone(), cwd: &self.scratch };
         let mut command = program.command();
-        command.stdin(Stdio::null()).kill_on_drop(true);
+        command.stdin(Stdio::null()).kill_on_drop(true).process_group(0);
         if quiet {
             command.stdout(Stdio::null());
         }
-        let status = command.status().await.with_context(|| format!("run {name}"))?;
+        let mut child = command.spawn().with_context(|| format!("run {name}"))?;
+        // An interrupted demo leaves no compiler behind that would start the daemon again.
+        let _group = KillGroup::of(&child);
+        let status = child.wait().await.with_context(|| format!("run {name}"))?;
         if !status.success() {
             bail!("build the project: {name} ended with {status}");
         }

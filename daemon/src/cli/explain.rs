@@ -21,8 +21,14 @@ use crate::paths;
 
 pub(super) fn explain(surroundings: &Surroundings, file: &Path, json: bool) -> anyhow::Result<ExitCode> {
     let path = paths::lexically_normal(&paths::absolute(&surroundings.cwd, file));
-    let history =
-        surroundings.history().of(&path).with_context(|| format!("read what made {}", path.display()))?;
+    let made = |path: &Path| {
+        surroundings.history().of(path).with_context(|| format!("read what made {}", path.display()))
+    };
+    let history = match (made(&path)?, path.canonicalize()) {
+        // Commands name their outputs from the physical working directory; the user may stand in a symlinked one.
+        (None, Ok(physical)) => made(&physical)?,
+        (known, _) => known,
+    };
     let Some(history) = history else {
         bail!("explain {}: farcc knows of no command that made it", path.display());
     };

@@ -8,6 +8,7 @@ use anyhow::Context;
 use anyhow::bail;
 use clap::Args;
 
+use crate::cli::Surroundings;
 use crate::cli::print;
 
 /// The names under which builds call compilers when nothing else is configured.
@@ -22,13 +23,16 @@ pub(super) struct InstallLinksArgs {
     names: Vec<String>,
 }
 
-pub(super) fn install_links(args: &InstallLinksArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn install_links(
+    surroundings: &Surroundings,
+    args: &InstallLinksArgs,
+) -> anyhow::Result<ExitCode> {
     let launcher = std::fs::read_link("/proc/self/exe").context("find this program")?.with_file_name("farcc");
     if !launcher.is_file() {
         bail!("find the launcher: there is no {}", launcher.display());
     }
-    let directory = &args.directory;
-    std::fs::create_dir_all(directory).with_context(|| format!("create {}", directory.display()))?;
+    let directory = surroundings.cwd.join(&args.directory);
+    std::fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
     for name in COMPILERS.iter().copied().chain(args.names.iter().map(String::as_str)) {
         if name.is_empty() || name.contains('/') {
             bail!("make a link named {name:?}: it is no file name");

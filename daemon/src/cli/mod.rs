@@ -137,7 +137,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Action { command } => action::action(&surroundings, command.words),
         Command::Explain { file, json } => explain::explain(&surroundings, &file, json),
         Command::Serve(args) => serve::serve(&surroundings, &args),
-        Command::InstallLinks(args) => install_links::install_links(&args),
+        Command::InstallLinks(args) => install_links::install_links(&surroundings, &args),
         Command::Demo(args) => demo::demo(&surroundings, &args),
     }
 }

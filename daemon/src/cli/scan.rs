@@ -91,7 +91,7 @@ pub(super) fn scan(surroundings: &Surroundings, args: &ScanArgs) -> anyhow::Resu
                 let _ = write!(
                     rule,
                     " \\\n {}",
-                    input.path.to_string_lossy().replace('$', "$$").replace(' ', "\\ ")
+                    input.path.to_string_lossy().replace('$', "$$").replace('#', "\\#").replace(' ', "\\ ")
                 );
             }
             rule.push('\n');
@@ -148,7 +148,8 @@ async fn scan_entry(
         (None, None) => return Err("the entry has neither arguments nor command".to_owned()),
     };
     let words = words.into_iter().map(OsString::from).collect();
-    let invocation =
-        surroundings.invocation(words, entry.directory.clone()).map_err(|error| format!("{error:#}"))?;
+    let invocation = surroundings
+        .invocation(words, surroundings.cwd.join(&entry.directory))
+        .map_err(|error| format!("{error:#}"))?;
     dispatcher.scan(&invocation).await.map_err(|reason| reason.to_string())
 }

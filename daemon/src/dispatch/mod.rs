@@ -288,7 +288,8 @@ impl Dispatcher {
     /// # Errors
     /// The reason why the command would run locally.
     pub async fn scan(&self, invocation: &Arc<Invocation>) -> Result<Scanned, Reason> {
-        match self.read(invocation).await?.1 {
+        let asked = Arc::clone(invocation);
+        match in_background(move || classify(&asked)).await? {
             Task::Compile(compile) => {
                 let compile = Arc::new(*compile);
                 let toolchain = self.toolchains.probe(&compile, invocation).await?;
