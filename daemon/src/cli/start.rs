@@ -24,6 +24,7 @@ use crate::cli::Surroundings;
 use crate::cli::parse_duration;
 use crate::cli::print;
 use crate::cli::runtime;
+use crate::config::Config;
 use crate::config::load;
 use crate::dispatch::Dispatcher;
 use crate::server::Server;
@@ -74,7 +75,12 @@ pub(super) fn start(surroundings: &Surroundings, args: &StartArgs) -> anyhow::Re
 }
 
 async fn serve(surroundings: &Surroundings, args: &StartArgs) -> anyhow::Result<()> {
-    let config = load(&surroundings.env, &surroundings.cwd, &surroundings.places.config_file)?;
+    let config = load(&surroundings.env, &surroundings.cwd, &surroundings.places.config_file);
+    // Whoever's command it was learns it from his own environment; others have another configuration.
+    let config = config.unwrap_or_else(|error| {
+        tracing::warn!("failed to {error}; this daemon's own settings are the defaults");
+        Config::default()
+    });
     let stats_file = surroundings.stats_file();
     let stats = Arc::new(Stats::load(&stats_file));
     let status_page = serve_status_page(&config.status.listen, &stats).await;
