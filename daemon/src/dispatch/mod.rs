@@ -542,3 +542,14 @@ const AUDIT_SUFFIX: &str = ".farcc-audit.d";
 async fn in_background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Reason> {
     tokio::task::spawn_blocking(work).await.map_err(|error| Reason::Internal(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_in_the_background_is_one_commands_reason() {
+        let ended: Result<(), Reason> = in_background(|| panic!("a defect")).await;
+        assert!(matches!(ended, Err(Reason::Internal(_))), "{ended:?}");
+    }
+}
