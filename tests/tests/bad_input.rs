@@ -221,6 +221,21 @@ fn an_address_that_swallows_everything_does_not_hang_a_build() {
 }
 
 #[test]
+fn a_broken_configuration_costs_only_the_commands_that_have_it() {
+    let space = TestSpace::new("broken-configuration");
+    space.write("a.c", "int a;\n");
+    // The daemon is started by a command with a misspelt key.
+    space.configure("[remote]\nadress = \"x\"\n");
+    space.run("", &["farcc", "gcc", "-c", "a.c"]).success();
+    let stats = space.stats();
+    assert_eq!((stats.commands(), stats.reason("configuration")), (1, 1), "{}", stats.0);
+    space.configure("");
+    space.run("", &["farcc", "gcc", "-c", "a.c"]).success();
+    let stats = space.stats();
+    assert_eq!((stats.commands(), stats.verdict("executed_local")), (2, 1), "{}", stats.0);
+}
+
+#[test]
 fn a_compile_error_is_the_compilers_own() {
     let space = TestSpace::new("compile-error");
     prerequisites::require(&["gcc"]);

@@ -64,7 +64,10 @@ pub(super) fn status(surroundings: &Surroundings, json: bool) -> anyhow::Result<
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = match &daemon {
-        None => writeln!(text, "daemon   none runs; the next launcher starts one"),
+        None => match places.start_failed().recall() {
+            Some(failure) => writeln!(text, "daemon   none runs: failed to {failure}"),
+            None => writeln!(text, "daemon   none runs; the next launcher starts one"),
+        },
         Some(daemon) => {
             let DaemonStatus { pid, version, uptime_seconds, connections, draining, status_page } = daemon;
             let state = if *draining { "draining" } else { "running" };
