@@ -220,6 +220,18 @@ fn an_address_that_swallows_everything_does_not_hang_a_build() {
     assert!(started.elapsed() < PATIENCE, "it took {:?}", started.elapsed());
 }
 
+/// What `farccd explain` says of a file. The daemon writes its history without keeping the build waiting.
+fn explanation(space: &TestSpace, file: &str) -> String {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let finished = space.farccd(&["explain", file]);
+        if finished.status == 0 || Instant::now() > deadline {
+            return finished.success().stdout_text();
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 #[test]
 fn a_broken_configuration_costs_only_the_commands_that_have_it() {
     let space = TestSpace::new("broken-configuration");
@@ -229,10 +241,23 @@ fn a_broken_configuration_costs_only_the_commands_that_have_it() {
     space.run("", &["farcc", "gcc", "-c", "a.c"]).success();
     let stats = space.stats();
     assert_eq!((stats.commands(), stats.reason("configuration")), (1, 1), "{}", stats.0);
+    let explained = explanation(&space, "a.o");
+    assert!(explained.contains("(configuration: ") && explained.contains("adress"), "{explained}");
     space.configure("");
     space.run("", &["farcc", "gcc", "-c", "a.c"]).success();
     let stats = space.stats();
     assert_eq!((stats.commands(), stats.verdict("executed_local")), (2, 1), "{}", stats.0);
+    // What is not taken apart has a reason as well.
+    space.write("main.c", "int main(void) { return 0; }\n");
+    for (command, reason) in [
+        ("gcc -march=native -c main.c -o main.o", "(unsupported_flag: -march=native)"),
+        ("gcc main.o -o main", "(link)"),
+    ] {
+        let words: Vec<&str> = std::iter::once("farcc").chain(command.split(' ')).collect();
+        space.run("", &words).success();
+        let explained = explanation(&space, words[words.len() - 1]);
+        assert!(explained.contains(reason), "{command}: {explained}");
+    }
 }
 
 #[test]

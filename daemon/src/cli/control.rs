@@ -22,6 +22,7 @@ use serde_json::json;
 use crate::cli::Surroundings;
 use crate::cli::print;
 use crate::cli::print_json;
+use crate::cli::readable_micros;
 use crate::server::DaemonStatus;
 use crate::stats;
 use crate::stats::Summary;
@@ -134,8 +135,10 @@ pub(super) fn table(summary: &Summary) -> String {
     let micros = summary.micros;
     let _ = writeln!(
         text,
-        "time in the daemon: p50 {} µs, p90 {} µs, p99 {} µs",
-        micros.p50, micros.p90, micros.p99
+        "time in the daemon: p50 {}, p90 {}, p99 {}",
+        readable_micros(micros.p50),
+        readable_micros(micros.p90),
+        readable_micros(micros.p99)
     );
     text
 }

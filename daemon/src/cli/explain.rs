@@ -16,6 +16,7 @@ use serde_json::json;
 use crate::cli::Surroundings;
 use crate::cli::print;
 use crate::cli::print_json;
+use crate::cli::readable_micros;
 use crate::history::differences;
 use crate::paths;
 
@@ -55,9 +56,9 @@ pub(super) fn explain(surroundings: &Surroundings, file: &Path, json: bool) -> a
     let _ = writeln!(text, "  {}", meaning(&last));
     let _ = writeln!(
         text,
-        "  {} ago, {} µs in the daemon",
+        "  {} ago, {} in the daemon",
         humantime::format_duration(Duration::from_secs(age)),
-        last.micros
+        readable_micros(last.micros)
     );
     let _ = writeln!(text, "  command: {}", arguments(&last).join(" "));
     if !last.key.is_empty() {

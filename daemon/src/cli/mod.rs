@@ -216,6 +216,27 @@ fn print_json(value: &impl serde::Serialize) -> anyhow::Result<ExitCode> {
     print(text)
 }
 
+/// A time for people: three digits of it are enough.
+fn readable_micros(micros: u64) -> String {
+    match micros {
+        0..1_000 => format!("{micros} µs"),
+        1_000..10_000 => format!("{}.{} ms", micros / 1_000, micros % 1_000 / 100),
+        10_000..1_000_000 => format!("{} ms", micros / 1_000),
+        _ => format!("{}.{} s", micros / 1_000_000, micros % 1_000_000 / 100_000),
+    }
+}
+
 fn parse_duration(text: &str) -> Result<Duration, humantime::DurationError> {
     humantime::parse_duration(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_readable() {
+        let readable = [0, 999, 1_000, 9_999, 10_000, 411_647, 1_000_000, 61_250_000].map(readable_micros);
+        assert_eq!(readable, ["0 µs", "999 µs", "1.0 ms", "9.9 ms", "10 ms", "411 ms", "1.0 s", "61.2 s"]);
+    }
 }

@@ -184,6 +184,12 @@ impl Dispatcher {
     ) -> Result<Verdict, (Reason, bool)> {
         let (config, task) = self.read(invocation).await.map_err(|reason| (reason, false))?;
         let leaf = !matches!(task, Task::Other);
+        match &task {
+            Task::Compile(compile) => trail.compile(compile),
+            Task::Link | Task::Archive | Task::Local(_) => trail.not_understood(),
+            Task::Other => {}
+        }
+        let config = config.map_err(|reason| (reason, leaf))?;
         if let Some(route) = route(&config, invocation) {
             return Err((route, leaf));
         }
@@ -194,7 +200,6 @@ impl Dispatcher {
             Task::Other => return Err((Reason::NotACompiler, leaf)),
             Task::Local(reason) => return Err((reason, leaf)),
         };
-        trail.compile(&compile);
         self.compile(&config, &compile, invocation, presence, trail).await.map_err(|reason| (reason, leaf))
     }
 
@@ -272,6 +277,7 @@ impl Dispatcher {
     /// The reason why the command would run locally.
     pub async fn action(&self, invocation: &Arc<Invocation>) -> Result<Arc<Action>, Reason> {
         let (config, task) = self.read(invocation).await?;
+        let config = config?;
         let compile = match task {
             Task::Compile(compile) => Arc::new(*compile),
             Task::Link => return Err(Reason::Link),
@@ -352,14 +358,17 @@ impl Dispatcher {
     }
 
     /// Reads the files that a command names for itself: its configuration and its response files.
-    async fn read(&self, invocation: &Arc<Invocation>) -> Result<(Arc<Config>, Task), Reason> {
+    async fn read(
+        &self,
+        invocation: &Arc<Invocation>,
+    ) -> Result<(Result<Arc<Config>, Reason>, Task), Reason> {
         let (invocation, default_file) = (Arc::clone(invocation), self.directories.config_file.clone());
         in_background(move || {
             let config = load(&invocation.env, &invocation.cwd, &default_file);
-            let config = config.map_err(|error| Reason::Configuration(error.to_string()))?;
-            Ok((Arc::new(config), classify(&invocation)))
+            let config = config.map(Arc::new).map_err(|error| Reason::Configuration(error.to_string()));
+            (config, classify(&invocation))
         })
-        .await?
+        .await
     }
 
     async fn local_hit(

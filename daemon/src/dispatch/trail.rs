@@ -71,6 +71,18 @@ impl Trail {
             .collect();
     }
 
+    /// The command is a compiler's or an archiver's, and not taken apart: the file that it says it makes is what one
+    /// may ask about.
+    pub fn not_understood(&mut self) {
+        let mut words = self.invocation.argv.iter();
+        let named = words.find(|word| *word == "-o").and_then(|_| words.next());
+        // Neither standard output nor a device has a history.
+        if let Some(name) = named.filter(|name| *name != "-" && !name.as_bytes().starts_with(b"/dev/")) {
+            let path = paths::absolute(&self.invocation.cwd, name.as_ref());
+            self.outputs = vec![paths::lexically_normal(&path)];
+        }
+    }
+
     /// Everything that the key is made of is known.
     pub fn prepared(&mut self, action: &Action, toolchain: &Toolchain, config: &Config, not_sure: bool) {
         self.not_sure = not_sure;
