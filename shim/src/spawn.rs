@@ -51,11 +51,23 @@ const NOT_FOR_THE_DAEMON: [&str; 8] = [
 /// When there is no daemon and none could be started, now or a moment ago; when it is stuck; when somebody else
 /// listens there.
 pub fn connect_or_start(places: &Places, environment: &Environment) -> io::Result<UnixStream> {
+    connect_or_start_with(places, environment, &[])
+}
+
+/// Like [`connect_or_start`]; a daemon that has to be started gets `options` besides.
+///
+/// # Errors
+/// The same.
+pub fn connect_or_start_with(
+    places: &Places,
+    environment: &Environment,
+    options: &[OsString],
+) -> io::Result<UnixStream> {
     if let Some(stuck) = places.stuck().recall() {
         return Err(io::Error::new(io::ErrorKind::TimedOut, stuck));
     }
     match connect(places) {
-        Err(error) if is_absent(&error) => start(places, environment),
+        Err(error) if is_absent(&error) => start(places, environment, options),
         Err(error) if error.kind() == io::ErrorKind::TimedOut => {
             let message = "the daemon takes no connections";
             places.stuck().note(message);
@@ -71,7 +83,7 @@ pub fn is_absent(error: &io::Error) -> bool {
 }
 
 /// Starts the daemon and connects to it. Of several callers one starts it, the others wait for that one.
-fn start(places: &Places, environment: &Environment) -> io::Result<UnixStream> {
+fn start(places: &Places, environment: &Environment, options: &[OsString]) -> io::Result<UnixStream> {
     places.prepare_run()?;
     // Freed by the kernel if its holder is killed.
     let lock = open_lock(&places.spawn_lock())?;
@@ -87,7 +99,7 @@ fn start(places: &Places, environment: &Environment) -> io::Result<UnixStream> {
     if let Some(failure) = places.start_failed().recall() {
         return Err(io::Error::other(failure));
     }
-    match spawn(places, environment).and_then(|()| connect(places)) {
+    match spawn(places, environment, options).and_then(|()| connect(places)) {
         Ok(stream) => Ok(stream),
         Err(error) => {
             let message = format!("start the daemon: {error}");
@@ -98,7 +110,7 @@ fn start(places: &Places, environment: &Environment) -> io::Result<UnixStream> {
 }
 
 /// Starts the daemon and waits until it says that it listens.
-fn spawn(places: &Places, environment: &Environment) -> io::Result<()> {
+fn spawn(places: &Places, environment: &Environment, options: &[OsString]) -> io::Result<()> {
     places.prepare()?;
     let daemon = find_daemon(environment).ok_or_else(|| {
         io::Error::new(io::ErrorKind::NotFound, "there is no farccd beside farcc or in PATH")
@@ -111,7 +123,8 @@ fn spawn(places: &Places, environment: &Environment) -> io::Result<()> {
         environment = environment.with("FARCC_DIR", absolute.as_os_str())?;
     }
     let args = ["start", "--foreground", "--ready-fd", &READY_FD.to_string()].map(OsString::from);
-    let argv: Vec<OsString> = std::iter::once(daemon.clone().into_os_string()).chain(args).collect();
+    let argv: Vec<OsString> =
+        std::iter::once(daemon.clone().into_os_string()).chain(args).chain(options.iter().cloned()).collect();
     let image = Image::new(&daemon, &argv, environment)?;
     let log = OpenOptions::new().append(true).create(true).mode(0o600).open(places.log_file())?;
     let (ready, ready_end) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;

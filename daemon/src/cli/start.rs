@@ -53,8 +53,10 @@ impl StartArgs {
 pub(super) fn start(surroundings: &Surroundings, args: &StartArgs) -> anyhow::Result<ExitCode> {
     if !args.foreground {
         let environment = farcc::process::Environment::inherited();
-        let stream =
-            farcc::spawn::connect_or_start(&surroundings.places, &environment).context("reach the daemon")?;
+        let idle_timeout = humantime::format_duration(args.idle_timeout).to_string();
+        let options = ["--idle-timeout".into(), idle_timeout.into()];
+        let stream = farcc::spawn::connect_or_start_with(&surroundings.places, &environment, &options);
+        let stream = stream.context("reach the daemon")?;
         let (pid, _) = farcc::process::peer(stream.as_fd()).context("reach the daemon")?;
         return print(format!("farccd runs with process id {pid}\n"));
     }
