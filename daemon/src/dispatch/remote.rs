@@ -8,6 +8,7 @@ use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
 use tokio::sync::Semaphore;
 
 use crate::action::Action;
+use crate::action::InstallError;
 use crate::action::OutputKind;
 use crate::action::find;
 use crate::action::install;
@@ -108,7 +109,11 @@ fn keep(
     let depfile = store.read(&digest).map_err(|error| failed(&error))?;
     let depfile = depfile.ok_or_else(|| failed(&"the depfile is gone from the store"))?;
     audit(&depfile, cwd, &action.inputs)?;
-    install(store, &action.outputs, result, umask, is_wanted).map_err(|error| failed(&error))?;
+    install(store, &action.outputs, result, umask, is_wanted).map_err(|error| match error {
+        InstallError::NotMade(_) => Reason::RemoteError(error.to_string()),
+        InstallError::Unwanted => Reason::Abandoned,
+        InstallError::Gone(_) | InstallError::Store(_) => failed(&error),
+    })?;
     let (stdout, stderr) = (result.stdout_raw.clone(), result.stderr_raw.clone());
     // The outputs are in place: a store that cannot keep the result is no reason to make them again.
     if let Err(error) = store.put_action_result(&action.key, result) {
