@@ -174,7 +174,7 @@ impl RemoteExecutor {
         };
         let mut uploaded = 0;
         for repair in 0..=MAX_REPAIRS {
-            uploaded += self.noted(client.upload(blobs(action)).await)?.sent_bytes;
+            uploaded += self.while_alive(client.upload(blobs(action))).await?.sent_bytes;
             let outcome = match client.execute(&action.digest, &options).await {
                 Ok(outcome) => outcome,
                 Err(error) if repair < MAX_REPAIRS && !error.missing_digests().is_empty() => {
@@ -257,7 +257,7 @@ impl RemoteExecutor {
                 missing.push(digest);
             }
         }
-        for (digest, bytes) in self.noted(self.client.download_many(&missing).await)? {
+        for (digest, bytes) in self.while_alive(self.client.download_many(&missing)).await? {
             downloaded += digest.size_bytes();
             put(store, digest, bytes).await?;
         }
@@ -274,7 +274,7 @@ impl RemoteExecutor {
         ] {
             if raw.is_empty() && digest.is_some() {
                 let digest = parse(digest.as_ref())?;
-                *raw = self.noted(self.client.download(&digest).await)?.to_vec();
+                *raw = self.while_alive(self.client.download(&digest)).await?.to_vec();
                 downloaded += digest.size_bytes();
             }
         }
@@ -306,6 +306,11 @@ impl RemoteExecutor {
             }
             Err(error) => Err(self.note(&error)),
         }
+    }
+
+    /// The answer to something that may take its time, unless the cluster dies meanwhile.
+    async fn while_alive<T>(&self, asked: impl Future<Output = Result<T, Error>>) -> Result<T, RemoteError> {
+        self.noted(self.client.while_alive(asked).await.and_then(|answer| answer))
     }
 
     /// What the cluster said of itself, perhaps long ago: no sign that it can be reached now.

@@ -60,6 +60,8 @@ enum End {
     Broken(Error),
     /// The caller's time for waiting in the queue is over.
     QueuedTooLong,
+    /// Nothing comes, and the server does not answer anything else either.
+    Dead(Error),
 }
 
 /// An execution under way.
@@ -71,6 +73,8 @@ struct Following<'a> {
     operation: Option<String>,
     /// Since when the server has said that the action is queued.
     queued_since: Option<Instant>,
+    /// Since when nothing at all has come over the present stream; none: something has.
+    unheard_since: Option<Instant>,
 }
 
 impl Client {
@@ -81,7 +85,8 @@ impl Client {
     /// # Errors
     /// `FailedPrecondition` with [missing](Error::missing_digests) inputs: upload them again (their presence is
     /// forgotten here) and execute again. [`Error::may_lack_inputs`]: the same may be the cause, unnamed.
-    /// [`Cause::ActionTimeout`], [`Cause::QueueTimeout`]; else as the server says.
+    /// [`Cause::ActionTimeout`], [`Cause::QueueTimeout`]; `DeadlineExceeded` of a server that does not answer
+    /// anything any more; else as the server says.
     pub async fn execute(&self, action: &Digest, options: &ExecuteOptions) -> Result<Outcome, Error> {
         let mut following = Following {
             action,
@@ -89,6 +94,7 @@ impl Client {
             attribution: self.attribution.or_action(action),
             operation: None,
             queued_since: None,
+            unheard_since: None,
         };
         let mut tries = Tries::new(self.shared.executions.retries);
         loop {
@@ -107,6 +113,7 @@ impl Client {
                     }
                 },
                 End::QueuedTooLong => return Err(self.queued_too_long(&following)),
+                End::Dead(error) => return Err(self.noted(error)),
                 End::Broken(error) if following.operation.is_some() && is_forgotten(&error) => {
                     following.operation = None;
                     // The operation is gone, the action is not: this costs a try, and needs no better reason.
@@ -114,7 +121,7 @@ impl Client {
                 }
                 End::Broken(error) => error,
             };
-            if began.elapsed() >= PROGRESS {
+            if following.unheard_since.is_none() && began.elapsed() >= PROGRESS {
                 tries.reset();
             }
             let Some(pause) = tries.pause_after(&error) else { return Err(self.noted(error)) };
@@ -127,20 +134,20 @@ impl Client {
     async fn follow(&self, following: &mut Following<'_>) -> End {
         let calls = &self.shared.executions;
         let doing = format!("execute action {}", following.action);
+        following.unheard_since = Some(Instant::now());
         let begin = |channel| self.begin(channel, following);
-        let mut stream: Streaming<Operation> = match calls.over_connection(&doing, &begin).await {
-            Ok(stream) => stream,
-            Err(error) => return End::Broken(error),
+        let begun = self.in_time(following.patience(), calls.over_connection(&doing, &begin)).await;
+        let mut stream: Streaming<Operation> = match begun {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return End::Broken(error),
+            Err(end) => return end,
         };
         loop {
-            let patience = following.patience();
-            let next = match patience {
-                None => stream.message().await,
-                Some(until) => match timeout_at(until.into(), stream.message()).await {
-                    Ok(next) => next,
-                    Err(_) => return End::QueuedTooLong,
-                },
+            let next = match self.in_time(following.patience(), stream.message()).await {
+                Ok(next) => next,
+                Err(end) => return end,
             };
+            following.unheard_since = None;
             match next {
                 Ok(Some(operation)) if operation.done => return End::Done(operation),
                 Ok(Some(operation)) => following.note(operation),
@@ -151,6 +158,16 @@ impl Client {
                 Err(status) => return End::Broken(calls.failed(&doing, &status)),
             }
         }
+    }
+
+    /// Waits for `next`, at most until `until`, and not for a server that is not there.
+    async fn in_time<T>(&self, until: Option<Instant>, next: impl Future<Output = T>) -> Result<T, End> {
+        let next = self.while_alive(next);
+        let next = match until {
+            None => next.await,
+            Some(until) => timeout_at(until.into(), next).await.map_err(|_| End::QueuedTooLong)?,
+        };
+        next.map_err(End::Dead)
     }
 
     /// The request that begins a stream: WaitExecution where the operation has a name, else Execute.
@@ -242,9 +259,9 @@ impl Following<'_> {
         }
     }
 
-    /// Until when the next message is waited for.
+    /// Until when the next message is waited for. What the server has not even confirmed waits in a queue, too.
     fn patience(&self) -> Option<Instant> {
-        self.queued_since?.checked_add(self.options.queue_timeout?)
+        self.unheard_since.or(self.queued_since)?.checked_add(self.options.queue_timeout?)
     }
 }
 

@@ -6,7 +6,7 @@
 //! callers; `call` sends one RPC with its deadline, header and retries (`retry`); `capabilities` learns what
 //! the server can do. On these stand the services: `find_missing` (coalesced questions, answers remembered in
 //! `presence`), `upload` (one flight per digest, `single_flight`) and `download` over batches or `bytestream`,
-//! `action_cache`, `execution`.
+//! `action_cache`, `execution` with `liveness`.
 //!
 //! Invariants. Everything downloaded is verified against its digest. No blob is committed under a digest that
 //! its bytes do not have. Work that several callers share runs in its own task or is taken over, so one
@@ -17,6 +17,7 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
+use std::time::Instant;
 
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -34,6 +35,7 @@ mod endpoint;
 mod error;
 mod execution;
 mod find_missing;
+mod liveness;
 mod presence;
 mod retry;
 mod single_flight;
@@ -87,6 +89,9 @@ struct Shared {
     /// What the server can do, with the number of the connection over which it said so.
     capabilities: Mutex<Option<(u64, ServerCapabilities)>>,
     learning: Arc<SingleFlight<ServerCapabilities>>,
+    checking_alive: Arc<SingleFlight<()>>,
+    /// When the server last answered a question that asked nothing else.
+    seen_alive: Mutex<Option<Instant>>,
     presence: Presence,
     questions: Questions,
     uploads: Flights,
@@ -110,6 +115,8 @@ impl Client {
             executions,
             capabilities: Mutex::new(None),
             learning: Arc::default(),
+            checking_alive: Arc::default(),
+            seen_alive: Mutex::new(None),
             presence: Presence::default(),
             questions: Questions::default(),
             uploads: Flights::default(),

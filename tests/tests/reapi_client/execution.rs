@@ -239,3 +239,37 @@ async fn many_executions_do_not_starve_the_rest() {
     client.upload(blobs(3, 100)).await.unwrap();
     waiting.iter().for_each(tokio::task::JoinHandle::abort);
 }
+
+#[tokio::test]
+async fn a_server_that_dies_silently_is_noticed() {
+    // At any time: before it has confirmed the action, and while the action runs.
+    for (rpc, stuck) in [(Rpc::Execute, false), (Rpc::GetCapabilities, true)] {
+        let server = copying_server();
+        let client = client_with_timeout(&server, Duration::from_millis(300));
+        let blobs = action_blobs("int main;");
+        client.upload(blobs.clone()).await.unwrap();
+        if stuck {
+            server.keep_in_queue();
+        }
+        for silent in [rpc, Rpc::GetCapabilities] {
+            server.delay(silent, Duration::from_secs(3600));
+        }
+        let options = ExecuteOptions::default();
+        let execution = client.execute(&blobs[0].digest, &options);
+        let error = tokio::time::timeout(Duration::from_secs(10), execution).await.unwrap().unwrap_err();
+        assert_eq!((error.code(), error.cause()), (Code::DeadlineExceeded, &Cause::Status));
+        assert_eq!(server.calls(Rpc::Execute), 1, "it is not asked again");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_slow_to_confirm_an_action_is_waited_for() {
+    let server = copying_server();
+    server.delay(Rpc::Execute, Duration::from_secs(1));
+    let client = client_with_timeout(&server, Duration::from_millis(200));
+    run(&client, &action_blobs("int main;")).await.unwrap();
+    let options =
+        ExecuteOptions { queue_timeout: Some(Duration::from_millis(300)), ..ExecuteOptions::default() };
+    let error = client.execute(&action_blobs("int main;")[0].digest, &options).await.unwrap_err();
+    assert_eq!(error.cause(), &Cause::QueueTimeout);
+}
