@@ -173,6 +173,7 @@ struct State {
     asked: Vec<Digest>,
     stored: HashMap<Digest, usize>,
     largest_batch: u64,
+    left_streams: usize,
     metadata: Vec<(Rpc, proto::RequestMetadata)>,
     faults: Faults,
 }
@@ -184,6 +185,7 @@ struct Faults {
     failing_blobs: HashMap<Digest, Vec<Code>>,
     left_out: HashSet<Digest>,
     delays: HashMap<Rpc, Duration>,
+    silent_from: Option<(Rpc, Vec<Rpc>)>,
     claimed: HashSet<Digest>,
     corrupt: HashSet<Digest>,
     broken_reads: HashMap<Digest, Vec<usize>>,
@@ -215,6 +217,11 @@ impl FakeReapi {
     /// `grpc://127.0.0.1:port`.
     pub fn address(&self) -> String {
         format!("grpc://{}", self.address)
+    }
+
+    /// `127.0.0.1:port`, as [`configure_remote`](crate::space::TestSpace::configure_remote) takes it.
+    pub fn host_and_port(&self) -> String {
+        self.address.to_string()
     }
 
     /// The port, for a successor on the same one.
@@ -260,6 +267,11 @@ impl FakeReapi {
     /// The actions that were run, cache hits excluded.
     pub fn executed(&self) -> Vec<Digest> {
         self.state(|state| state.executed.clone())
+    }
+
+    /// How many streams of executions their clients left before the end.
+    pub fn left_streams(&self) -> usize {
+        self.state(|state| state.left_streams)
     }
 
     /// A blob that it holds.
@@ -321,6 +333,11 @@ impl FakeReapi {
     /// Waits this long before each answer to `rpc`.
     pub fn delay(&self, rpc: Rpc, delay: Duration) {
         self.state(|state| state.faults.delays.insert(rpc, delay));
+    }
+
+    /// Never answers `rpc`, nor, from the first such call on, any of `silent`.
+    pub fn silence_from(&self, rpc: Rpc, silent: &[Rpc]) {
+        self.state(|state| state.faults.silent_from = Some((rpc, silent.to_vec())));
     }
 
     /// Says of `digest` that it is there, whether or not it is.
@@ -404,12 +421,20 @@ impl Shared {
     /// Counts a call, waits as long as it was told to, and fails if it was told to.
     async fn begin<T>(&self, rpc: Rpc, request: &tonic::Request<T>) -> Result<(), Status> {
         let metadata = request_metadata(request.metadata());
-        let (failure, delay) = self.state(|state| {
+        let (failure, delay, is_silent) = self.state(|state| {
             *state.calls.entry(rpc).or_default() += 1;
+            let silent = state.faults.silent_from.as_ref();
+            let is_silent = silent.is_some_and(|(from, silent)| {
+                *from == rpc || (silent.contains(&rpc) && state.calls.contains_key(from))
+            });
             state.metadata.extend(metadata.map(|metadata| (rpc, metadata)));
             let failing = state.faults.failing_calls.get_mut(&rpc).filter(|failing| !failing.is_empty());
-            (failing.map(|failing| failing.remove(0)), state.faults.delays.get(&rpc).copied())
+            let delay = state.faults.delays.get(&rpc).copied();
+            (failing.map(|failing| failing.remove(0)), delay, is_silent)
         });
+        if is_silent {
+            std::future::pending::<()>().await;
+        }
         if let Some(delay) = delay {
             tokio::time::sleep(delay).await;
         }

@@ -365,7 +365,7 @@ fn the_stores_disk_is_full() {
     // A disk of its own for everything that farcc keeps, much smaller than one object, in a namespace of its own.
     let script = format!(
         "set -eu\nmount -t tmpfs -o size=96k none {farcc}\n{BUILD}\nmake clean >/dev/null\n{BUILD}\n\
-         farccd stats --json > {stats} || true\nfarccd stop",
+         farccd stats --json > {stats}\nfarccd stop",
         farcc = space.farcc_dir().display(),
         stats = space.root().join("stats.json").display(),
     );
@@ -377,6 +377,8 @@ fn the_stores_disk_is_full() {
     }
     run(command.args(["sh", "-c", &script]).current_dir(space.workspace().join("project"))).success();
     judge.compare(&space.workspace().join("project")).assert_equal("the build with a full disk");
+    let stats = farcc_tests::space::Stats::parse(&std::fs::read(space.root().join("stats.json")).unwrap());
+    assert!(stats.reason("store") > 0, "{}", stats.0);
     // With room again everything is as ever.
     assert_builds_right(&space, &judge, "the build after that");
 }

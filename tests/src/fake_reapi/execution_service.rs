@@ -61,7 +61,7 @@ impl Execution for Executions {
         } else {
             tokio::task::spawn_blocking(move || sender.send_replace(Some(shared.end(&action, &request))));
         }
-        Ok(Response::new(follow(name, running, breaks)))
+        Ok(Response::new(follow(&self.0, name, running, breaks)))
     }
 
     async fn wait_execution(
@@ -77,13 +77,14 @@ impl Execution for Executions {
             (state.operations.get(&name).filter(|_| known).cloned(), breaks)
         });
         let running = running.ok_or_else(|| Status::not_found(format!("no operation {name}")))?;
-        Ok(Response::new(follow(name, running, breaks)))
+        Ok(Response::new(follow(&self.0, name, running, breaks)))
     }
 }
 
 /// Says that the action is queued, and then how it ended; or breaks in between.
-fn follow(name: String, mut running: Running, breaks: bool) -> OperationStream {
+fn follow(shared: &Arc<Shared>, name: String, mut running: Running, breaks: bool) -> OperationStream {
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    let shared = Arc::clone(shared);
     tokio::spawn(async move {
         let metadata = proto::ExecuteOperationMetadata {
             stage: Stage::Queued.into(),
@@ -101,7 +102,7 @@ fn follow(name: String, mut running: Running, breaks: bool) -> OperationStream {
         }
         let ended = tokio::select! {
             ended = running.wait_for(Option::is_some) => ended,
-            () = sender.closed() => return,
+            () = sender.closed() => return shared.state(|state| state.left_streams += 1),
         };
         let Some(result) = ended.ok().and_then(|result| result.clone()) else { return };
         let done = Operation { name, done: true, result: Some(result), ..Operation::default() };
