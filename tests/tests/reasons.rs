@@ -177,6 +177,39 @@ fn depfile_disagrees() {
 }
 
 #[test]
+fn input_changed() {
+    let cluster = FakeReapi::new().execute(|_, _, _| succeed(Vec::new())).start();
+    let space = TestSpace::new("input-changed");
+    space.configure_remote(&cluster.host_and_port());
+    write_sources(&space);
+    // Scanned before, read for the upload afterwards.
+    cluster.delay(Rpc::GetActionResult, Duration::from_secs(2));
+    std::thread::scope(|scope| {
+        let compile = scope.spawn(|| space.sh("w", "farcc gcc -c a.c").success());
+        let patience = std::time::Instant::now() + Duration::from_secs(20);
+        while cluster.calls(Rpc::GetActionResult) == 0 {
+            assert!(std::time::Instant::now() < patience, "the cluster is not asked");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        space.write("w/a.h", "#define A 2\n");
+        compile.join().unwrap();
+    });
+    let stats = space.stats();
+    assert_eq!(stats.reason("input_changed"), 1, "{stats:?}");
+    assert_eq!(cluster.calls(Rpc::Execute), 0);
+    let object = std::fs::read(space.workspace().join("w/a.o")).unwrap();
+    space.sh("w", "gcc -c a.c").success();
+    assert!(object == std::fs::read(space.workspace().join("w/a.o")).unwrap());
+    // Nothing was kept of it, under either header.
+    for value in [1, 2] {
+        space.write("w/a.h", format!("#define A {value}\n"));
+        space.sh("w", "FARCC_EXEC_STRATEGY=local farcc gcc -c a.c").success();
+        assert_eq!(space.stats().hits(), 0);
+    }
+}
+
+
+#[test]
 fn draining() {
     let cluster = FakeReapi::new().execute(|_, _, _| succeed(Vec::new())).start();
     let space = TestSpace::new("draining");
