@@ -208,7 +208,6 @@ fn input_changed() {
     }
 }
 
-
 #[test]
 fn draining() {
     let cluster = FakeReapi::new().execute(|_, _, _| succeed(Vec::new())).start();
