@@ -1,6 +1,7 @@
 //! What the daemon remembers of files on disk: which bytes a path had when its `stat` looked as it does.
 //! Knows nothing of what is in a file, nor why it is wanted.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::fs::Metadata;
 use std::io;
@@ -63,6 +64,21 @@ impl Fingerprint {
         self.modified_nanos.max(self.changed_nanos).saturating_add(granularity) < now
     }
 
+    /// Of a file that exists only in memory: `inode` tells it from others.
+    pub fn in_memory(inode: u64, size_bytes: u64) -> Fingerprint {
+        Fingerprint { device: 0, inode, size_bytes, mode: 0o100_644, modified_nanos: 0, changed_nanos: 0 }
+    }
+
+    /// Device and inode number: equal for two paths that lead to the same file.
+    pub fn file_id(&self) -> (u64, u64) {
+        (self.device, self.inode)
+    }
+
+    /// Time of the last change of the content, in whole seconds since 1970.
+    pub fn modified_seconds(&self) -> i64 {
+        i64::try_from(self.modified_nanos.div_euclid(1_000_000_000)).unwrap_or_default()
+    }
+
     /// Size of the file in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes
@@ -71,6 +87,11 @@ impl Fingerprint {
     /// Whether both are of one and the same file or directory, whatever happened to it in between.
     pub fn is_same_file(&self, other: &Fingerprint) -> bool {
         (self.device, self.inode) == (other.device, other.inode)
+    }
+
+    /// Whether it is a directory.
+    pub fn is_directory(&self) -> bool {
+        self.mode & 0o170_000 == 0o040_000
     }
 
     /// Whether it is a regular file.
@@ -93,9 +114,19 @@ pub struct Version {
     pub digest: Digest,
 }
 
+/// A file that a command reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InputFile {
+    /// Absolute path, as the command opens it: `..` and symlinks are kept.
+    pub path: PathBuf,
+    /// What it held when it was looked at.
+    pub version: Version,
+}
+
 /// The digests of files, each computed once per version. Shared by all connections.
 pub struct Files {
-    versions: DashMap<PathBuf, Version>,
+    // By `OsString`: a `Path` hashes component by component, which takes several times as long.
+    versions: DashMap<OsString, Version>,
     now: fn() -> SystemTime,
 }
 
@@ -136,7 +167,10 @@ impl Files {
 
     /// What is known of `path` if its `stat` is `fingerprint` now.
     pub fn remembered(&self, path: &Path, fingerprint: Fingerprint) -> Option<Version> {
-        self.versions.get(path).map(|entry| *entry).filter(|version| version.fingerprint == fingerprint)
+        self.versions
+            .get(path.as_os_str())
+            .map(|entry| *entry)
+            .filter(|version| version.fingerprint == fingerprint)
     }
 
     /// Records a version that was read by others. `looked_at`: the moment before its bytes were read. What was
@@ -146,15 +180,20 @@ impl Files {
             if self.versions.len() >= MOST_VERSIONS {
                 self.versions.clear();
             }
-            self.versions.insert(path.to_owned(), version);
+            self.versions.insert(path.as_os_str().to_owned(), version);
         } else {
-            self.versions.remove(path);
+            self.versions.remove(path.as_os_str());
         }
     }
 
     /// The present moment of this memory's clock.
     pub fn now(&self) -> SystemTime {
         (self.now)()
+    }
+
+    /// The clock itself.
+    pub fn clock(&self) -> fn() -> SystemTime {
+        self.now
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod config;
 pub mod digest;
 pub mod files;
+pub mod listings;
 pub mod paths;
 pub mod prerequisites;
 pub mod process;

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
@@ -17,7 +18,7 @@ use prost::Message;
 
 use crate::digest::Digest;
 use crate::digest::Hasher;
-use crate::files::Version;
+use crate::files::InputFile;
 use crate::reason::Reason;
 
 pub use environment::environment;
@@ -48,15 +49,6 @@ pub struct CommandSpec<'a> {
     pub directories: Vec<PathBuf>,
     /// What the command makes: kind and path, as opened.
     pub outputs: Vec<(OutputKind, PathBuf)>,
-}
-
-/// One file that a command reads.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Input {
-    /// Absolute path, as the compiler opens it.
-    pub path: PathBuf,
-    /// What it held when it was scanned.
-    pub version: Version,
 }
 
 /// What the key depends on besides the command and its inputs.
@@ -90,7 +82,7 @@ pub struct Action {
     /// The input tree.
     pub input_root: InputRoot,
     /// Every file that the command reads, those of the image included.
-    pub inputs: Vec<Input>,
+    pub inputs: Vec<Arc<InputFile>>,
     /// What the command makes.
     pub outputs: Vec<Output>,
 }
@@ -103,7 +95,7 @@ impl Action {
     /// directory that is missing or belongs to the image.
     pub fn new(
         spec: &CommandSpec,
-        inputs: Vec<Input>,
+        inputs: Vec<Arc<InputFile>>,
         circumstances: &Circumstances,
     ) -> Result<Action, Reason> {
         let mut builder = InputRootBuilder::default();
@@ -114,7 +106,7 @@ impl Action {
         let mut in_image = Vec::new();
         for input in &inputs {
             if builder.add_file(&input.path, &input.version)? == Located::System {
-                in_image.push(input);
+                in_image.push(&**input);
             }
         }
         for directory in &spec.directories {
@@ -199,7 +191,7 @@ fn encode_command(
 
 /// What changes a result without being in the tree: the toolchain and the files of the image. They enter the
 /// digest of the Action through its `salt`.
-fn salt(circumstances: &Circumstances, in_image: &[&Input]) -> Vec<u8> {
+fn salt(circumstances: &Circumstances, in_image: &[&InputFile]) -> Vec<u8> {
     let mut hasher = Hasher::new();
     hasher.field(KEY_VERSION);
     hasher.field(circumstances.salt.as_bytes());
@@ -237,7 +229,7 @@ mod tests {
     fn action(scratch: &Path, change: impl FnOnce(&mut CommandSpec, &mut Circumstances)) -> Action {
         let files = Files::default();
         let no_platform = BTreeMap::new();
-        let input = |path: PathBuf| Input { version: files.version(&path).unwrap(), path };
+        let input = |path: PathBuf| Arc::new(InputFile { version: files.version(&path).unwrap(), path });
         let mut spec = CommandSpec {
             arguments: ["/usr/bin/cc", "-c", "a.c"].map(OsString::from).to_vec(),
             environment: BTreeMap::new(),
@@ -293,7 +285,7 @@ mod tests {
         let action = action(&scratch, |_, _| {});
         assert_eq!(action.input_root.files.len(), 1);
         assert_eq!(action.inputs.len(), 2);
-        let header = Input {
+        let header = InputFile {
             path: "/usr/include/stdio.h".into(),
             version: Files::default().version(Path::new("/usr/include/stdio.h")).unwrap(),
         };

@@ -4,19 +4,17 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::action::Input;
 use crate::compiler::Compile;
 use crate::compiler::Invocation;
 use crate::compiler::Toolchain;
 use crate::dispatch::Dispatcher;
 use crate::dispatch::in_background;
 use crate::files::Files;
+use crate::files::InputFile;
 use crate::paths;
 use crate::preprocessor::Family;
-use crate::preprocessor::Scan;
 use crate::preprocessor::ScanError;
 use crate::preprocessor::TranslationUnit;
-use crate::preprocessor::scan;
 use crate::reason::Reason;
 
 /// How often a scan is done again with more of the compiler's answers. Each round can uncover questions that
@@ -27,7 +25,7 @@ const MAX_ROUNDS: usize = 8;
 #[derive(Debug, Clone)]
 pub struct Scanned {
     /// The files, each with the version that was scanned.
-    pub inputs: Vec<Input>,
+    pub inputs: Vec<Arc<InputFile>>,
     /// The search path: directories that must be there even if nothing in them is read.
     pub directories: Vec<PathBuf>,
     /// Whether a macro for date or time may be expanded, and nothing fixes its value.
@@ -46,20 +44,21 @@ impl Dispatcher {
     ) -> Result<Scanned, Reason> {
         let mut not_sure = "too many questions".to_owned();
         for _ in 0..MAX_ROUNDS {
-            let (sources, files) = (Arc::clone(&self.sources), Arc::clone(&self.files));
+            let scans = Arc::clone(&self.scans);
             let (asking, asked) = (Arc::clone(compile), Arc::clone(invocation));
             let known = Arc::clone(toolchain);
             let scanned = in_background(move || {
                 let unit = asking.translation_unit(&asked, &known);
-                let scanned = scan(&unit, &*sources);
-                scanned.map(|scanned| {
-                    let mut scanned = from_scan(scanned, search_directories(&unit), &files)?;
-                    scanned.uses_time &= !time_is_fixed(&asked, &known, &scanned.inputs);
-                    Ok(scanned)
+                let scan = scans.scan(&unit)?;
+                Ok(Scanned {
+                    inputs: scan.files.iter().chain(&scan.probed).cloned().collect(),
+                    directories: search_directories(&unit),
+                    uses_time: scan.uses_timestamp || scan.uses_time && !time_is_fixed(&asked, &known),
+                    not_sure: None,
                 })
             });
             let questions = match scanned.await? {
-                Ok(scanned) => return scanned,
+                Ok(scanned) => return Ok(scanned),
                 Err(ScanError::Unanswered(questions)) => questions,
                 Err(ScanError::NotSure(reason)) => {
                     not_sure = reason;
@@ -95,6 +94,8 @@ impl Dispatcher {
         in_background(move || {
             let unit = asking.translation_unit(&asked, &toolchain);
             let mut inputs = Vec::with_capacity(listed.len());
+            // `-M` does not tell whether a macro for the time is expanded either.
+            let time_words = if time_is_fixed(&asked, &toolchain) { TIMESTAMP_WORDS } else { TIME_WORDS };
             let mut uses_time = false;
             for path in listed {
                 let input = version(paths::absolute(&asked.cwd, &path), &files)?;
@@ -102,11 +103,9 @@ impl Dispatcher {
                 if let Some(word) = names_any(&text, UNLISTED_WORDS) {
                     return Err(Reason::NotSure(format!("{word} in {}", input.path.display())));
                 }
-                // `-M` does not tell whether a macro for the time is expanded either.
-                uses_time |= names_any(&text, TIME_WORDS).is_some();
-                inputs.push(input);
+                uses_time |= names_any(&text, time_words).is_some();
+                inputs.push(Arc::new(input));
             }
-            uses_time &= !time_is_fixed(&asked, &toolchain, &inputs);
             Ok(Scanned {
                 inputs,
                 directories: search_directories(&unit),
@@ -118,25 +117,9 @@ impl Dispatcher {
     }
 }
 
-/// Gives each file of a scan its version. A file that changed since it was scanned makes the scan worthless.
-fn from_scan(scan: Scan, directories: Vec<PathBuf>, files: &Files) -> Result<Scanned, Reason> {
-    let mut inputs = Vec::with_capacity(scan.files.len() + scan.probed.len());
-    for file in scan.files {
-        let input = version(file.path, files)?;
-        if input.version.digest != file.digest {
-            return Err(Reason::InputChanged(input.path.display().to_string()));
-        }
-        inputs.push(input);
-    }
-    for path in scan.probed {
-        inputs.push(version(path, files)?);
-    }
-    Ok(Scanned { inputs, directories, uses_time: scan.uses_time, not_sure: None })
-}
-
-fn version(path: PathBuf, files: &Files) -> Result<Input, Reason> {
+fn version(path: PathBuf, files: &Files) -> Result<InputFile, Reason> {
     match files.version(&path) {
-        Ok(version) => Ok(Input { path, version }),
+        Ok(version) => Ok(InputFile { path, version }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             Err(Reason::InputMissing(path.display().to_string()))
         }
@@ -156,29 +139,27 @@ const UNLISTED_WORDS: &[&str] =
 
 /// Macros for date and time.
 const TIME_WORDS: &[&str] = &["__DATE__", "__TIME__", "__TIMESTAMP__"];
+/// The one of them that no variable fixes: it is the time of a file.
+const TIMESTAMP_WORDS: &[&str] = &["__TIMESTAMP__"];
 
 /// The first of `words` that stands in `text`, wherever it stands.
 fn names_any(text: &[u8], words: &[&'static str]) -> Option<&'static str> {
     words.iter().copied().find(|word| memchr::memmem::find(text, word.as_bytes()).is_some())
 }
 
-fn text_of(input: &Input) -> Result<Vec<u8>, Reason> {
+fn text_of(input: &InputFile) -> Result<Vec<u8>, Reason> {
     let failed = |error| Reason::InputUnreadable(format!("{}: {error}", input.path.display()));
     std::fs::read(&input.path).map_err(failed)
 }
 
-/// Whether SOURCE_DATE_EPOCH fixes what the macros for date and time expand to: GCC 7 and later (GCC manual,
-/// "Environment Variables Affecting GCC"), and never `__TIMESTAMP__`, which is the time of a file. Clang before 16
-/// does not know the variable.
-fn time_is_fixed(invocation: &Invocation, toolchain: &Toolchain, inputs: &[Input]) -> bool {
+/// Whether SOURCE_DATE_EPOCH fixes what `__DATE__` and `__TIME__` expand to: GCC 7 and later (GCC manual,
+/// "Environment Variables Affecting GCC"). Clang before 16 does not know the variable.
+fn time_is_fixed(invocation: &Invocation, toolchain: &Toolchain) -> bool {
     let major = toolchain.version.strip_prefix("gcc version ").and_then(|version| version.split('.').next());
     let knows_variable = major.and_then(|major| major.parse().ok()).is_some_and(|major: u32| major >= 7);
-    let names_timestamp =
-        |input| text_of(input).map_or(true, |t| names_any(&t, &["__TIMESTAMP__"]).is_some());
     toolchain.family == Family::Gcc
         && knows_variable
         && invocation.variable("SOURCE_DATE_EPOCH").is_some_and(|value| !value.is_empty())
-        && !inputs.iter().any(names_timestamp)
 }
 
 #[cfg(test)]

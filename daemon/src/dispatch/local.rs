@@ -12,7 +12,6 @@ use std::time::Instant;
 use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
 
 use crate::action::Action;
-use crate::action::Input;
 use crate::action::InstallError;
 use crate::action::Output;
 use crate::action::OutputKind;
@@ -29,6 +28,7 @@ use crate::dispatch::Verdict;
 use crate::dispatch::claims::Claim;
 use crate::dispatch::in_background;
 use crate::files::Fingerprint;
+use crate::files::InputFile;
 use crate::paths;
 use crate::reason::Reason;
 use crate::stats::Outcome;
@@ -303,7 +303,7 @@ fn keep_message(store: &Store, bytes: &[u8]) -> Result<(Vec<u8>, Option<re::Dige
 ///
 /// # Errors
 /// [`Reason::DepfileDisagrees`] with the first file that had not, or what is wrong with the depfile.
-pub(super) fn audit(depfile: &[u8], cwd: &Path, inputs: &[Input]) -> Result<(), Reason> {
+pub(super) fn audit(depfile: &[u8], cwd: &Path, inputs: &[Arc<InputFile>]) -> Result<(), Reason> {
     let parsed = depfile::parse(depfile).map_err(|error| Reason::DepfileDisagrees(error.to_string()))?;
     let scanned: HashSet<&Path> = inputs.iter().map(|input| input.path.as_path()).collect();
     for prerequisite in &parsed.prerequisites {
@@ -313,8 +313,9 @@ pub(super) fn audit(depfile: &[u8], cwd: &Path, inputs: &[Input]) -> Result<(), 
         }
         // Compilers shorten some names (`./a.h`), so the file itself decides.
         let read = Fingerprint::of(&path);
-        let same =
-            |input: &&Input| read.as_ref().is_ok_and(|read| read.is_same_file(&input.version.fingerprint));
+        let same = |input: &&Arc<InputFile>| {
+            read.as_ref().is_ok_and(|read| read.is_same_file(&input.version.fingerprint))
+        };
         if !inputs.iter().any(|input| same(&input)) {
             return Err(Reason::DepfileDisagrees(path.display().to_string()));
         }
@@ -346,7 +347,7 @@ mod tests {
         let (toolchain, timeout) = (Digest::empty(), Duration::ZERO);
         let circumstances = Circumstances { toolchain, salt: "", platform: &platform, timeout };
         let version = Files::default().version(&path).unwrap();
-        Action::new(&spec, vec![Input { path, version }], &circumstances).unwrap()
+        Action::new(&spec, vec![Arc::new(InputFile { path, version })], &circumstances).unwrap()
     }
 
     #[test]

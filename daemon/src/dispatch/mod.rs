@@ -38,6 +38,7 @@ use crate::files::Files;
 use crate::history::History;
 use crate::paths;
 use crate::preprocessor::DiskSources;
+use crate::preprocessor::Memo;
 use crate::reapi::Blob;
 use crate::reason::Reason;
 use crate::stats::Outcome;
@@ -80,7 +81,7 @@ pub enum Verdict {
 /// What all commands share.
 pub struct Dispatcher {
     files: Arc<Files>,
-    sources: Arc<DiskSources>,
+    scans: Arc<Memo>,
     toolchains: Toolchains,
     stores: DashMap<(PathBuf, u64), Arc<Store>>,
     clusters: DashMap<(Remote, usize), Arc<Cluster>>,
@@ -136,7 +137,7 @@ impl Dispatcher {
     pub fn new(directories: Directories, stats: Arc<Stats>) -> Dispatcher {
         let files = Arc::new(Files::default());
         Dispatcher {
-            sources: Arc::new(DiskSources::new(Arc::clone(&files))),
+            scans: Arc::new(Memo::new(DiskSources::new(Arc::clone(&files)))),
             toolchains: Toolchains::new(Arc::clone(&files), directories.state.join("toolchains")),
             files,
             stores: DashMap::new(),

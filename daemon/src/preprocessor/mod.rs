@@ -3,7 +3,7 @@
 //!
 //! Two stages. Each file, once: [`SourceFile`] keeps its directives and a few facts. Each unit: [`scan`] replays the
 //! directives with a real macro table, `#if` evaluator and search path. What it cannot follow is
-//! [`ScanError::NotSure`], never a guess.
+//! [`ScanError::NotSure`], never a guess. [`Memo`] remembers whole scans.
 //!
 //! The modules stand in reading order.
 
@@ -23,16 +23,19 @@ mod macros;
 mod replay;
 mod search;
 
+mod failed_lookups;
+mod memo;
+
 #[cfg(test)]
 mod tests;
 
 pub use dialect::Dialect;
+pub use failed_lookups::FailedLookups;
 pub use macros::Predefined;
+pub use memo::Memo;
 pub use replay::scan;
-pub use search::FailedLookups;
 pub use source_file::SourceFile;
 pub use sources::DiskSources;
-pub use sources::Identity;
 pub use sources::Loaded;
 pub use sources::MemorySources;
 pub use sources::Sources;
@@ -45,27 +48,22 @@ pub use unit::SearchPath;
 pub use unit::TranslationUnit;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use crate::digest::Digest;
-
-/// One file that a unit reads.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ScannedFile {
-    /// Absolute: the working directory joined with the path as the compiler spells it, `..` kept.
-    pub path: PathBuf,
-    /// Of the bytes that were scanned.
-    pub digest: Digest,
-}
+use crate::files::InputFile;
 
 /// What a unit reads.
 #[derive(Debug)]
 pub struct Scan {
-    /// Every file that is opened, the source first, then in order. No path twice.
-    pub files: Vec<ScannedFile>,
+    /// Every file that is opened, the source first, then in order. No path twice. A path is the working directory
+    /// joined with the path as the compiler spells it, `..` kept.
+    pub files: Vec<Arc<InputFile>>,
     /// Files that a `__has_include` found and nothing opened; spelled likewise.
-    pub probed: Vec<PathBuf>,
-    /// `__DATE__`, `__TIME__` or `__TIMESTAMP__` may be expanded: it stands in some file's code or macros.
+    pub probed: Vec<Arc<InputFile>>,
+    /// `__DATE__` or `__TIME__` may be expanded: it stands in some file's code or macros.
     pub uses_time: bool,
+    /// The same for `__TIMESTAMP__`, which no variable of the environment fixes.
+    pub uses_timestamp: bool,
     /// Where files were looked for and not found: if one appears there, the scan is no longer valid.
     pub failed_lookups: FailedLookups,
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::digest::Digest;
+use crate::files::Version;
 use crate::preprocessor::Dialect;
 use crate::preprocessor::Family;
 use crate::preprocessor::ForcedInclude;
@@ -14,7 +15,6 @@ use crate::preprocessor::Language;
 use crate::preprocessor::MacroOption;
 use crate::preprocessor::Scan;
 use crate::preprocessor::ScanError;
-use crate::preprocessor::ScannedFile;
 use crate::preprocessor::SourceFile;
 use crate::preprocessor::Sources;
 use crate::preprocessor::TranslationUnit;
@@ -25,6 +25,8 @@ use crate::preprocessor::macros::MacroTable;
 use crate::preprocessor::search::FileId;
 use crate::preprocessor::search::Found;
 use crate::preprocessor::search::Search;
+use crate::preprocessor::skimmer::TIMESTAMP_WORD;
+use crate::preprocessor::skimmer::time_word;
 use crate::preprocessor::source_file::Condition;
 use crate::preprocessor::source_file::Directive;
 use crate::preprocessor::source_file::Header;
@@ -53,19 +55,15 @@ pub fn scan(unit: &TranslationUnit, sources: &dyn Sources) -> Result<Scan, ScanE
         return Err(ScanError::Unanswered(replay.questions));
     }
     result?;
-    let scanned = |id: &FileId| {
-        let file = replay.search.file(*id);
-        ScannedFile { path: file.path.clone(), digest: file.identity.digest }
-    };
+    let files = replay.opened.iter().map(|id| Arc::clone(&replay.search.file(*id).input)).collect();
+    let only_probed = replay.search.files().filter(|file| file.probed && !file.opened);
+    let probed = only_probed.map(|file| Arc::clone(&file.input)).collect();
+    let time_words = replay.time_words & !replay.redefined_time_words;
     Ok(Scan {
-        files: replay.opened.iter().map(scanned).collect(),
-        probed: replay
-            .search
-            .files()
-            .filter(|file| file.probed && !file.opened)
-            .map(|file| file.path.clone())
-            .collect(),
-        uses_time: replay.time_words & !replay.redefined_time_words != 0,
+        files,
+        probed,
+        uses_time: time_words & !TIMESTAMP_WORD != 0,
+        uses_timestamp: time_words & TIMESTAMP_WORD != 0,
         failed_lookups: replay.search.into_failed_lookups(),
     })
 }
@@ -109,7 +107,16 @@ struct Frame {
 #[derive(PartialEq, Eq, Hash)]
 enum Same {
     Content(i64, Digest),
-    Inode(u64, u64),
+    FileId((u64, u64)),
+}
+
+impl Same {
+    fn of(family: Family, version: Version) -> Same {
+        match family {
+            Family::Gcc => Same::Content(version.fingerprint.modified_seconds(), version.digest),
+            Family::Clang => Same::FileId(version.fingerprint.file_id()),
+        }
+    }
 }
 
 impl<'a> Replay<'a> {
@@ -213,7 +220,7 @@ impl<'a> Replay<'a> {
             match directive {
                 Directive::Define(definition) => {
                     // `-D__DATE__=…`: what the word expands to is then known.
-                    self.redefined_time_words |= crate::preprocessor::skimmer::time_word(definition.name);
+                    self.redefined_time_words |= time_word(definition.name);
                     self.macros.define(definition);
                 }
                 Directive::Undefine(name) => self.macros.undefine(*name),
@@ -275,7 +282,9 @@ impl<'a> Replay<'a> {
             None
         };
         match reason {
-            Some(reason) => Err(ScanError::not_sure(reason, self.search.file(id).path.display().to_string())),
+            Some(reason) => {
+                Err(ScanError::not_sure(reason, self.search.file(id).input.path.display().to_string()))
+            }
             None => Ok(()),
         }
     }
@@ -296,7 +305,7 @@ impl<'a> Replay<'a> {
         }
         let replayed_before = file.times > 0;
         let source = Arc::clone(&file.source);
-        let identity = file.identity;
+        let version = file.input.version;
         file.once |= import;
         self.open(id)?;
         if import && replayed_before {
@@ -305,10 +314,8 @@ impl<'a> Replay<'a> {
         if source.facts().guard.is_some_and(|guard| self.macros.is_defined(guard)) {
             return Ok(());
         }
-        let same = || match self.unit.family {
-            Family::Gcc => Same::Content(identity.modified, identity.digest),
-            Family::Clang => Same::Inode(identity.device, identity.inode),
-        };
+        let family = self.unit.family;
+        let same = || Same::of(family, version);
         if (self.seen_once && self.once.contains(&same())) || (import && self.replayed.contains(&same())) {
             return Ok(());
         }
@@ -318,7 +325,7 @@ impl<'a> Replay<'a> {
         }
         self.replayed.insert(same());
         if self.unit.family == Family::Clang && self.search.has_unclear_directory(id) {
-            let path = self.search.file(id).path.display().to_string();
+            let path = self.search.file(id).input.path.display().to_string();
             return Err(ScanError::not_sure("one file under two names", path));
         }
         if self.frames.len() >= DEEPEST_INCLUDE {
@@ -333,12 +340,9 @@ impl<'a> Replay<'a> {
         let Some(frame) = self.frames.last() else { return };
         let file = self.search.file_mut(frame.file);
         file.once = true;
-        let identity = file.identity;
+        let version = file.input.version;
         self.seen_once = true;
-        self.once.insert(match self.unit.family {
-            Family::Gcc => Same::Content(identity.modified, identity.digest),
-            Family::Clang => Same::Inode(identity.device, identity.inode),
-        });
+        self.once.insert(Same::of(self.unit.family, version));
     }
 
     /// Replays until all frames are done.
@@ -395,7 +399,7 @@ impl<'a> Replay<'a> {
 
     /// The file that is being replayed.
     fn current_path(&self) -> &Path {
-        self.frames.last().map_or(&self.unit.cwd, |frame| &self.search.file(frame.file).path)
+        self.frames.last().map_or(&self.unit.cwd, |frame| &*self.search.file(frame.file).input.path)
     }
 
     /// From the `#if` at `at` to the first directive of the branch that is taken, or past the `#endif`.

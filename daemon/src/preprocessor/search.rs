@@ -2,19 +2,23 @@
 //! Knows nothing of macros or conditionals.
 
 use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::files::InputFile;
+use crate::listings::Listing;
 use crate::paths;
 use crate::preprocessor::Dialect;
+use crate::preprocessor::FailedLookups;
 use crate::preprocessor::Family;
-use crate::preprocessor::Identity;
 use crate::preprocessor::ScanError;
 use crate::preprocessor::SourceFile;
 use crate::preprocessor::Sources;
 use crate::preprocessor::TranslationUnit;
+use crate::preprocessor::failed_lookups::Chain;
 use crate::preprocessor::symbol::Symbol;
 use crate::preprocessor::symbol::SymbolMap;
 
@@ -35,12 +39,11 @@ pub(super) struct Found {
 
 /// One file of the unit, under one path.
 pub(super) struct File {
-    /// Absolute.
-    pub(super) path: PathBuf,
+    /// Its absolute path and its version.
+    pub(super) input: Arc<InputFile>,
     /// As the compiler spells it: the directory as spelled, and the name.
     pub(super) spelled: Vec<u8>,
     pub(super) source: Arc<SourceFile>,
-    pub(super) identity: Identity,
     /// The directory for the quoted includes of this file.
     pub(super) directory: DirectoryId,
     pub(super) opened: bool,
@@ -51,44 +54,45 @@ pub(super) struct File {
     pub(super) times: u32,
 }
 
-/// Places where files were looked for in vain, each a directory and a name.
-#[derive(Debug, Default)]
-pub struct FailedLookups {
-    directories: Vec<PathBuf>,
-    names: Vec<(usize, Symbol)>,
+/// A directory that is searched.
+struct Directory {
+    /// As spelled, without a slash at the end; the working directory is empty.
+    spelled: Vec<u8>,
+    /// How many files were looked for here.
+    lookups: u32,
+    /// The names in it, once they have been asked for and if they can be vouched for.
+    listing: Option<Arc<Listing>>,
 }
 
-impl FailedLookups {
-    /// Each directory (absolute) and the name, which may have further components, that is not there.
-    pub fn iter(&self) -> impl Iterator<Item = (&Path, &Path)> {
-        self.names.iter().filter_map(|&(directory, name)| {
-            let directory = self.directories.get(directory)?;
-            Some((directory.as_path(), Path::new(OsStr::from_bytes(name.text()))))
-        })
+impl Directory {
+    fn new(spelled: Vec<u8>) -> Directory {
+        Directory { spelled, lookups: 0, listing: None }
     }
 }
+
+/// So many look-ups into a directory before reading all its names is cheaper than looking for the next.
+const LOOKUPS_BEFORE_LISTING: u32 = 6;
 
 pub(super) struct Search<'a> {
     cwd: &'a Path,
     family: Family,
     dialect: Dialect,
     sources: &'a dyn Sources,
-    /// As spelled, without a slash at the end; the working directory is empty.
-    directories: Vec<Vec<u8>>,
+    directories: Vec<Directory>,
     directory_ids: std::collections::HashMap<Vec<u8>, DirectoryId>,
     /// How many directories are quote directories, and how many belong to the search path at all.
     quote: u32,
     fixed: u32,
     files: Vec<File>,
-    by_path: std::collections::HashMap<PathBuf, FileId>,
+    by_path: std::collections::HashMap<OsString, FileId>,
     /// Under which name each file, by device and inode, was found first.
     first_names: std::collections::HashMap<(u64, u64), FileId>,
     /// What is in one directory under one name.
     probes: SymbolMap<(DirectoryId, Symbol), Option<FileId>>,
     /// What a search from one directory on ends at.
     chains: SymbolMap<(DirectoryId, Symbol), Option<Found>>,
-    /// Names in `probes` that were not there, in order.
-    failed: Vec<(usize, Symbol)>,
+    /// Files that were looked for by their whole path and are not there, absolute.
+    absent: Vec<PathBuf>,
     /// Whether precompiled headers are still looked for: only the first include can be one.
     pub(super) looks_for_precompiled: bool,
 }
@@ -96,8 +100,8 @@ pub(super) struct Search<'a> {
 impl<'a> Search<'a> {
     pub(super) fn new(unit: &'a TranslationUnit, sources: &'a dyn Sources, dialect: Dialect) -> Search<'a> {
         let path = &unit.search_path;
-        let directories: Vec<Vec<u8>> =
-            path.quote.iter().chain(&path.angle).map(|path| spelled(path.as_os_str().as_bytes())).collect();
+        let directory = |path: &PathBuf| Directory::new(spelled(path.as_os_str().as_bytes()));
+        let directories: Vec<Directory> = path.quote.iter().chain(&path.angle).map(directory).collect();
         Search {
             cwd: &unit.cwd,
             family: unit.family,
@@ -112,7 +116,7 @@ impl<'a> Search<'a> {
             first_names: std::collections::HashMap::new(),
             probes: SymbolMap::default(),
             chains: SymbolMap::default(),
-            failed: Vec::new(),
+            absent: Vec::new(),
             looks_for_precompiled: true,
         }
     }
@@ -181,7 +185,7 @@ impl<'a> Search<'a> {
             return id;
         }
         let id = DirectoryId(number(self.directories.len()));
-        self.directories.push(directory.to_vec());
+        self.directories.push(Directory::new(directory.to_vec()));
         self.directory_ids.insert(directory.to_vec(), id);
         id
     }
@@ -190,6 +194,9 @@ impl<'a> Search<'a> {
     fn from(&mut self, start: Option<DirectoryId>, name: Symbol) -> Result<Option<Found>, ScanError> {
         if name.text().starts_with(b"/") {
             let file = self.probe_path(name.text().to_vec())?;
+            if file.is_none() {
+                self.absent.push(OsStr::from_bytes(name.text()).into());
+            }
             return Ok(file.map(|file| Found { file, directory: None }));
         }
         let Some(start) = start else { return Ok(None) };
@@ -217,17 +224,37 @@ impl<'a> Search<'a> {
         if let Some(&file) = self.probes.get(&(directory, name)) {
             return Ok(file);
         }
-        let mut path = self.directories[directory.0 as usize].clone();
-        if !path.is_empty() && !path.ends_with(b"/") {
-            path.push(b'/');
-        }
-        path.extend_from_slice(name.text());
-        let file = self.probe_path(path)?;
-        if file.is_none() {
-            self.failed.push((directory.0 as usize, name));
-        }
+        let file = match self.lacks(directory, name) {
+            true => None,
+            false => {
+                let mut path = self.directories[directory.0 as usize].spelled.clone();
+                if !path.is_empty() && !path.ends_with(b"/") {
+                    path.push(b'/');
+                }
+                path.extend_from_slice(name.text());
+                self.probe_path(path)?
+            }
+        };
         self.probes.insert((directory, name), file);
         Ok(file)
+    }
+
+    /// Whether it is certain, without looking, that there is no file `name` in the directory.
+    fn lacks(&mut self, id: DirectoryId, name: Symbol) -> bool {
+        // A precompiled header may be there without its header.
+        if self.looks_for_precompiled {
+            return false;
+        }
+        let cwd = self.cwd;
+        let directory = &mut self.directories[id.0 as usize];
+        directory.lookups += 1;
+        if directory.lookups == LOOKUPS_BEFORE_LISTING {
+            let path = paths::absolute(cwd, Path::new(OsStr::from_bytes(&directory.spelled)));
+            directory.listing = self.sources.listing(&path);
+        }
+        let Some(listing) = &directory.listing else { return false };
+        let component = name.text().split(|&byte| byte == b'/').next().unwrap_or_default();
+        !matches!(component, b"" | b"." | b"..") && !listing.has(component)
     }
 
     fn probe_path(&mut self, spelled: Vec<u8>) -> Result<Option<FileId>, ScanError> {
@@ -239,7 +266,7 @@ impl<'a> Search<'a> {
 
     /// GCC takes `name.gch`, a file or a directory of them, for the first include (GCC manual, "Precompiled
     /// Headers"); Clang's driver takes `name.pch` or `name.gch` for an `-include`.
-    pub(super) fn refuse_precompiled(&self, spelled: &[u8], suffixes: &[&str]) -> Result<(), ScanError> {
+    pub(super) fn refuse_precompiled(&mut self, spelled: &[u8], suffixes: &[&str]) -> Result<(), ScanError> {
         for suffix in suffixes {
             let mut path = spelled.to_vec();
             path.extend_from_slice(suffix.as_bytes());
@@ -247,13 +274,14 @@ impl<'a> Search<'a> {
             if self.sources.exists(&path) {
                 return Err(ScanError::not_sure("precompiled header", path.display().to_string()));
             }
+            self.absent.push(path);
         }
         Ok(())
     }
 
     fn load(&mut self, spelled: Vec<u8>) -> Result<Option<FileId>, ScanError> {
         let path = paths::absolute(self.cwd, Path::new(OsStr::from_bytes(&spelled)));
-        if let Some(&file) = self.by_path.get(&path) {
+        if let Some(&file) = self.by_path.get(path.as_os_str()) {
             return Ok(Some(file));
         }
         let loaded = match self.sources.load(&path, self.dialect) {
@@ -269,13 +297,12 @@ impl<'a> Search<'a> {
         let directory = directory.to_vec();
         let directory = self.directory_id(&directory);
         let id = FileId(number(self.files.len()));
-        self.by_path.insert(path.clone(), id);
-        self.first_names.entry((loaded.identity.device, loaded.identity.inode)).or_insert(id);
+        self.by_path.insert(path.into(), id);
+        self.first_names.entry(loaded.file.version.fingerprint.file_id()).or_insert(id);
         self.files.push(File {
-            path,
             spelled,
             source: loaded.source,
-            identity: loaded.identity,
+            input: loaded.file,
             directory,
             opened: false,
             probed: false,
@@ -289,20 +316,25 @@ impl<'a> Search<'a> {
     /// under which it found the file first, even if that was another link to it; later versions do not.
     pub(super) fn has_unclear_directory(&self, id: FileId) -> bool {
         let file = self.file(id);
-        let Some(&first) = self.first_names.get(&(file.identity.device, file.identity.inode)) else {
+        let Some(&first) = self.first_names.get(&file.input.version.fingerprint.file_id()) else {
             return false;
         };
-        let parent = |id| paths::lexically_normal(&self.file(id).path).parent().map(Path::to_owned);
+        let parent = |id| paths::lexically_normal(&self.file(id).input.path).parent().map(Path::to_owned);
         first != id && file.source.has_quoted_includes() && parent(first) != parent(id)
     }
 
     pub(super) fn into_failed_lookups(self) -> FailedLookups {
-        let absolute =
-            |directory: Vec<u8>| paths::absolute(self.cwd, Path::new(OsStr::from_bytes(&directory)));
-        FailedLookups {
-            directories: self.directories.into_iter().map(absolute).collect(),
-            names: self.failed,
-        }
+        let absolute = |spelled: &[u8]| paths::absolute(self.cwd, Path::new(OsStr::from_bytes(spelled)));
+        let directories = self.directories.iter().map(|directory| absolute(&directory.spelled)).collect();
+        let chains = self.chains.into_iter().filter_map(|((start, name), found)| {
+            let end = match found {
+                None => self.fixed,
+                Some(Found { directory, .. }) if directory == Some(start) => return None,
+                Some(Found { directory, .. }) => directory?.0,
+            };
+            Some(Chain { name, start: start.0, end })
+        });
+        FailedLookups::new(directories, self.fixed, chains.collect(), self.absent)
     }
 }
 

@@ -42,6 +42,10 @@ struct Blank {
 }
 
 const TIME_WORDS: &[&[u8]] = &[b"__DATE__", b"__TIME__", b"__TIMESTAMP__"];
+
+/// The bit that stands for `__TIMESTAMP__`.
+pub(super) const TIMESTAMP_WORD: u8 = 1 << 2;
+
 /// The bit of [`Facts::time_words`] that stands for `name`; 0 if it is none of them.
 pub(super) fn time_word(name: Symbol) -> u8 {
     TIME_WORDS.iter().position(|word| *word == name.text()).map_or(0, |bit| 1 << bit)

@@ -2,11 +2,10 @@
 //! Knows nothing of search paths.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::File;
-use std::fs::Metadata;
 use std::io;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,31 +17,21 @@ use dashmap::DashMap;
 use crate::digest::Digest;
 use crate::files::Files;
 use crate::files::Fingerprint;
+use crate::files::InputFile;
 use crate::files::Version;
+use crate::listings::Listing;
+use crate::listings::Listings;
 use crate::paths;
 use crate::preprocessor::Dialect;
 use crate::preprocessor::SourceFile;
-
-/// How compilers tell whether two paths lead to the same file, for `#pragma once` and `#import`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Identity {
-    /// Device number.
-    pub device: u64,
-    /// Inode number.
-    pub inode: u64,
-    /// Time of the last change, in seconds since 1970.
-    pub modified: i64,
-    /// Digest of the content.
-    pub digest: Digest,
-}
 
 /// A file that can be included.
 #[derive(Debug, Clone)]
 pub struct Loaded {
     /// The file, stripped.
     pub source: Arc<SourceFile>,
-    /// Which file it is.
-    pub identity: Identity,
+    /// Where it was found, and in which version.
+    pub file: Arc<InputFile>,
 }
 
 /// Looks files up and strips them.
@@ -56,31 +45,70 @@ pub trait Sources: Sync {
 
     /// Whether anything, a directory too, is at `path`.
     fn exists(&self, path: &Path) -> bool;
+
+    /// The names in the directory at `path` (absolute), where they can be vouched for.
+    fn listing(&self, path: &Path) -> Option<Arc<Listing>>;
 }
 
 /// Files on disk. Each version of a file is read and stripped once, for all units; a file that changed so lately
 /// that its `stat` proves nothing is read each time.
 pub struct DiskSources {
     files: Arc<Files>,
-    by_path: DashMap<(PathBuf, Dialect), (Fingerprint, Loaded)>,
+    listings: Listings,
+    // By `OsString`: a `Path` hashes component by component, which takes several times as long.
+    by_path: DashMap<OsString, Stripped>,
     by_content: DashMap<(Digest, Dialect), Arc<SourceFile>>,
-    /// About what `by_content` takes, in bytes.
+    /// About what both take, in bytes.
     size_bytes: AtomicUsize,
+}
+
+/// One version of a file, in the dialects in which it was read: seldom more than one.
+struct Stripped {
+    file: Arc<InputFile>,
+    sources: Vec<(Dialect, Arc<SourceFile>)>,
 }
 
 /// When the stripped files take more memory than this, all are forgotten and the cache fills anew: a large tree
 /// takes a tenth of it.
 const LARGEST_CACHE_BYTES: usize = 512 << 20;
 
+/// About what a path in the cache takes besides its characters, which are there twice.
+const PATH_BYTES: usize = 320;
+
 impl DiskSources {
-    /// An empty cache. The digests of files that it reads are recorded in `files`.
+    /// An empty cache. The digests of files that it reads are recorded in `files`, whose clock counts.
     pub fn new(files: Arc<Files>) -> DiskSources {
         DiskSources {
+            listings: Listings::with_clock(files.clock()),
             files,
             by_path: DashMap::new(),
             by_content: DashMap::new(),
             size_bytes: AtomicUsize::new(0),
         }
+    }
+
+    /// The memory in which the digests are recorded.
+    pub(super) fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// About how much memory the stripped files and the names of directories take, in bytes.
+    pub fn size_bytes(&self) -> usize {
+        self.size_bytes.load(Ordering::Relaxed) + self.listings.size_bytes()
+    }
+
+    /// How many versions of files are kept stripped.
+    pub fn stripped_files(&self) -> usize {
+        self.by_content.len()
+    }
+
+    fn remembered(&self, path: &Path, fingerprint: Fingerprint, dialect: Dialect) -> Option<Loaded> {
+        let stripped = self.by_path.get(path.as_os_str())?;
+        if stripped.file.version.fingerprint != fingerprint {
+            return None;
+        }
+        let (_, source) = stripped.sources.iter().find(|(of, _)| *of == dialect)?;
+        Some(Loaded { source: Arc::clone(source), file: Arc::clone(&stripped.file) })
     }
 
     fn read(&self, path: &Path, dialect: Dialect) -> io::Result<Option<Loaded>> {
@@ -91,41 +119,55 @@ impl DiskSources {
         if !metadata.is_file() {
             return Ok(None);
         }
-        let mut text = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
+        let mut text = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0).saturating_add(1));
         file.read_to_end(&mut text)?;
         let digest = Digest::of(&text);
         let fingerprint = Fingerprint::from_metadata(&metadata);
-        self.files.remember(path, Version { fingerprint, digest }, looked_at);
+        let version = Version { fingerprint, digest };
+        self.files.remember(path, version, looked_at);
         let cached = self.by_content.get(&(digest, dialect)).map(|source| Arc::clone(&source));
         let source = match cached {
             Some(source) => source,
             None => self.strip(&text, digest, dialect),
         };
-        let loaded = Loaded { source, identity: identity(&metadata, digest) };
-        let key = (path.to_owned(), dialect);
-        if fingerprint.is_settled(looked_at) {
-            self.by_path.insert(key, (fingerprint, loaded.clone()));
-        } else {
-            self.by_path.remove(&key);
+        if !fingerprint.is_settled(looked_at) {
+            self.by_path.remove(path.as_os_str());
+            return Ok(Some(Loaded { source, file: Arc::new(InputFile { path: path.to_owned(), version }) }));
         }
-        Ok(Some(loaded))
+        Ok(Some(self.remember(path, version, dialect, source)))
     }
 
     fn strip(&self, text: &[u8], digest: Digest, dialect: Dialect) -> Arc<SourceFile> {
         let source = Arc::new(SourceFile::parse(text, dialect));
-        let size = source.size_bytes();
+        self.make_room(source.size_bytes());
+        self.by_content.insert((digest, dialect), Arc::clone(&source));
+        source
+    }
+
+    /// Keeps what was read under its path.
+    fn remember(&self, path: &Path, version: Version, dialect: Dialect, source: Arc<SourceFile>) -> Loaded {
+        self.make_room(PATH_BYTES + 2 * path.as_os_str().len());
+        let mut entry = self.by_path.entry(path.as_os_str().to_owned()).or_insert_with(|| Stripped {
+            file: Arc::new(InputFile { path: path.to_owned(), version }),
+            sources: Vec::new(),
+        });
+        if entry.file.version != version {
+            entry.file = Arc::new(InputFile { path: path.to_owned(), version });
+            entry.sources.clear();
+        }
+        if !entry.sources.iter().any(|(of, _)| *of == dialect) {
+            entry.sources.push((dialect, Arc::clone(&source)));
+        }
+        Loaded { source, file: Arc::clone(&entry.file) }
+    }
+
+    fn make_room(&self, size: usize) {
         if self.size_bytes.fetch_add(size, Ordering::Relaxed) > LARGEST_CACHE_BYTES {
             self.by_path.clear();
             self.by_content.clear();
             self.size_bytes.store(size, Ordering::Relaxed);
         }
-        self.by_content.insert((digest, dialect), Arc::clone(&source));
-        source
     }
-}
-
-fn identity(metadata: &Metadata, digest: Digest) -> Identity {
-    Identity { device: metadata.dev(), inode: metadata.ino(), modified: metadata.mtime(), digest }
 }
 
 impl Sources for DiskSources {
@@ -144,17 +186,18 @@ impl Sources for DiskSources {
         if !metadata.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
-        let fingerprint = Fingerprint::from_metadata(&metadata);
-        if let Some(entry) = self.by_path.get(&(path.to_owned(), dialect))
-            && entry.0 == fingerprint
-        {
-            return Ok(Some(entry.1.clone()));
+        match self.remembered(path, Fingerprint::from_metadata(&metadata), dialect) {
+            Some(loaded) => Ok(Some(loaded)),
+            None => self.read(path, dialect),
         }
-        self.read(path, dialect)
     }
 
     fn exists(&self, path: &Path) -> bool {
         path.exists()
+    }
+
+    fn listing(&self, path: &Path) -> Option<Arc<Listing>> {
+        self.listings.of(path)
     }
 }
 
@@ -174,14 +217,21 @@ impl MemorySources {
 
 impl Sources for MemorySources {
     fn load(&self, path: &Path, dialect: Dialect) -> io::Result<Option<Loaded>> {
-        Ok(self.files.get(&paths::lexically_normal(path)).map(|(text, inode)| Loaded {
-            source: Arc::new(SourceFile::parse(text, dialect)),
-            identity: Identity { device: 0, inode: *inode, modified: 0, digest: Digest::of(text) },
+        let found = self.files.get(&paths::lexically_normal(path));
+        Ok(found.map(|(text, inode)| {
+            let fingerprint = Fingerprint::in_memory(*inode, u64::try_from(text.len()).unwrap_or(u64::MAX));
+            let version = Version { fingerprint, digest: Digest::of(text) };
+            let file = Arc::new(InputFile { path: path.to_owned(), version });
+            Loaded { source: Arc::new(SourceFile::parse(text, dialect)), file }
         }))
     }
 
     fn exists(&self, path: &Path) -> bool {
         let path = paths::lexically_normal(path);
         self.files.keys().any(|file| file.starts_with(&path))
+    }
+
+    fn listing(&self, _path: &Path) -> Option<Arc<Listing>> {
+        None
     }
 }

@@ -1,0 +1,461 @@
+//! Remembers whole scans, and takes one from memory while every file in it is as it was and every look-up that
+//! failed still fails.
+//! Knows nothing of how a unit is scanned.
+//!
+//! One unit costs one `stat` for each of its files and one for each directory in which it looked in vain. What
+//! changed within the clock's granularity of the moment it was looked at is not trusted by its `stat`: files are read
+//! again, look-ups made again.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::PoisonError;
+use std::sync::RwLock;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+
+use dashmap::DashMap;
+
+use crate::digest::Digest;
+use crate::digest::Hasher;
+use crate::files::Files;
+use crate::files::Fingerprint;
+use crate::files::InputFile;
+use crate::preprocessor::Answers;
+use crate::preprocessor::DiskSources;
+use crate::preprocessor::Family;
+use crate::preprocessor::ForcedInclude;
+use crate::preprocessor::Language;
+use crate::preprocessor::MacroOption;
+use crate::preprocessor::Predefined;
+use crate::preprocessor::Scan;
+use crate::preprocessor::ScanError;
+use crate::preprocessor::TranslationUnit;
+use crate::preprocessor::failed_lookups::Watches;
+use crate::preprocessor::scan;
+
+/// When the scans take more memory than this, all are forgotten: some ten thousand units take a third of it.
+const LARGEST_MEMORY_BYTES: usize = 256 << 20;
+
+/// The scans of all units, shared by all connections.
+pub struct Memo {
+    sources: DiskSources,
+    scans: DashMap<Digest, Arc<Remembered>>,
+    /// About what they take, in bytes.
+    size_bytes: AtomicUsize,
+}
+
+/// One scan, and what shows that it still holds.
+struct Remembered {
+    scan: Arc<Scan>,
+    /// For each file of the scan, opened or probed, whether its `stat` can be trusted.
+    settled: Box<[bool]>,
+    watches: RwLock<Arc<Watches>>,
+    size_bytes: usize,
+    /// The key holds their addresses: as long as they live, nothing else has them.
+    _compiler: (Arc<Predefined>, Arc<Answers>),
+}
+
+impl Memo {
+    /// An empty memory over `sources`.
+    pub fn new(sources: DiskSources) -> Memo {
+        Memo { sources, scans: DashMap::new(), size_bytes: AtomicUsize::new(0) }
+    }
+
+    /// The files that `unit` reads, from memory or by scanning it.
+    ///
+    /// # Errors
+    /// See [`scan`]; errors are not remembered.
+    pub fn scan(&self, unit: &TranslationUnit) -> Result<Arc<Scan>, ScanError> {
+        let key = key(unit);
+        let remembered = self.scans.get(&key).map(|entry| Arc::clone(&entry));
+        if let Some(remembered) = remembered
+            && remembered.holds(&self.sources)
+        {
+            return Ok(Arc::clone(&remembered.scan));
+        }
+        let started = self.sources.files().now();
+        let scan = Arc::new(scan(unit, &self.sources)?);
+        let is_settled = |file: &Arc<InputFile>| file.version.fingerprint.is_settled(started);
+        let settled: Box<[bool]> = scan.files.iter().chain(&scan.probed).map(is_settled).collect();
+        let watches = Watches::new(&scan.failed_lookups, &self.sources, started);
+        let size_bytes = size_of::<Remembered>()
+            + settled.len() * (1 + size_of::<Arc<InputFile>>())
+            + scan.failed_lookups.size_bytes()
+            + watches.size_bytes();
+        self.remember(
+            key,
+            Remembered {
+                scan: Arc::clone(&scan),
+                settled,
+                watches: RwLock::new(Arc::new(watches)),
+                size_bytes,
+                _compiler: (Arc::clone(&unit.predefined), Arc::clone(&unit.answers)),
+            },
+        );
+        Ok(scan)
+    }
+
+    fn remember(&self, key: Digest, remembered: Remembered) {
+        let size = remembered.size_bytes;
+        if self.size_bytes.fetch_add(size, Ordering::Relaxed) > LARGEST_MEMORY_BYTES {
+            self.scans.clear();
+            self.size_bytes.store(size, Ordering::Relaxed);
+        }
+        if let Some(old) = self.scans.insert(key, Arc::new(remembered)) {
+            self.size_bytes.fetch_sub(old.size_bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// The files that the scans were made from.
+    pub fn sources(&self) -> &DiskSources {
+        &self.sources
+    }
+
+    /// How many units are remembered.
+    pub fn units(&self) -> usize {
+        self.scans.len()
+    }
+
+    /// About how much memory the scans take, in bytes; the files that they share are counted with the
+    /// [sources](DiskSources::size_bytes).
+    pub fn size_bytes(&self) -> usize {
+        self.size_bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl Remembered {
+    fn holds(&self, sources: &DiskSources) -> bool {
+        let now = sources.files().now();
+        let mut files = self.scan.files.iter().chain(&self.scan.probed).zip(&self.settled);
+        if !files.all(|(file, settled)| is_unchanged(file, *settled, sources.files())) {
+            return false;
+        }
+        let watches = Arc::clone(&self.watches.read().unwrap_or_else(PoisonError::into_inner));
+        let (hold, renewed) = watches.hold(&self.scan.failed_lookups, sources, now);
+        if let Some(renewed) = renewed {
+            *self.watches.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(renewed);
+        }
+        hold
+    }
+}
+
+fn is_unchanged(file: &InputFile, settled: bool, files: &Files) -> bool {
+    match settled {
+        true => Fingerprint::of(&file.path).is_ok_and(|now| now == file.version.fingerprint),
+        // It is read again, unless it has been since it settled.
+        false => files.version(&file.path).is_ok_and(|now| now == file.version),
+    }
+}
+
+/// Everything of a unit that a scan depends on. The compiler's macros and answers are known by their addresses: they
+/// are shared by all units of one toolchain, and replaced as a whole.
+fn key(unit: &TranslationUnit) -> Digest {
+    let TranslationUnit {
+        cwd,
+        source,
+        language,
+        family,
+        search_path,
+        predefined,
+        macros,
+        forced_includes,
+        answers,
+    } = unit;
+    let mut hasher = Hasher::new();
+    let number = |hasher: &mut Hasher, number: usize| hasher.field(&number.to_le_bytes());
+    let path = |hasher: &mut Hasher, path: &Path| hasher.field(path.as_os_str().as_bytes());
+    path(&mut hasher, cwd);
+    path(&mut hasher, source);
+    hasher.field(match language {
+        Language::C => b"c",
+        Language::Cxx => b"c++",
+        Language::Assembler => b"assembler",
+    });
+    hasher.field(match family {
+        Family::Gcc => b"gcc",
+        Family::Clang => b"clang",
+    });
+    number(&mut hasher, search_path.quote.len());
+    number(&mut hasher, search_path.angle.len());
+    number(&mut hasher, search_path.user_directories);
+    search_path.quote.iter().chain(&search_path.angle).for_each(|directory| path(&mut hasher, directory));
+    number(&mut hasher, Arc::as_ptr(predefined).addr());
+    number(&mut hasher, Arc::as_ptr(answers).addr());
+    number(&mut hasher, macros.len());
+    for option in macros {
+        let (kind, text) = match option {
+            MacroOption::Define(text) => (b"D", text),
+            MacroOption::Undefine(text) => (b"U", text),
+        };
+        hasher.field(kind);
+        hasher.field(text.as_bytes());
+    }
+    for include in forced_includes {
+        let (kind, file) = match include {
+            ForcedInclude::Include(file) => (b"i", file),
+            ForcedInclude::Macros(file) => (b"m", file),
+        };
+        hasher.field(kind);
+        path(&mut hasher, file);
+    }
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
+    use std::time::Duration;
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::preprocessor::tests::unit;
+
+    /// What was written a moment ago counts as settled.
+    fn long_after() -> SystemTime {
+        SystemTime::now() + Duration::from_secs(60)
+    }
+
+    /// A clock so coarse that nothing ever settles.
+    fn coarse() -> SystemTime {
+        SystemTime::UNIX_EPOCH
+    }
+
+    /// A unit in a scratch directory with the include directories `a` and `b`.
+    struct Project {
+        directory: tempfile::TempDir,
+        unit: TranslationUnit,
+        memo: Memo,
+    }
+
+    impl Project {
+        fn new(clock: fn() -> SystemTime, files: &[(&str, &str)]) -> Project {
+            let directory = tempfile::tempdir().unwrap();
+            let mut unit = unit(Language::C);
+            unit.cwd = directory.path().to_owned();
+            unit.search_path.angle = vec!["a".into(), "b".into()];
+            let memo = Memo::new(DiskSources::new(Arc::new(Files::with_clock(clock))));
+            let project = Project { directory, unit, memo };
+            for name in ["a", "b"] {
+                std::fs::create_dir(project.at(name)).unwrap();
+                // A directory without names tells nothing about its file system.
+                project.write(&format!("{name}/other.h"), "");
+            }
+            for (name, text) in files {
+                project.write(name, text);
+            }
+            project
+        }
+
+        fn at(&self, name: &str) -> PathBuf {
+            self.directory.path().join(name)
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            std::fs::create_dir_all(self.at(name).parent().unwrap()).unwrap();
+            std::fs::write(self.at(name), text).unwrap();
+        }
+
+        fn scan(&self) -> Arc<Scan> {
+            self.memo.scan(&self.unit).unwrap()
+        }
+
+        /// The names of the files that the unit reads.
+        fn names(&self) -> Vec<String> {
+            let name =
+                |path: PathBuf| path.strip_prefix(self.directory.path()).unwrap().display().to_string();
+            self.scan().paths().into_iter().map(name).collect()
+        }
+
+        /// Whether a scan is taken from memory.
+        fn is_remembered(&self) -> bool {
+            let before = self.scan();
+            Arc::ptr_eq(&before, &self.scan())
+        }
+    }
+
+    const ONE_HEADER: &[(&str, &str)] = &[("main.c", "#include <x.h>\n"), ("b/x.h", "int x;\n")];
+
+    #[test]
+    fn an_unchanged_unit_is_scanned_once() {
+        let project = Project::new(long_after, ONE_HEADER);
+        let first = project.scan();
+        assert!(Arc::ptr_eq(&first, &project.scan()));
+        assert_eq!((project.memo.units(), first.files.len()), (1, 2));
+        assert!(project.memo.size_bytes() > 0 && project.memo.sources().size_bytes() > 0);
+    }
+
+    #[test]
+    fn another_unit_is_another_scan() {
+        let mut project = Project::new(long_after, ONE_HEADER);
+        let first = project.scan();
+        project.unit.macros.push(MacroOption::Define("X".into()));
+        assert!(!Arc::ptr_eq(&first, &project.scan()));
+        project.unit.macros[0] = MacroOption::Undefine("X".into());
+        project.scan();
+        project.unit.search_path.user_directories = 1;
+        project.scan();
+        // Another compiler, perhaps with the same macros.
+        project.unit.predefined = Arc::new(Predefined::parse(b""));
+        project.scan();
+        project.unit.answers = Arc::default();
+        project.scan();
+        project.unit.forced_includes.push(ForcedInclude::Include("a/other.h".into()));
+        project.scan();
+        project.unit.forced_includes[0] = ForcedInclude::Macros("a/other.h".into());
+        project.scan();
+        assert_eq!(project.memo.units(), 8);
+        assert!(project.is_remembered());
+    }
+
+    #[test]
+    fn a_new_header_shadows_an_old_one() {
+        let project = Project::new(long_after, ONE_HEADER);
+        assert_eq!(project.names(), ["main.c", "b/x.h"]);
+        project.write("a/x.h", "");
+        assert_eq!(project.names(), ["main.c", "a/x.h"]);
+        assert!(project.is_remembered());
+    }
+
+    #[test]
+    fn a_header_is_deleted() {
+        let project = Project::new(long_after, &[&[("a/x.h", "")], ONE_HEADER].concat());
+        assert_eq!(project.names(), ["main.c", "a/x.h"]);
+        std::fs::remove_file(project.at("a/x.h")).unwrap();
+        assert_eq!(project.names(), ["main.c", "b/x.h"]);
+        std::fs::remove_file(project.at("b/x.h")).unwrap();
+        assert!(matches!(project.memo.scan(&project.unit), Err(ScanError::Missing { .. })));
+        project.write("b/x.h", "");
+        assert_eq!(project.names(), ["main.c", "b/x.h"]);
+    }
+
+    #[test]
+    fn a_generated_header_appears_between_two_compiles() {
+        let source = "#if __has_include(\"gen/config.h\")\n#include \"gen/config.h\"\n#endif\n";
+        let project = Project::new(long_after, &[("main.c", source)]);
+        project.unit.answers.insert("defined(__has_include)".to_owned(), 1);
+        assert_eq!(project.names(), ["main.c"]);
+        // Its directory first, which is not what was looked for.
+        std::fs::create_dir(project.at("a/gen")).unwrap();
+        assert_eq!(project.names(), ["main.c"]);
+        project.write("a/gen/config.h", "");
+        assert_eq!(project.names(), ["main.c", "a/gen/config.h"]);
+        project.write("gen/config.h", "");
+        assert_eq!(project.names(), ["main.c", "gen/config.h"]);
+    }
+
+    #[test]
+    fn a_header_of_an_absolute_name_appears() {
+        let mut project = Project::new(long_after, &[]);
+        let header = project.at("far.h").display().to_string();
+        project.write("main.c", &format!("#if __has_include(\"{header}\")\n#include \"{header}\"\n#endif\n"));
+        project.unit.answers = Arc::new([("defined(__has_include)".to_owned(), 1)].into_iter().collect());
+        assert_eq!(project.names(), ["main.c"]);
+        project.write("far.h", "");
+        assert_eq!(project.names(), ["main.c", "far.h"]);
+    }
+
+    #[test]
+    fn a_precompiled_header_appears() {
+        let project = Project::new(long_after, ONE_HEADER);
+        assert!(project.is_remembered());
+        project.write("b/x.h.gch", "");
+        assert!(project.memo.scan(&project.unit).is_err());
+    }
+
+    #[test]
+    fn a_file_is_edited_twice_within_the_clocks_granularity() {
+        let project = Project::new(coarse, ONE_HEADER);
+        project.write("b/y.h", "");
+        let stamp = std::fs::metadata(project.at("b/x.h")).unwrap().modified().unwrap();
+        let edit = |text: &str| {
+            project.write("b/x.h", text);
+            let file = std::fs::File::options().write(true).open(project.at("b/x.h")).unwrap();
+            file.set_modified(stamp).unwrap();
+        };
+        assert_eq!(project.names(), ["main.c", "b/x.h"]);
+        // As long as before, at the same moment.
+        edit("#if 1\n");
+        edit("#else\n");
+        assert!(project.memo.scan(&project.unit).is_err());
+        edit("int y;\n");
+        assert_eq!(project.names(), ["main.c", "b/x.h"]);
+        assert!(project.is_remembered(), "what was read again and is the same needs no new scan");
+    }
+
+    #[test]
+    fn a_directory_that_changes_all_the_time_is_looked_into() {
+        let project = Project::new(coarse, ONE_HEADER);
+        let first = project.scan();
+        project.write("a/main.o", "");
+        assert!(Arc::ptr_eq(&first, &project.scan()));
+        project.write("a/x.h", "");
+        assert_eq!(project.names(), ["main.c", "a/x.h"]);
+    }
+
+    #[test]
+    fn objects_beside_the_source_do_not_matter() {
+        let project = Project::new(long_after, &[("main.c", "#include \"x.h\"\n"), ("b/x.h", "")]);
+        let first = project.scan();
+        for round in 0..3 {
+            project.write(&format!("main{round}.o"), "");
+            assert!(Arc::ptr_eq(&first, &project.scan()));
+        }
+        project.write("x.h", "");
+        assert_eq!(project.names(), ["main.c", "x.h"]);
+    }
+
+    #[test]
+    fn a_symlink_begins_to_lead_somewhere() {
+        let project = Project::new(long_after, ONE_HEADER);
+        symlink("../elsewhere/x.h", project.at("a/x.h")).unwrap();
+        assert_eq!(project.names(), ["main.c", "b/x.h"]);
+        assert!(project.is_remembered());
+        // Nothing changes in the directories that were searched.
+        project.write("elsewhere/x.h", "");
+        assert_eq!(project.names(), ["main.c", "a/x.h"]);
+    }
+
+    #[test]
+    fn a_symlinked_directory_is_led_elsewhere() {
+        let mut project = Project::new(long_after, ONE_HEADER);
+        project.write("one/other.h", "");
+        project.write("two/x.h", "");
+        symlink("one", project.at("link")).unwrap();
+        project.unit.search_path.angle = vec!["link".into(), "b".into()];
+        assert_eq!(project.names(), ["main.c", "b/x.h"]);
+        std::fs::remove_file(project.at("link")).unwrap();
+        symlink("two", project.at("link")).unwrap();
+        assert_eq!(project.names(), ["main.c", "link/x.h"]);
+    }
+
+    #[test]
+    fn a_directory_within_a_name_begins_to_lead_somewhere() {
+        let project = Project::new(long_after, &[("main.c", "#include <s/x.h>\n"), ("b/s/x.h", "")]);
+        symlink("../elsewhere", project.at("a/s")).unwrap();
+        assert_eq!(project.names(), ["main.c", "b/s/x.h"]);
+        project.write("elsewhere/x.h", "");
+        assert_eq!(project.names(), ["main.c", "a/s/x.h"]);
+    }
+
+    #[test]
+    fn a_directory_takes_the_place_of_a_header_and_the_other_way_round() {
+        let project = Project::new(long_after, ONE_HEADER);
+        std::fs::create_dir(project.at("a/x.h")).unwrap();
+        assert_eq!(project.names(), ["main.c", "b/x.h"]);
+        std::fs::remove_dir(project.at("a/x.h")).unwrap();
+        project.write("a/x.h", "");
+        assert_eq!(project.names(), ["main.c", "a/x.h"]);
+    }
+
+    #[test]
+    fn an_equal_file_in_its_place_is_another_file() {
+        // For `#pragma once` it matters which file it is, not only what is in it.
+        let project = Project::new(long_after, ONE_HEADER);
+        let first = project.scan();
+        project.write("new", "int x;\n");
+        std::fs::rename(project.at("new"), project.at("b/x.h")).unwrap();
+        assert!(!Arc::ptr_eq(&first, &project.scan()));
+    }
+}
