@@ -175,13 +175,13 @@ fn read(path: &Path, fingerprint: Fingerprint) -> io::Result<Option<Listing>> {
 }
 
 /// Whether a name with its letters' case changed is another name: a directory can be marked otherwise on ext4, F2FS,
-/// tmpfs and others. One without a name to try it with is as good as one where it does not matter.
+/// tmpfs and others. Where no name has letters, it does not matter.
 fn tells_cases_apart(path: &Path, names: &HashSet<Box<[u8]>>) -> bool {
     let swap = |byte: &u8| {
         if byte.is_ascii_lowercase() { byte.to_ascii_uppercase() } else { byte.to_ascii_lowercase() }
     };
     let with_letters = names.iter().find(|name| name.iter().any(u8::is_ascii_alphabetic));
-    let Some(name) = with_letters else { return false };
+    let Some(name) = with_letters else { return names.iter().all(|name| name.is_ascii()) };
     let swapped: Vec<u8> = name.iter().map(swap).collect();
     if names.contains(&*swapped) {
         return true;

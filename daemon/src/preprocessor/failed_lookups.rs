@@ -109,33 +109,23 @@ impl Watches {
             let end = farthest.entry((chain.start, parent(chain.name))).or_default();
             *end = chain.end.max(*end);
         }
+        let listing = |directory: &PathBuf| sources.listing(directory);
+        let listings: Vec<_> = failed.directories.iter().map(listing).collect();
         for ((start, parent), end) in farthest {
             let chain = Chain { name: Symbol::ZERO, start, end };
             for directory in chain.directories(failed.fixed) {
-                watches.add(failed, (directory, parent), sources, started);
+                watches.groups.entry((directory, parent)).or_insert_with(|| {
+                    let path = failed.directories.get(directory as usize)?;
+                    let own = listings.get(directory as usize)?.as_ref();
+                    let listing = nearest_listing(path, own, parent, sources)?;
+                    listing.is_older_than(started).then(|| place(&mut watches.listings, listing))
+                });
             }
         }
         if watches.listings.iter().any(|listing| listing.has_links()) {
             watches.find_links(failed);
         }
         watches
-    }
-
-    fn add(&mut self, failed: &FailedLookups, group: Group, sources: &dyn Sources, started: SystemTime) {
-        if self.groups.contains_key(&group) {
-            return;
-        }
-        let Some(directory) = failed.directories.get(group.0 as usize) else { return };
-        let path = if group.1.is_empty() { directory.clone() } else { directory.join(as_path(group.1)) };
-        let listing = deepest_listing(&path, sources).filter(|listing| listing.is_older_than(started));
-        let place = listing.map(|listing| {
-            let known = self.listings.iter().position(|known| Arc::ptr_eq(known, &listing));
-            known.unwrap_or_else(|| {
-                self.listings.push(listing);
-                self.listings.len() - 1
-            })
-        });
-        self.groups.insert(group, place);
     }
 
     fn find_links(&mut self, failed: &FailedLookups) {
@@ -187,6 +177,32 @@ impl Watches {
     pub(super) fn size_bytes(&self) -> usize {
         let links: usize = self.links.iter().map(|path| size_of::<PathBuf>() + path.as_os_str().len()).sum();
         size_of::<Watches>() + size_of_val(&*self.listings) + self.groups.len() * 48 + links
+    }
+}
+
+/// The place of a listing among all that are watched.
+fn place(listings: &mut Vec<Arc<Listing>>, listing: Arc<Listing>) -> usize {
+    let known = listings.iter().position(|known| Arc::ptr_eq(known, &listing));
+    known.unwrap_or_else(|| {
+        listings.push(listing);
+        listings.len() - 1
+    })
+}
+
+/// The listing that vouches for what is not in `parent` below `directory`, whose own listing is `own`.
+fn nearest_listing(
+    directory: &Path,
+    own: Option<&Arc<Listing>>,
+    parent: &[u8],
+    sources: &dyn Sources,
+) -> Option<Arc<Listing>> {
+    let first = parent.split(|&byte| byte == b'/').next().unwrap_or_default();
+    match own {
+        // Nothing can be below what is not there.
+        Some(own) if parent.is_empty() || !matches!(first, b"." | b"..") && !own.has(first) => {
+            Some(Arc::clone(own))
+        }
+        _ => deepest_listing(&directory.join(as_path(parent)), sources),
     }
 }
 

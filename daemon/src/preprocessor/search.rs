@@ -1,6 +1,7 @@
 //! Finds included files along the search path, and remembers within one unit what was found and what was not.
 //! Knows nothing of macros or conditionals.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -58,15 +59,32 @@ pub(super) struct File {
 struct Directory {
     /// As spelled, without a slash at the end; the working directory is empty.
     spelled: Vec<u8>,
-    /// How many files were looked for here.
-    lookups: u32,
-    /// The names in it, once they have been asked for and if they can be vouched for.
-    listing: Option<Arc<Listing>>,
+    names: Names,
 }
 
 impl Directory {
     fn new(spelled: Vec<u8>) -> Directory {
-        Directory { spelled, lookups: 0, listing: None }
+        Directory { spelled, names: Names::default() }
+    }
+}
+
+/// What is known of the names in a directory.
+#[derive(Default)]
+struct Names {
+    /// How many were looked for.
+    lookups: u32,
+    /// All of them, once they have been asked for and if they can be vouched for.
+    listing: Option<Arc<Listing>>,
+}
+
+impl Names {
+    /// Whether it is certain that there is no `name`; `directory` is listed when enough has been looked for.
+    fn lack(&mut self, name: &[u8], list: impl FnOnce() -> Option<Arc<Listing>>) -> bool {
+        self.lookups += 1;
+        if self.lookups == LOOKUPS_BEFORE_LISTING {
+            self.listing = list();
+        }
+        !matches!(name, b"" | b"." | b"..") && self.listing.as_ref().is_some_and(|listing| !listing.has(name))
     }
 }
 
@@ -79,14 +97,16 @@ pub(super) struct Search<'a> {
     dialect: Dialect,
     sources: &'a dyn Sources,
     directories: Vec<Directory>,
-    directory_ids: std::collections::HashMap<Vec<u8>, DirectoryId>,
+    directory_ids: HashMap<Vec<u8>, DirectoryId>,
+    /// Directories below one that is searched, where names have several components.
+    subdirectories: HashMap<(DirectoryId, &'static [u8]), Names>,
     /// How many directories are quote directories, and how many belong to the search path at all.
     quote: u32,
     fixed: u32,
     files: Vec<File>,
-    by_path: std::collections::HashMap<OsString, FileId>,
+    by_path: HashMap<OsString, FileId>,
     /// Under which name each file, by device and inode, was found first.
-    first_names: std::collections::HashMap<(u64, u64), FileId>,
+    first_names: HashMap<(u64, u64), FileId>,
     /// What is in one directory under one name.
     probes: SymbolMap<(DirectoryId, Symbol), Option<FileId>>,
     /// What a search from one directory on ends at.
@@ -110,10 +130,11 @@ impl<'a> Search<'a> {
             quote: number(path.quote.len()),
             fixed: number(directories.len()),
             directories,
-            directory_ids: std::collections::HashMap::new(),
+            directory_ids: HashMap::new(),
+            subdirectories: HashMap::new(),
             files: Vec::new(),
-            by_path: std::collections::HashMap::new(),
-            first_names: std::collections::HashMap::new(),
+            by_path: HashMap::new(),
+            first_names: HashMap::new(),
             probes: SymbolMap::default(),
             chains: SymbolMap::default(),
             absent: Vec::new(),
@@ -245,16 +266,18 @@ impl<'a> Search<'a> {
         if self.looks_for_precompiled {
             return false;
         }
-        let cwd = self.cwd;
-        let directory = &mut self.directories[id.0 as usize];
-        directory.lookups += 1;
-        if directory.lookups == LOOKUPS_BEFORE_LISTING {
-            let path = paths::absolute(cwd, Path::new(OsStr::from_bytes(&directory.spelled)));
-            directory.listing = self.sources.listing(&path);
+        let (cwd, sources) = (self.cwd, self.sources);
+        let Directory { spelled, names } = &mut self.directories[id.0 as usize];
+        let path = || paths::absolute(cwd, Path::new(OsStr::from_bytes(spelled)));
+        let text = name.text();
+        let first = text.split(|&byte| byte == b'/').next().unwrap_or_default();
+        if names.lack(first, || sources.listing(&path())) {
+            return true;
         }
-        let Some(listing) = &directory.listing else { return false };
-        let component = name.text().split(|&byte| byte == b'/').next().unwrap_or_default();
-        !matches!(component, b"" | b"." | b"..") && !listing.has(component)
+        let Some(slash) = text.iter().rposition(|&byte| byte == b'/') else { return false };
+        let (below, last) = (&text[..slash], &text[slash + 1..]);
+        let names = self.subdirectories.entry((id, below)).or_default();
+        names.lack(last, || sources.listing(&path().join(OsStr::from_bytes(below))))
     }
 
     fn probe_path(&mut self, spelled: Vec<u8>) -> Result<Option<FileId>, ScanError> {
