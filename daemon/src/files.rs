@@ -12,6 +12,7 @@ use std::time::Duration;
 use std::time::SystemTime;
 
 use dashmap::DashMap;
+use foldhash::fast::RandomState;
 
 use crate::digest::Digest;
 
@@ -126,7 +127,7 @@ pub struct InputFile {
 /// The digests of files, each computed once per version. Shared by all connections.
 pub struct Files {
     // By `OsString`: a `Path` hashes component by component, which takes several times as long.
-    versions: DashMap<OsString, Version>,
+    versions: DashMap<OsString, Version, RandomState>,
     now: fn() -> SystemTime,
 }
 
@@ -139,7 +140,7 @@ impl Default for Files {
 impl Files {
     /// An empty memory with its own clock, so that tests can make it coarse.
     pub fn with_clock(now: fn() -> SystemTime) -> Files {
-        Files { versions: DashMap::new(), now }
+        Files { versions: DashMap::default(), now }
     }
 
     /// The current version of the file at `path` (absolute), from memory if its `stat` is unchanged and can be

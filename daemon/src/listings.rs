@@ -6,7 +6,6 @@
 //! directories here and now, and only for directories that have not been changed just now; of others
 //! [`Listings::of`] tells nothing.
 
-use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::fs::FileType;
@@ -20,6 +19,9 @@ use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use dashmap::DashMap;
+use foldhash::HashSet;
+use foldhash::HashSetExt;
+use foldhash::fast::RandomState;
 
 use crate::files::Fingerprint;
 
@@ -92,7 +94,7 @@ impl Listing {
 
 /// The listings of directories, each read once while it does not change. Shared by all connections.
 pub struct Listings {
-    known: DashMap<OsString, Arc<Listing>>,
+    known: DashMap<OsString, Arc<Listing>, RandomState>,
     size_bytes: AtomicUsize,
     now: fn() -> SystemTime,
 }
@@ -106,7 +108,7 @@ impl Default for Listings {
 impl Listings {
     /// An empty memory with its own clock, so that tests can make it coarse.
     pub fn with_clock(now: fn() -> SystemTime) -> Listings {
-        Listings { known: DashMap::new(), size_bytes: AtomicUsize::new(0), now }
+        Listings { known: DashMap::default(), size_bytes: AtomicUsize::new(0), now }
     }
 
     /// The names in the directory at `path` (absolute); None where they cannot be vouched for: no directory,

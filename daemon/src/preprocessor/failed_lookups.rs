@@ -1,7 +1,6 @@
 //! Where one unit looked for files in vain, and what shows that they are still not there.
 //! Knows nothing of the files that were found.
 
-use std::collections::HashMap;
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io;
@@ -10,6 +9,8 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
+
+use foldhash::HashMap;
 
 use crate::listings::Listing;
 use crate::preprocessor::Sources;
@@ -104,7 +105,7 @@ impl Watches {
     pub(super) fn new(failed: &FailedLookups, sources: &dyn Sources, started: SystemTime) -> Watches {
         let mut watches = Watches::default();
         // Searches that begin at one directory differ only in how far they went.
-        let mut farthest: HashMap<Group, u32> = HashMap::new();
+        let mut farthest: HashMap<Group, u32> = HashMap::default();
         for chain in &failed.chains {
             let end = farthest.entry((chain.start, parent(chain.name))).or_default();
             *end = chain.end.max(*end);

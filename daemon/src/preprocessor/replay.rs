@@ -82,7 +82,6 @@ pub(super) struct Replay<'a> {
     /// Some file is to be read once; from then on, files under other names are compared.
     seen_once: bool,
     once: HashSet<Same>,
-    replayed: HashSet<Same>,
     time_words: u8,
     redefined_time_words: u8,
     /// The file being replayed was named on the command line, or included by one that was.
@@ -133,7 +132,6 @@ impl<'a> Replay<'a> {
             asked: HashSet::new(),
             seen_once: false,
             once: HashSet::new(),
-            replayed: HashSet::new(),
             time_words: 0,
             redefined_time_words: 0,
             forced: false,
@@ -316,14 +314,18 @@ impl<'a> Replay<'a> {
         }
         let family = self.unit.family;
         let same = || Same::of(family, version);
-        if (self.seen_once && self.once.contains(&same())) || (import && self.replayed.contains(&same())) {
+        // Few files are imported, so what was replayed is not noted for them.
+        let replayed = |same: &Same| {
+            let mut files = self.search.files().filter(|file| file.times > 0);
+            files.any(|file| Same::of(family, file.input.version) == *same)
+        };
+        if (self.seen_once && self.once.contains(&same())) || (import && replayed(&same())) {
             return Ok(());
         }
         if import {
             self.seen_once = true;
             self.once.insert(same());
         }
-        self.replayed.insert(same());
         if self.unit.family == Family::Clang && self.search.has_unclear_directory(id) {
             let path = self.search.file(id).input.path.display().to_string();
             return Err(ScanError::not_sure("one file under two names", path));

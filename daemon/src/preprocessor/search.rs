@@ -1,13 +1,14 @@
 //! Finds included files along the search path, and remembers within one unit what was found and what was not.
 //! Knows nothing of macros or conditionals.
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+use foldhash::HashMap;
 
 use crate::files::InputFile;
 use crate::listings::Listing;
@@ -105,7 +106,7 @@ pub(super) struct Search<'a> {
     fixed: u32,
     files: Vec<File>,
     by_path: HashMap<OsString, FileId>,
-    /// Under which name each file, by device and inode, was found first.
+    /// Under which name each file, by device and inode, was found first; for Clang alone.
     first_names: HashMap<(u64, u64), FileId>,
     /// What is in one directory under one name.
     probes: SymbolMap<(DirectoryId, Symbol), Option<FileId>>,
@@ -130,11 +131,11 @@ impl<'a> Search<'a> {
             quote: number(path.quote.len()),
             fixed: number(directories.len()),
             directories,
-            directory_ids: HashMap::new(),
-            subdirectories: HashMap::new(),
+            directory_ids: HashMap::default(),
+            subdirectories: HashMap::default(),
             files: Vec::new(),
-            by_path: HashMap::new(),
-            first_names: HashMap::new(),
+            by_path: HashMap::default(),
+            first_names: HashMap::default(),
             probes: SymbolMap::default(),
             chains: SymbolMap::default(),
             absent: Vec::new(),
@@ -321,7 +322,9 @@ impl<'a> Search<'a> {
         let directory = self.directory_id(&directory);
         let id = FileId(number(self.files.len()));
         self.by_path.insert(path.into(), id);
-        self.first_names.entry(loaded.file.version.fingerprint.file_id()).or_insert(id);
+        if self.family == Family::Clang {
+            self.first_names.entry(loaded.file.version.fingerprint.file_id()).or_insert(id);
+        }
         self.files.push(File {
             spelled,
             source: loaded.source,

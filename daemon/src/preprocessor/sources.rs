@@ -13,6 +13,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
 use dashmap::DashMap;
+use foldhash::fast::RandomState;
 
 use crate::digest::Digest;
 use crate::files::Files;
@@ -56,8 +57,8 @@ pub struct DiskSources {
     files: Arc<Files>,
     listings: Listings,
     // By `OsString`: a `Path` hashes component by component, which takes several times as long.
-    by_path: DashMap<OsString, Stripped>,
-    by_content: DashMap<(Digest, Dialect), Arc<SourceFile>>,
+    by_path: DashMap<OsString, Stripped, RandomState>,
+    by_content: DashMap<(Digest, Dialect), Arc<SourceFile>, RandomState>,
     /// About what both take, in bytes.
     size_bytes: AtomicUsize,
 }
@@ -81,8 +82,8 @@ impl DiskSources {
         DiskSources {
             listings: Listings::with_clock(files.clock()),
             files,
-            by_path: DashMap::new(),
-            by_content: DashMap::new(),
+            by_path: DashMap::default(),
+            by_content: DashMap::default(),
             size_bytes: AtomicUsize::new(0),
         }
     }
