@@ -109,9 +109,8 @@ impl<'r, 'a> Expansion<'r, 'a> {
             if token.kind != Kind::Identifier || token.has(Token::PAINTED) {
                 return Ok(Some(token));
             }
-            match self.replay.macros.get(token.text) {
+            match self.replay.macro_of(token.text) {
                 Some(definition) => {
-                    let definition = Arc::clone(definition);
                     if !self.enter(&definition, token)? {
                         return Ok(Some(token));
                     }
@@ -380,7 +379,7 @@ impl<'r, 'a> Expansion<'r, 'a> {
 
     /// What a name means that the compiler itself defines without listing it among its macros.
     fn built_in(&mut self, name: Token) -> Result<Option<Token>, ScanError> {
-        if !name.text.text().starts_with(b"__") || self.replay.macros.is_undefined(name.text) {
+        if !name.text.text().starts_with(b"__") || self.replay.is_undefined(name.text) {
             return Ok(None);
         }
         if let Some(value) = self.replay.dynamic_macro(name.text)? {

@@ -279,6 +279,7 @@ impl Parser<'_, '_> {
             Symbol::DEFINED => self.defined(),
             Symbol::TRUE | Symbol::FALSE => {
                 let replay = &mut *self.expansion.replay;
+                replay.looked_elsewhere();
                 let truth = match replay.unit.language {
                     Language::Cxx => token.text == Symbol::TRUE,
                     // C23 made them keywords; compilers that implement drafts of it differ.
@@ -311,7 +312,7 @@ impl Parser<'_, '_> {
     }
 
     /// C17 6.4.4.4, for ASCII: what other characters are worth depends on the execution character set.
-    fn character(&self, text: Symbol) -> Result<Value, ScanError> {
+    fn character(&mut self, text: Symbol) -> Result<Value, ScanError> {
         let malformed = || syntax(format!("character constant {}", text.display()));
         let text = text.text();
         let quote = text.iter().position(|&byte| byte == b'\'').ok_or_else(malformed)?;
@@ -324,7 +325,7 @@ impl Parser<'_, '_> {
             characters.push(value);
             rest = after;
         }
-        let defined = |name| self.expansion.replay.macros.is_defined(name);
+        let mut defined = |name| self.expansion.replay.macro_of(name).is_some();
         match (prefix, &characters[..]) {
             (b"", &[value]) if value <= 0x7f => Ok(Value::signed(i64::from(value))),
             (b"", &[value]) if value <= 0xff => {

@@ -172,6 +172,16 @@ impl Predefined {
     }
 }
 
+/// What one name is at one point of a unit.
+#[derive(Debug, Clone)]
+pub(super) enum State {
+    Defined(Arc<Macro>),
+    /// By the unit itself.
+    Undefined,
+    /// Never defined.
+    Absent,
+}
+
 /// The macros that are defined at one point of a unit.
 pub(super) struct MacroTable<'a> {
     predefined: &'a Predefined,
@@ -200,6 +210,27 @@ impl<'a> MacroTable<'a> {
     /// Whether the unit undefined `name` itself: then not even a built-in operator is left.
     pub(super) fn is_undefined(&self, name: Symbol) -> bool {
         self.own.get(&name).is_some_and(Option::is_none)
+    }
+
+    pub(super) fn state(&self, name: Symbol) -> State {
+        match (self.own.get(&name), self.predefined.get(name)) {
+            (Some(Some(definition)), _) | (None, Some(definition)) => State::Defined(Arc::clone(definition)),
+            (Some(None), _) => State::Undefined,
+            (None, None) => State::Absent,
+        }
+    }
+
+    /// Whether `name` means the same as in `state`; mostly it is the very same definition.
+    pub(super) fn is_in_state(&self, name: Symbol, state: &State) -> bool {
+        let same = |known: &Arc<Macro>, now: &Arc<Macro>| Arc::ptr_eq(known, now) || known == now;
+        match (self.own.get(&name), state) {
+            (Some(Some(now)), State::Defined(known)) => same(known, now),
+            (Some(None), State::Undefined) => true,
+            (Some(_), _) => false,
+            (None, State::Defined(known)) => self.predefined.get(name).is_some_and(|now| same(known, now)),
+            (None, State::Absent) => !self.predefined.is_defined(name),
+            (None, State::Undefined) => false,
+        }
     }
 
     pub(super) fn define(&mut self, definition: &Arc<Macro>) {

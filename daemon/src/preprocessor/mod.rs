@@ -17,6 +17,7 @@ mod source_file;
 mod sources;
 mod token;
 
+mod decision;
 mod expand;
 mod expression;
 mod macros;

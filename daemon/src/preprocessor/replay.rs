@@ -18,9 +18,12 @@ use crate::preprocessor::ScanError;
 use crate::preprocessor::SourceFile;
 use crate::preprocessor::Sources;
 use crate::preprocessor::TranslationUnit;
+use crate::preprocessor::decision::Circumstances;
+use crate::preprocessor::decision::Recalled;
 use crate::preprocessor::expand::Expansion;
 use crate::preprocessor::expand::is_operator;
 use crate::preprocessor::expression;
+use crate::preprocessor::macros::Macro;
 use crate::preprocessor::macros::MacroTable;
 use crate::preprocessor::search::FileId;
 use crate::preprocessor::search::Found;
@@ -31,6 +34,7 @@ use crate::preprocessor::source_file::Condition;
 use crate::preprocessor::source_file::Directive;
 use crate::preprocessor::source_file::Header;
 use crate::preprocessor::source_file::Including;
+use crate::preprocessor::source_file::Tokens;
 use crate::preprocessor::symbol::Symbol;
 use crate::preprocessor::token::Kind;
 use crate::preprocessor::token::Token;
@@ -89,6 +93,8 @@ pub(super) struct Replay<'a> {
     /// The number of the line of the directive that is being replayed; 0: unknown.
     line: u32,
     budget: usize,
+    /// What the condition that is being evaluated depends on, if that is to be kept.
+    circumstances: Option<Circumstances>,
 }
 
 /// One file that is being replayed.
@@ -137,6 +143,7 @@ impl<'a> Replay<'a> {
             forced: false,
             line: 0,
             budget: BUDGET,
+            circumstances: None,
         }
     }
 
@@ -414,9 +421,9 @@ impl<'a> Replay<'a> {
                 _ => return Ok(at + 1),
             };
             let holds = match condition {
-                Condition::Expression(tokens, line) => {
+                Condition::Expression(tokens, line, place) => {
                     self.line = line;
-                    expression::evaluate(Expansion::new(self, source.tokens(tokens)))?
+                    self.decide(source, tokens, place)?
                 }
                 Condition::Defined(name) => self.is_defined(name),
                 Condition::Undefined(name) => !self.is_defined(name),
@@ -427,6 +434,49 @@ impl<'a> Replay<'a> {
                 return Ok(at + 1);
             }
             at = links.next as usize;
+        }
+    }
+
+    /// The value of an expression, from memory where it was decided under the same circumstances.
+    fn decide(&mut self, source: &SourceFile, tokens: Tokens, place: u32) -> Result<bool, ScanError> {
+        let family = self.unit.family;
+        let decisions = source.decisions(place);
+        let recalled = decisions.map(|known| known.recall(family, &self.macros, &self.unit.answers));
+        if let Some(Recalled::Holds(holds)) = recalled {
+            return Ok(holds);
+        }
+        if matches!(recalled, Some(Recalled::Nothing)) {
+            self.circumstances = Some(Circumstances::default());
+        }
+        let holds = expression::evaluate(Expansion::new(self, source.tokens(tokens)));
+        if let (Some(decisions), Some(circumstances), Ok(holds)) =
+            (decisions, self.circumstances.take(), &holds)
+        {
+            decisions.keep(family, circumstances, *holds);
+        }
+        holds
+    }
+
+    /// The definition of `name`, noted among the circumstances of a condition.
+    pub(super) fn macro_of(&mut self, name: Symbol) -> Option<Arc<Macro>> {
+        if let Some(circumstances) = &mut self.circumstances {
+            circumstances.looked_at_macro(name, self.macros.state(name));
+        }
+        self.macros.get(name).cloned()
+    }
+
+    /// Whether the unit undefined `name` itself, noted likewise.
+    pub(super) fn is_undefined(&mut self, name: Symbol) -> bool {
+        if let Some(circumstances) = &mut self.circumstances {
+            circumstances.looked_at_macro(name, self.macros.state(name));
+        }
+        self.macros.is_undefined(name)
+    }
+
+    /// Notes that a condition depends on what cannot be compared later.
+    pub(super) fn looked_elsewhere(&mut self) {
+        if let Some(circumstances) = &mut self.circumstances {
+            circumstances.looked_elsewhere();
         }
     }
 
@@ -475,6 +525,7 @@ impl<'a> Replay<'a> {
 
     /// The value of `__has_include(header)` or `__has_include_next(header)`.
     pub(super) fn has_include(&mut self, header: Header, next: bool) -> Result<i64, ScanError> {
+        self.looked_elsewhere();
         // The compilers do not take a precompiled header for the answer.
         let looks_for_precompiled = std::mem::take(&mut self.search.looks_for_precompiled);
         let found = self.look_up(header, next);
@@ -491,8 +542,12 @@ impl<'a> Replay<'a> {
     /// The compiler's answer, or `otherwise` while it is not known.
     pub(super) fn ask(&mut self, question: String, otherwise: i64) -> i64 {
         if let Some(answer) = self.unit.answers.get(&question) {
+            if let Some(circumstances) = &mut self.circumstances {
+                circumstances.got_answer(&question, *answer);
+            }
             return *answer;
         }
+        self.looked_elsewhere();
         if self.asked.insert(question.clone()) {
             self.questions.push(question);
         }
@@ -506,7 +561,7 @@ impl<'a> Replay<'a> {
 
     /// What `defined` says of `name`.
     pub(super) fn is_defined(&mut self, name: Symbol) -> bool {
-        if self.macros.is_defined(name) {
+        if self.macro_of(name).is_some() {
             return true;
         }
         match name {
@@ -531,6 +586,15 @@ impl<'a> Replay<'a> {
 
     /// A macro whose value changes from place to place.
     pub(super) fn dynamic_macro(&mut self, name: Symbol) -> Result<Option<Token>, ScanError> {
+        let value = self.value_here(name)?;
+        // What `__FLT_EVAL_METHOD__` is, the compiler answered: that is noted.
+        if value.is_some() && name != Symbol::FLT_EVAL_METHOD {
+            self.looked_elsewhere();
+        }
+        Ok(value)
+    }
+
+    fn value_here(&mut self, name: Symbol) -> Result<Option<Token>, ScanError> {
         let number = |value: usize| Some(Token::number(Symbol::of(value.to_string().as_bytes())));
         let renumbered = self.frames.last().is_some_and(|frame| frame.renumbered);
         Ok(match name {

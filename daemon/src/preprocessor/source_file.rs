@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::preprocessor::Dialect;
+use crate::preprocessor::decision::Decisions;
 use crate::preprocessor::macros::Macro;
 use crate::preprocessor::skimmer::Skimmer;
 use crate::preprocessor::symbol::Symbol;
@@ -20,6 +21,7 @@ pub struct SourceFile {
     directives: Vec<Directive>,
     tokens: Vec<Token>,
     facts: Facts,
+    decisions: Box<[Decisions]>,
 }
 
 /// What the scanner must know of the lines that are no directives.
@@ -72,7 +74,8 @@ pub(super) struct Links {
 /// What a conditional's branch asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Condition {
-    Expression(Tokens, u32),
+    /// Its tokens, its line, and the place of its decisions.
+    Expression(Tokens, u32, u32),
     Defined(Symbol),
     Undefined(Symbol),
     /// `#else`.
@@ -120,10 +123,11 @@ impl SourceFile {
         if builder.unbalanced {
             facts.not_sure.get_or_insert("unbalanced conditionals");
         }
-        let Builder { mut directives, mut tokens, .. } = builder;
+        let Builder { mut directives, mut tokens, conditions, .. } = builder;
+        let decisions = (0..conditions).map(|_| Decisions::default()).collect();
         directives.shrink_to_fit();
         tokens.shrink_to_fit();
-        SourceFile { directives, tokens, facts }
+        SourceFile { directives, tokens, facts, decisions }
     }
 
     pub(super) fn directives(&self) -> &[Directive] {
@@ -136,6 +140,11 @@ impl SourceFile {
 
     pub(super) fn tokens(&self, tokens: Tokens) -> &[Token] {
         self.tokens.get(tokens.start as usize..tokens.end as usize).unwrap_or_default()
+    }
+
+    /// What is known of a condition's value; the place is that in [`Condition::Expression`].
+    pub(super) fn decisions(&self, place: u32) -> Option<&Decisions> {
+        self.decisions.get(place as usize)
     }
 
     /// Whether an included file may be looked for next to this one.
@@ -159,7 +168,13 @@ impl SourceFile {
                 _ => 0,
             })
             .sum();
-        size_of::<SourceFile>() + bodies + size_of_val(&*self.directives) + size_of_val(&*self.tokens)
+        // A decision is a few names; it comes later, and for most conditions.
+        let decisions = self.decisions.len() * (size_of::<Decisions>() + 128);
+        size_of::<SourceFile>()
+            + bodies
+            + decisions
+            + size_of_val(&*self.directives)
+            + size_of_val(&*self.tokens)
     }
 }
 
@@ -173,6 +188,8 @@ struct Builder {
     code_before: bool,
     unbalanced: bool,
     scratch: Vec<Token>,
+    /// How many conditions are expressions.
+    conditions: u32,
 }
 
 impl Builder {
@@ -185,6 +202,7 @@ impl Builder {
             code_before: false,
             unbalanced: false,
             scratch: Vec::new(),
+            conditions: 0,
         }
     }
 
@@ -215,7 +233,8 @@ impl Builder {
             // The line's number counts for `__LINE__`; a spliced line has several.
             Symbol::IF | Symbol::ELIF => {
                 let number = if spliced { 0 } else { number };
-                let condition = Condition::Expression(self.keep(&tokens), number);
+                let condition = Condition::Expression(self.keep(&tokens), number, self.conditions);
+                self.conditions += 1;
                 self.conditional(name == Symbol::IF, condition);
             }
             Symbol::IFDEF => self.conditional(true, named(&tokens, Condition::Defined)),
@@ -343,7 +362,7 @@ impl Builder {
         }
         match *condition {
             Condition::Undefined(name) => Some(name),
-            Condition::Expression(tokens, _) => {
+            Condition::Expression(tokens, ..) => {
                 let tokens = self.tokens.get(tokens.start as usize..tokens.end as usize)?;
                 let name = match tokens {
                     [not, defined, name] if not.is(Symbol::NOT) && defined.text == Symbol::DEFINED => name,
