@@ -7,6 +7,7 @@
 
 pub mod binaries;
 pub mod compare;
+pub mod corpus;
 pub mod debian;
 pub mod execve_trace;
 pub mod fake_reapi;
