@@ -62,7 +62,7 @@ pub enum Recipe {
     Sources {
         /// Runs in the tree.
         list: &'static str,
-        /// Flags after the compiler; `$PACKAGES` as above.
+        /// Flags after the compiler, as a shell in the tree expands them; `$PACKAGES` as above.
         flags: &'static str,
     },
 }
@@ -76,8 +76,14 @@ impl Corpus {
     pub fn commands(&self, compiler: Compiler, scratch: &Path) -> Option<Vec<Command>> {
         prerequisites::require(self.programs);
         let packages = scratch.join("packages");
+        std::fs::create_dir(&packages).unwrap();
         for package in self.packages {
-            copy_tree(&debian::source(package)?, &packages.join(package));
+            let (source, place) = (debian::source(package)?, packages.join(package));
+            match self.recipe {
+                // Nothing is built, so the shared trees will do: one of them is large.
+                Recipe::Sources { .. } => std::os::unix::fs::symlink(source, place).unwrap(),
+                _ => copy_tree(&source, &place),
+            }
         }
         let tree = packages.join(self.packages[0]);
         Some(match self.recipe {
@@ -94,7 +100,7 @@ impl Corpus {
             }
             Recipe::Make { configure, build } => record(&tree, compiler, scratch, configure, build),
             Recipe::Sources { list, flags } => {
-                let flags = flags.replace("$PACKAGES", &packages.display().to_string());
+                let flags = shell(&tree, compiler, &packages, &format!("echo {flags}"));
                 let sources = shell(&tree, compiler, &packages, list);
                 let mut sources: Vec<&str> = sources.lines().collect();
                 sources.sort_unstable();
@@ -231,7 +237,7 @@ pub const CORPUS: &[Corpus] = &[
             configure: "./configure --disable-tcl --disable-amalgamation --disable-readline >/dev/null",
             build: "make -k CC=\"$CC\" TCC=\"$CC -g -O2 -I. -I./src -I./ext/rtree -I./ext/icu -I./ext/fts3 \
                     -I./ext/async -I./ext/session -I./ext/userauth\" LTCOMPILE='$(TCC) -c' libsqlite3.la; \
-                    for source in src/*.c ext/fts3/*.c ext/fts5/*.c ext/rtree/*.c ext/session/*.c; do \
+                    for source in $(grep -L tcl src/*.c ext/*/*.c); do \
                         $CC -g -O2 -DSQLITE_CORE -DSQLITE_ENABLE_FTS3 -I. -Isrc -Iext/rtree -Iext/fts3 \
                             -Iext/session -c $source -o $(basename $source .c).o; done",
         },
@@ -241,7 +247,7 @@ pub const CORPUS: &[Corpus] = &[
         name: "musl",
         packages: &["musl"],
         programs: &["make"],
-        recipe: Recipe::Make { configure: "./configure >/dev/null", build: "make -k -j2 lib/libc.a lib/libc.so" },
+        recipe: Recipe::Make { configure: "./configure >/dev/null", build: "make -k -j2 CC=\"$CC\" lib/libc.a lib/libc.so" },
         small: false,
     },
     Corpus {
@@ -260,7 +266,7 @@ pub const CORPUS: &[Corpus] = &[
         packages: &["fmtlib", "googletest"],
         programs: &[],
         recipe: Recipe::Sources {
-            list: "ls src/format.cc src/os.cc test/*.cc test/gtest/*.cc test/fuzzing/*.cc",
+            list: "ls src/format.cc src/os.cc test/*.cc test/*/*.cc | grep -v -e detect-stdfs -e header-only",
             flags: "-std=gnu++17 -O1 -I include -I test -isystem $PACKAGES/googletest/googletest/include \
                     -isystem $PACKAGES/googletest/googlemock/include -DGTEST_HAS_STD_WSTRING=1",
         },
@@ -281,7 +287,7 @@ pub const CORPUS: &[Corpus] = &[
         packages: &["spdlog", "fmtlib"],
         programs: &[],
         recipe: Recipe::Sources {
-            list: "ls src/*.cpp example/*.cpp bench/*.cpp tests/*.cpp",
+            list: "ls src/*.cpp example/*.cpp tests/*.cpp | grep -v systemd",
             flags: "-std=c++17 -O2 -DSPDLOG_COMPILED_LIB -DSPDLOG_FMT_EXTERNAL -I include -I tests \
                     -I $PACKAGES/fmtlib/include",
         },
@@ -318,7 +324,8 @@ pub const CORPUS: &[Corpus] = &[
                    libs/graph/example/*.cpp libs/multi_index/example/*.cpp libs/spirit/example/qi/*.cpp \
                    libs/signals2/example/*.cpp libs/date_time/example/*/*.cpp libs/regex/example/*/*.cpp \
                    | grep -v -e /python/ -e /mpi/ -e /locale/ -e /stacktrace/ -e /graph_parallel/",
-            flags: "-std=c++14 -O2 -pthread -I .",
+            // As its own build has them: a hundred include directories.
+            flags: "-std=c++14 -O2 -pthread $(printf ' -I %s' libs/*/include libs/numeric/*/include)",
         },
         small: false,
     },
