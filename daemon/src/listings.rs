@@ -53,6 +53,8 @@ pub struct Listing {
     fingerprint: Fingerprint,
     names: HashSet<Box<[u8]>>,
     links: HashSet<Box<[u8]>>,
+    /// Whether the names can be vouched for at all.
+    is_reliable: bool,
 }
 
 impl Listing {
@@ -69,11 +71,6 @@ impl Listing {
     /// Whether `name` was a symlink: what it leads to changes without the directory's doing.
     pub fn has_link(&self, name: &[u8]) -> bool {
         self.links.contains(name)
-    }
-
-    /// Whether any name was a symlink.
-    pub fn has_links(&self) -> bool {
-        !self.links.is_empty()
     }
 
     /// Whether the directory's last change lay so far before `moment` that nothing in it changed since then.
@@ -119,12 +116,12 @@ impl Listings {
         if let Some(known) = self.known.get(path.as_os_str())
             && known.fingerprint == fingerprint
         {
-            return Some(Arc::clone(&known));
+            return known.is_reliable.then(|| Arc::clone(&known));
         }
         if !fingerprint.is_directory() || !fingerprint.is_settled(started) {
             return None;
         }
-        let listing = Arc::new(read(path, fingerprint).ok().flatten()?);
+        let listing = Arc::new(read(path, fingerprint).ok()?);
         let size = listing.size_bytes();
         if self.size_bytes.fetch_add(size, Ordering::Relaxed) > LARGEST_MEMORY_BYTES {
             self.known.clear();
@@ -133,7 +130,7 @@ impl Listings {
         if let Some(old) = self.known.insert(path.as_os_str().to_owned(), Arc::clone(&listing)) {
             self.size_bytes.fetch_sub(old.size_bytes(), Ordering::Relaxed);
         }
-        Some(listing)
+        listing.is_reliable.then_some(listing)
     }
 
     /// About how much memory the names take, in bytes.
@@ -142,8 +139,15 @@ impl Listings {
     }
 }
 
-/// Reads a directory whose `stat` has just been taken.
-fn read(path: &Path, fingerprint: Fingerprint) -> io::Result<Option<Listing>> {
+/// Reads a directory whose `stat` has just been taken. That its names cannot be vouched for is remembered, too.
+fn read(path: &Path, fingerprint: Fingerprint) -> io::Result<Listing> {
+    let mut listing = Listing {
+        path: path.to_owned(),
+        fingerprint,
+        names: HashSet::new(),
+        links: HashSet::new(),
+        is_reliable: false,
+    };
     let file_system = rustix::fs::statfs(path)?.f_type;
     #[allow(
         clippy::unnecessary_cast,
@@ -151,29 +155,24 @@ fn read(path: &Path, fingerprint: Fingerprint) -> io::Result<Option<Listing>> {
         reason = "its type differs by architecture"
     )]
     if !LOCAL_FILE_SYSTEMS.contains(&(i64::from(file_system))) {
-        return Ok(None);
+        return Ok(listing);
     }
-    let (mut names, mut links) = (HashSet::new(), HashSet::new());
     for entry in std::fs::read_dir(path)? {
         let entry = entry?;
         let name: Box<[u8]> = entry.file_name().as_bytes().into();
-        if names.len() == MOST_NAMES {
-            return Ok(None);
+        if listing.names.len() == MOST_NAMES {
+            listing.names = HashSet::new();
+            return Ok(listing);
         }
         // A file system that does not say what an entry is, may not say that it is a link.
         if entry.file_type().as_ref().is_ok_and(FileType::is_symlink) {
-            links.insert(name.clone());
+            listing.links.insert(name.clone());
         }
-        names.insert(name);
-    }
-    if !tells_cases_apart(path, &names) {
-        return Ok(None);
+        listing.names.insert(name);
     }
     // A change while the names were read may be in them or not.
-    if Fingerprint::of(path)? != fingerprint {
-        return Ok(None);
-    }
-    Ok(Some(Listing { path: path.to_owned(), fingerprint, names, links }))
+    listing.is_reliable = tells_cases_apart(path, &listing.names) && Fingerprint::of(path)? == fingerprint;
+    Ok(listing)
 }
 
 /// Whether a name with its letters' case changed is another name: a directory can be marked otherwise on ext4, F2FS,

@@ -130,7 +130,11 @@ fn database(path: &Path) -> Vec<Command> {
     let entries: serde_json::Value = serde_json::from_slice(&text).unwrap();
     let command = |entry: &serde_json::Value| Command {
         cwd: entry["directory"].as_str().unwrap().into(),
-        argv: shlex::split(entry["command"].as_str().unwrap()).unwrap().into_iter().map(OsString::from).collect(),
+        argv: shlex::split(entry["command"].as_str().unwrap())
+            .unwrap()
+            .into_iter()
+            .map(OsString::from)
+            .collect(),
     };
     entries.as_array().unwrap().iter().map(command).collect()
 }
@@ -247,7 +251,10 @@ pub const CORPUS: &[Corpus] = &[
         name: "musl",
         packages: &["musl"],
         programs: &["make"],
-        recipe: Recipe::Make { configure: "./configure >/dev/null", build: "make -k -j2 CC=\"$CC\" lib/libc.a lib/libc.so" },
+        recipe: Recipe::Make {
+            configure: "./configure >/dev/null",
+            build: "make -k -j2 CC=\"$CC\" lib/libc.a lib/libc.so",
+        },
         small: false,
     },
     Corpus {

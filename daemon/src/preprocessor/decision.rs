@@ -38,7 +38,8 @@ impl Decisions {
     /// The value of the condition, if it was decided under these circumstances.
     pub(super) fn recall(&self, family: Family, macros: &MacroTable, answers: &Answers) -> Recalled {
         let Some(decision) = self.of(family).get() else { return Recalled::Nothing };
-        let same_answer = |(question, value): &(String, i64)| answers.get(question).is_some_and(|now| *now == *value);
+        let same_answer =
+            |(question, value): &(String, i64)| answers.get(question).is_some_and(|now| *now == *value);
         let same_macro = |(name, state): &(Symbol, State)| macros.is_in_state(*name, state);
         match decision.macros.iter().all(same_macro) && decision.answers.iter().all(same_answer) {
             true => Recalled::Holds(decision.holds),

@@ -1,19 +1,16 @@
 //! Where one unit looked for files in vain, and what shows that they are still not there.
 //! Knows nothing of the files that were found.
 
-use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::SystemTime;
 
-use foldhash::HashMap;
-
-use crate::listings::Listing;
 use crate::preprocessor::Sources;
+use crate::preprocessor::survey::Evidence;
+use crate::preprocessor::survey::Survey;
 use crate::preprocessor::symbol::Symbol;
 
 /// Places where files were looked for in vain.
@@ -58,14 +55,40 @@ impl FailedLookups {
 
     /// Every path (absolute) that was looked for in vain; some more than once.
     pub fn paths(&self) -> impl Iterator<Item = PathBuf> {
-        let searched = self.chains.iter().flat_map(move |&chain| {
-            chain.directories(self.fixed).filter_map(move |directory| self.path(directory, chain.name))
-        });
+        let searched = self.lookups().map(|(directory, name)| path(directory.1, name));
         searched.chain(self.absent.iter().cloned())
     }
 
-    fn path(&self, directory: u32, name: Symbol) -> Option<PathBuf> {
-        Some(self.directories.get(directory as usize)?.join(as_path(name.text())))
+    /// Every look-up that failed: the directory, with its number, and the name.
+    fn lookups(&self) -> impl Iterator<Item = ((u32, &Path), Symbol)> {
+        self.chains.iter().flat_map(move |&chain| {
+            chain.directories(self.fixed).filter_map(move |number| {
+                let directory = self.directories.get(number as usize)?;
+                Some(((number, directory.as_path()), chain.name))
+            })
+        })
+    }
+
+    /// Whether all of them still fail, by `evidence`, or else by looking again. In that case the second value is what
+    /// shows it from now on.
+    pub(super) fn hold(&self, evidence: &Evidence, sources: &dyn Sources) -> (bool, Option<Evidence>) {
+        if evidence.links.iter().chain(&self.absent).any(|path| is_there(path)) {
+            return (false, None);
+        }
+        if !evidence.is_incomplete && evidence.listings.iter().all(|listing| listing.holds()) {
+            return (true, None);
+        }
+        let mut survey = Survey::new(sources);
+        for (directory, name) in self.lookups() {
+            if survey.lacks(directory, name) {
+                continue;
+            }
+            if is_there(&path(directory.1, name)) {
+                return (false, None);
+            }
+            survey.was_absent(directory, name);
+        }
+        (true, Some(survey.into_evidence()))
     }
 
     /// About how much memory they take, in bytes.
@@ -76,135 +99,24 @@ impl FailedLookups {
     }
 }
 
-fn as_path(bytes: &[u8]) -> &Path {
-    Path::new(OsStr::from_bytes(bytes))
-}
-
-/// What shows that all look-ups still fail: one listing for each directory, and for the few that no listing can
-/// vouch for, the look-ups themselves.
-#[derive(Debug, Default)]
-pub(super) struct Watches {
-    listings: Vec<Arc<Listing>>,
-    /// The listing that stands for the names of `parent` in `directory`, by its place in `listings`.
-    groups: HashMap<Group, Option<usize>>,
-    /// Look-ups whose names are symlinks: what they lead to can change unseen.
-    links: Vec<PathBuf>,
-}
-
-/// Names with the same first components, looked for in the same directory: `sys/` of `sys/types.h`.
-type Group = (u32, &'static [u8]);
-
-/// All but the last component of a name.
-fn parent(name: Symbol) -> &'static [u8] {
-    let name = name.text();
-    name.iter().rposition(|&byte| byte == b'/').map_or(&[], |slash| &name[..slash])
-}
-
-impl Watches {
-    /// For look-ups of which the first was made at `started`, and all have failed since.
-    pub(super) fn new(failed: &FailedLookups, sources: &dyn Sources, started: SystemTime) -> Watches {
-        let mut watches = Watches::default();
-        // Searches that begin at one directory differ only in how far they went.
-        let mut farthest: HashMap<Group, u32> = HashMap::default();
-        for chain in &failed.chains {
-            let end = farthest.entry((chain.start, parent(chain.name))).or_default();
-            *end = chain.end.max(*end);
-        }
-        let listing = |directory: &PathBuf| sources.listing(directory);
-        let listings: Vec<_> = failed.directories.iter().map(listing).collect();
-        for ((start, parent), end) in farthest {
-            let chain = Chain { name: Symbol::ZERO, start, end };
-            for directory in chain.directories(failed.fixed) {
-                watches.groups.entry((directory, parent)).or_insert_with(|| {
-                    let path = failed.directories.get(directory as usize)?;
-                    let own = listings.get(directory as usize)?.as_ref();
-                    let listing = nearest_listing(path, own, parent, sources)?;
-                    listing.is_older_than(started).then(|| place(&mut watches.listings, listing))
-                });
-            }
-        }
-        if watches.listings.iter().any(|listing| listing.has_links()) {
-            watches.find_links(failed);
-        }
-        watches
+impl Evidence {
+    /// What is left of it for a scan that began at `started`: look-ups before a listing was read are vouched for
+    /// only by a directory that had not changed since.
+    pub(super) fn since(mut self, started: SystemTime) -> Evidence {
+        self.is_incomplete |= !self.listings.iter().all(|listing| listing.is_older_than(started));
+        self.listings.shrink_to_fit();
+        self
     }
 
-    fn find_links(&mut self, failed: &FailedLookups) {
-        let mut links = HashSet::new();
-        for &chain in &failed.chains {
-            let name = chain.name.text();
-            let last = name.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
-            for directory in chain.directories(failed.fixed) {
-                let listing = self.groups.get(&(directory, parent(chain.name))).copied().flatten();
-                if listing.is_some_and(|place| self.listings[place].has_link(last)) {
-                    links.extend(failed.path(directory, chain.name));
-                }
-            }
-        }
-        self.links = links.into_iter().collect();
-    }
-
-    /// Whether every look-up still fails. Where a directory has changed, its look-ups are made again, and the
-    /// second value is what shows them to fail from now on.
-    pub(super) fn hold(
-        &self,
-        failed: &FailedLookups,
-        sources: &dyn Sources,
-        now: SystemTime,
-    ) -> (bool, Option<Watches>) {
-        if self.links.iter().chain(&failed.absent).any(|path| is_there(path)) {
-            return (false, None);
-        }
-        let unchanged: Vec<bool> = self.listings.iter().map(|listing| listing.holds()).collect();
-        let vouched_for =
-            |place: &Option<usize>| place.is_some_and(|place| unchanged.get(place).copied() == Some(true));
-        if self.groups.values().all(vouched_for) {
-            return (true, None);
-        }
-        let mut appeared = failed.chains.iter().flat_map(|&chain| {
-            let group = parent(chain.name);
-            let doubtful =
-                move |directory: &u32| !self.groups.get(&(*directory, group)).is_some_and(vouched_for);
-            let directories = chain.directories(failed.fixed).filter(doubtful);
-            directories.filter_map(move |directory| failed.path(directory, chain.name))
-        });
-        if appeared.any(|path| is_there(&path)) {
-            return (false, None);
-        }
-        (true, Some(Watches::new(failed, sources, now)))
-    }
-
-    /// About how much memory they take besides the listings, which are shared, in bytes.
+    /// About how much memory it takes besides the listings, which are shared, in bytes.
     pub(super) fn size_bytes(&self) -> usize {
         let links: usize = self.links.iter().map(|path| size_of::<PathBuf>() + path.as_os_str().len()).sum();
-        size_of::<Watches>() + size_of_val(&*self.listings) + self.groups.len() * 48 + links
+        size_of::<Evidence>() + size_of_val(&*self.listings) + links
     }
 }
 
-/// The place of a listing among all that are watched.
-fn place(listings: &mut Vec<Arc<Listing>>, listing: Arc<Listing>) -> usize {
-    let known = listings.iter().position(|known| Arc::ptr_eq(known, &listing));
-    known.unwrap_or_else(|| {
-        listings.push(listing);
-        listings.len() - 1
-    })
-}
-
-/// The listing that vouches for what is not in `parent` below `directory`, whose own listing is `own`.
-fn nearest_listing(
-    directory: &Path,
-    own: Option<&Arc<Listing>>,
-    parent: &[u8],
-    sources: &dyn Sources,
-) -> Option<Arc<Listing>> {
-    let first = parent.split(|&byte| byte == b'/').next().unwrap_or_default();
-    match own {
-        // Nothing can be below what is not there.
-        Some(own) if parent.is_empty() || !matches!(first, b"." | b"..") && !own.has(first) => {
-            Some(Arc::clone(own))
-        }
-        _ => deepest_listing(&directory.join(as_path(parent)), sources),
-    }
+fn path(directory: &Path, name: Symbol) -> PathBuf {
+    directory.join(OsStr::from_bytes(name.text()))
 }
 
 /// Whether an include of `path` would find something: a file, or what cannot be read. As `Sources::load` sees it.
@@ -213,31 +125,4 @@ fn is_there(path: &Path) -> bool {
         Ok(metadata) => !metadata.is_dir(),
         Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
     }
-}
-
-/// The listing of the directory at `path`, or of the nearest one above it that is there: what is below appears only
-/// by a change of that one. None where nothing can be vouched for.
-fn deepest_listing(path: &Path, sources: &dyn Sources) -> Option<Arc<Listing>> {
-    let mut path = path;
-    let mut below = None;
-    loop {
-        match std::fs::metadata(path) {
-            Ok(metadata) if metadata.is_dir() => break,
-            // In the place of a directory stands a file, which can only be replaced.
-            Ok(_) => {}
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
-            Err(_) => return None,
-        }
-        below = path.file_name();
-        path = path.parent()?;
-        // `a/..` without an `a`.
-        below?;
-    }
-    let listing = sources.listing(path)?;
-    // A symlink to nowhere, or a directory that has just been made.
-    let is_unclear = |name: &OsStr| {
-        let is_file = || std::fs::symlink_metadata(path.join(name)).is_ok_and(|metadata| metadata.is_file());
-        listing.has(name.as_bytes()) && !is_file()
-    };
-    (!below.is_some_and(is_unclear)).then_some(listing)
 }

@@ -31,8 +31,8 @@ use crate::preprocessor::Predefined;
 use crate::preprocessor::Scan;
 use crate::preprocessor::ScanError;
 use crate::preprocessor::TranslationUnit;
-use crate::preprocessor::failed_lookups::Watches;
 use crate::preprocessor::scan;
+use crate::preprocessor::survey::Evidence;
 
 /// When the scans take more memory than this, all are forgotten: some ten thousand units take a third of it.
 const LARGEST_MEMORY_BYTES: usize = 256 << 20;
@@ -50,7 +50,7 @@ struct Remembered {
     scan: Arc<Scan>,
     /// For each file of the scan, opened or probed, whether its `stat` can be trusted.
     settled: Box<[bool]>,
-    watches: RwLock<Arc<Watches>>,
+    evidence: RwLock<Arc<Evidence>>,
     size_bytes: usize,
     /// The key holds their addresses: as long as they live, nothing else has them.
     _compiler: (Arc<Predefined>, Arc<Answers>),
@@ -75,20 +75,21 @@ impl Memo {
             return Ok(Arc::clone(&remembered.scan));
         }
         let started = self.sources.files().now();
-        let scan = Arc::new(scan(unit, &self.sources)?);
+        let mut scan = scan(unit, &self.sources)?;
+        let evidence = std::mem::take(&mut scan.evidence).since(started);
+        let scan = Arc::new(scan);
         let is_settled = |file: &Arc<InputFile>| file.version.fingerprint.is_settled(started);
         let settled: Box<[bool]> = scan.files.iter().chain(&scan.probed).map(is_settled).collect();
-        let watches = Watches::new(&scan.failed_lookups, &self.sources, started);
         let size_bytes = size_of::<Remembered>()
             + settled.len() * (1 + size_of::<Arc<InputFile>>())
             + scan.failed_lookups.size_bytes()
-            + watches.size_bytes();
+            + evidence.size_bytes();
         self.remember(
             key,
             Remembered {
                 scan: Arc::clone(&scan),
                 settled,
-                watches: RwLock::new(Arc::new(watches)),
+                evidence: RwLock::new(Arc::new(evidence)),
                 size_bytes,
                 _compiler: (Arc::clone(&unit.predefined), Arc::clone(&unit.answers)),
             },
@@ -126,15 +127,14 @@ impl Memo {
 
 impl Remembered {
     fn holds(&self, sources: &DiskSources) -> bool {
-        let now = sources.files().now();
         let mut files = self.scan.files.iter().chain(&self.scan.probed).zip(&self.settled);
         if !files.all(|(file, settled)| is_unchanged(file, *settled, sources.files())) {
             return false;
         }
-        let watches = Arc::clone(&self.watches.read().unwrap_or_else(PoisonError::into_inner));
-        let (hold, renewed) = watches.hold(&self.scan.failed_lookups, sources, now);
+        let evidence = Arc::clone(&self.evidence.read().unwrap_or_else(PoisonError::into_inner));
+        let (hold, renewed) = self.scan.failed_lookups.hold(&evidence, sources);
         if let Some(renewed) = renewed {
-            *self.watches.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(renewed);
+            *self.evidence.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(renewed);
         }
         hold
     }

@@ -23,6 +23,7 @@ mod expression;
 mod macros;
 mod replay;
 mod search;
+mod survey;
 
 mod failed_lookups;
 mod memo;
@@ -52,6 +53,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::files::InputFile;
+use crate::preprocessor::survey::Evidence;
 
 /// What a unit reads.
 #[derive(Debug)]
@@ -67,6 +69,8 @@ pub struct Scan {
     pub uses_timestamp: bool,
     /// Where files were looked for and not found: if one appears there, the scan is no longer valid.
     pub failed_lookups: FailedLookups,
+    /// What shows that they still fail.
+    evidence: Evidence,
 }
 
 impl Scan {

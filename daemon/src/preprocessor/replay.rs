@@ -63,12 +63,14 @@ pub fn scan(unit: &TranslationUnit, sources: &dyn Sources) -> Result<Scan, ScanE
     let only_probed = replay.search.files().filter(|file| file.probed && !file.opened);
     let probed = only_probed.map(|file| Arc::clone(&file.input)).collect();
     let time_words = replay.time_words & !replay.redefined_time_words;
+    let (failed_lookups, evidence) = replay.search.into_failed_lookups();
     Ok(Scan {
         files,
         probed,
         uses_time: time_words & !TIMESTAMP_WORD != 0,
         uses_timestamp: time_words & TIMESTAMP_WORD != 0,
-        failed_lookups: replay.search.into_failed_lookups(),
+        failed_lookups,
+        evidence,
     })
 }
 

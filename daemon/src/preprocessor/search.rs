@@ -6,12 +6,12 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use foldhash::HashMap;
 
 use crate::files::InputFile;
-use crate::listings::Listing;
 use crate::paths;
 use crate::preprocessor::Dialect;
 use crate::preprocessor::FailedLookups;
@@ -21,6 +21,9 @@ use crate::preprocessor::SourceFile;
 use crate::preprocessor::Sources;
 use crate::preprocessor::TranslationUnit;
 use crate::preprocessor::failed_lookups::Chain;
+use crate::preprocessor::survey;
+use crate::preprocessor::survey::Evidence;
+use crate::preprocessor::survey::Survey;
 use crate::preprocessor::symbol::Symbol;
 use crate::preprocessor::symbol::SymbolMap;
 
@@ -60,37 +63,16 @@ pub(super) struct File {
 struct Directory {
     /// As spelled, without a slash at the end; the working directory is empty.
     spelled: Vec<u8>,
-    names: Names,
+    /// Absolute.
+    path: PathBuf,
 }
 
 impl Directory {
-    fn new(spelled: Vec<u8>) -> Directory {
-        Directory { spelled, names: Names::default() }
+    fn new(spelled: Vec<u8>, cwd: &Path) -> Directory {
+        let path = paths::absolute(cwd, Path::new(OsStr::from_bytes(&spelled)));
+        Directory { spelled, path }
     }
 }
-
-/// What is known of the names in a directory.
-#[derive(Default)]
-struct Names {
-    /// How many were looked for.
-    lookups: u32,
-    /// All of them, once they have been asked for and if they can be vouched for.
-    listing: Option<Arc<Listing>>,
-}
-
-impl Names {
-    /// Whether it is certain that there is no `name`; `directory` is listed when enough has been looked for.
-    fn lack(&mut self, name: &[u8], list: impl FnOnce() -> Option<Arc<Listing>>) -> bool {
-        self.lookups += 1;
-        if self.lookups == LOOKUPS_BEFORE_LISTING {
-            self.listing = list();
-        }
-        !matches!(name, b"" | b"." | b"..") && self.listing.as_ref().is_some_and(|listing| !listing.has(name))
-    }
-}
-
-/// So many look-ups into a directory before reading all its names is cheaper than looking for the next.
-const LOOKUPS_BEFORE_LISTING: u32 = 6;
 
 pub(super) struct Search<'a> {
     cwd: &'a Path,
@@ -99,8 +81,9 @@ pub(super) struct Search<'a> {
     sources: &'a dyn Sources,
     directories: Vec<Directory>,
     directory_ids: HashMap<Vec<u8>, DirectoryId>,
-    /// Directories below one that is searched, where names have several components.
-    subdirectories: HashMap<(DirectoryId, &'static [u8]), Names>,
+    survey: Survey<'a>,
+    /// For the first components of names, the directories of the search path that may have them.
+    candidates: HashMap<&'static [u8], Rc<[u32]>>,
     /// How many directories are quote directories, and how many belong to the search path at all.
     quote: u32,
     fixed: u32,
@@ -108,8 +91,6 @@ pub(super) struct Search<'a> {
     by_path: HashMap<OsString, FileId>,
     /// Under which name each file, by device and inode, was found first; for Clang alone.
     first_names: HashMap<(u64, u64), FileId>,
-    /// What is in one directory under one name.
-    probes: SymbolMap<(DirectoryId, Symbol), Option<FileId>>,
     /// What a search from one directory on ends at.
     chains: SymbolMap<(DirectoryId, Symbol), Option<Found>>,
     /// Files that were looked for by their whole path and are not there, absolute.
@@ -121,7 +102,7 @@ pub(super) struct Search<'a> {
 impl<'a> Search<'a> {
     pub(super) fn new(unit: &'a TranslationUnit, sources: &'a dyn Sources, dialect: Dialect) -> Search<'a> {
         let path = &unit.search_path;
-        let directory = |path: &PathBuf| Directory::new(spelled(path.as_os_str().as_bytes()));
+        let directory = |path: &PathBuf| Directory::new(spelled(path.as_os_str().as_bytes()), &unit.cwd);
         let directories: Vec<Directory> = path.quote.iter().chain(&path.angle).map(directory).collect();
         Search {
             cwd: &unit.cwd,
@@ -132,11 +113,11 @@ impl<'a> Search<'a> {
             fixed: number(directories.len()),
             directories,
             directory_ids: HashMap::default(),
-            subdirectories: HashMap::default(),
+            survey: Survey::new(sources),
+            candidates: HashMap::default(),
             files: Vec::new(),
             by_path: HashMap::default(),
             first_names: HashMap::default(),
-            probes: SymbolMap::default(),
             chains: SymbolMap::default(),
             absent: Vec::new(),
             looks_for_precompiled: true,
@@ -207,7 +188,7 @@ impl<'a> Search<'a> {
             return id;
         }
         let id = DirectoryId(number(self.directories.len()));
-        self.directories.push(Directory::new(directory.to_vec()));
+        self.directories.push(Directory::new(directory.to_vec(), self.cwd));
         self.directory_ids.insert(directory.to_vec(), id);
         id
     }
@@ -228,57 +209,70 @@ impl<'a> Search<'a> {
         if let Some(&found) = self.chains.get(&(start, name)) {
             return Ok(found);
         }
-        let mut directory = start;
-        let found = loop {
-            if let Some(file) = self.probe(directory, name)? {
-                break Some(Found { file, directory: Some(directory) });
-            }
-            match self.after(directory) {
-                Some(next) => directory = next,
-                None => break None,
-            }
-        };
+        let found = self.chain(start, name)?;
         self.chains.insert((start, name), found);
         Ok(found)
     }
 
-    fn probe(&mut self, directory: DirectoryId, name: Symbol) -> Result<Option<FileId>, ScanError> {
-        if let Some(&file) = self.probes.get(&(directory, name)) {
-            return Ok(file);
-        }
-        let file = match self.lacks(directory, name) {
-            true => None,
-            false => {
-                let mut path = self.directories[directory.0 as usize].spelled.clone();
-                if !path.is_empty() && !path.ends_with(b"/") {
-                    path.push(b'/');
-                }
-                path.extend_from_slice(name.text());
-                self.probe_path(path)?
+    /// The directories that may have the name, in order.
+    fn chain(&mut self, start: DirectoryId, name: Symbol) -> Result<Option<Found>, ScanError> {
+        let mut first = start.0;
+        if first >= self.fixed {
+            if let Some(file) = self.probe(start, name)? {
+                return Ok(Some(Found { file, directory: Some(start) }));
             }
+            first = 0;
+        }
+        // A precompiled header may be there without its header.
+        let candidates = match self.looks_for_precompiled {
+            true => (0..self.fixed).collect(),
+            false => self.candidates(name),
         };
-        self.probes.insert((directory, name), file);
-        Ok(file)
+        let from = candidates.partition_point(|&candidate| candidate < first);
+        for &candidate in &candidates[from..] {
+            let directory = DirectoryId(candidate);
+            if let Some(file) = self.probe(directory, name)? {
+                return Ok(Some(Found { file, directory: Some(directory) }));
+            }
+        }
+        Ok(None)
     }
 
-    /// Whether it is certain, without looking, that there is no file `name` in the directory.
-    fn lacks(&mut self, id: DirectoryId, name: Symbol) -> bool {
-        // A precompiled header may be there without its header.
-        if self.looks_for_precompiled {
-            return false;
+    /// The directories of the search path that may have the directory in which `name` would be: of a hundred
+    /// directories, few have the same one.
+    fn candidates(&mut self, name: Symbol) -> Rc<[u32]> {
+        let parent = survey::parent(name);
+        if let Some(candidates) = self.candidates.get(parent) {
+            return Rc::clone(candidates);
         }
-        let (cwd, sources) = (self.cwd, self.sources);
-        let Directory { spelled, names } = &mut self.directories[id.0 as usize];
-        let path = || paths::absolute(cwd, Path::new(OsStr::from_bytes(spelled)));
-        let text = name.text();
-        let first = text.split(|&byte| byte == b'/').next().unwrap_or_default();
-        if names.lack(first, || sources.listing(&path())) {
-            return true;
+        let mut may_have = |&number: &u32| {
+            let directory = &self.directories[number as usize];
+            self.survey.may_have((number, &directory.path), parent)
+        };
+        let candidates: Rc<[u32]> = (0..self.fixed).filter(|number| may_have(number)).collect();
+        self.candidates.insert(parent, Rc::clone(&candidates));
+        candidates
+    }
+
+    /// What one directory has under a name.
+    fn probe(&mut self, id: DirectoryId, name: Symbol) -> Result<Option<FileId>, ScanError> {
+        let directory = &self.directories[id.0 as usize];
+        // Few names are looked for in an includer's own directory, and most are there.
+        let is_listed = id.0 < self.fixed && !self.looks_for_precompiled;
+        if is_listed && self.survey.lacks((id.0, &directory.path), name) {
+            return Ok(None);
         }
-        let Some(slash) = text.iter().rposition(|&byte| byte == b'/') else { return false };
-        let (below, last) = (&text[..slash], &text[slash + 1..]);
-        let names = self.subdirectories.entry((id, below)).or_default();
-        names.lack(last, || sources.listing(&path().join(OsStr::from_bytes(below))))
+        let mut path = directory.spelled.clone();
+        if !path.is_empty() && !path.ends_with(b"/") {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name.text());
+        let file = self.probe_path(path)?;
+        if file.is_none() {
+            let directory = &self.directories[id.0 as usize];
+            self.survey.was_absent((id.0, &directory.path), name);
+        }
+        Ok(file)
     }
 
     fn probe_path(&mut self, spelled: Vec<u8>) -> Result<Option<FileId>, ScanError> {
@@ -349,9 +343,9 @@ impl<'a> Search<'a> {
         first != id && file.source.has_quoted_includes() && parent(first) != parent(id)
     }
 
-    pub(super) fn into_failed_lookups(self) -> FailedLookups {
-        let absolute = |spelled: &[u8]| paths::absolute(self.cwd, Path::new(OsStr::from_bytes(spelled)));
-        let directories = self.directories.iter().map(|directory| absolute(&directory.spelled)).collect();
+    /// The look-ups that failed, and what shows it.
+    pub(super) fn into_failed_lookups(self) -> (FailedLookups, Evidence) {
+        let directories = self.directories.into_iter().map(|directory| directory.path).collect();
         let chains = self.chains.into_iter().filter_map(|((start, name), found)| {
             let end = match found {
                 None => self.fixed,
@@ -360,7 +354,8 @@ impl<'a> Search<'a> {
             };
             Some(Chain { name, start: start.0, end })
         });
-        FailedLookups::new(directories, self.fixed, chains.collect(), self.absent)
+        let failed = FailedLookups::new(directories, self.fixed, chains.collect(), self.absent);
+        (failed, self.survey.into_evidence())
     }
 }
 
