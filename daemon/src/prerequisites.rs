@@ -23,6 +23,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("bwrap", "bubblewrap"),
     ("ccache", "ccache"),
     ("clang", "clang"),
+    ("clang-scan-deps", "clang-tools"),
     ("cmake", "cmake"),
     ("dpkg-source", "dpkg-dev"),
     ("g++", "g++"),

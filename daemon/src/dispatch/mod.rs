@@ -126,6 +126,19 @@ impl Directories {
 /// What the records for `farccd explain` may take: some ten thousand objects.
 const MAX_HISTORY_BYTES: u64 = 256 << 20;
 
+/// What the dispatcher remembers of sources, to be counted on.
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    /// Units whose scans are remembered.
+    pub units: usize,
+    /// About what the scans take, in bytes.
+    pub scan_bytes: usize,
+    /// Versions of source files that are kept stripped.
+    pub stripped_files: usize,
+    /// About what these and the names of directories take, in bytes.
+    pub source_bytes: usize,
+}
+
 /// A command whose key is known.
 struct Prepared {
     action: Arc<Action>,
@@ -306,6 +319,16 @@ impl Dispatcher {
             Task::Archive => Err(Reason::Archive),
             Task::Other => Err(Reason::NotACompiler),
             Task::Local(reason) => Err(reason),
+        }
+    }
+
+    /// What is remembered of sources at this moment.
+    pub fn memory(&self) -> Memory {
+        Memory {
+            units: self.scans.units(),
+            scan_bytes: self.scans.size_bytes(),
+            stripped_files: self.scans.sources().stripped_files(),
+            source_bytes: self.scans.sources().size_bytes(),
         }
     }
 
