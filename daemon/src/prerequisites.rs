@@ -23,7 +23,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("bwrap", "bubblewrap"),
     ("ccache", "ccache"),
     ("clang", "clang"),
-    ("clang-scan-deps", "clang-tools"),
+    ("clang-scan-deps-14", "clang-tools-14"),
     ("cmake", "cmake"),
     ("dpkg-source", "dpkg-dev"),
     ("g++", "g++"),

@@ -35,7 +35,7 @@ const SAMPLE: usize = 12;
 const REPEATS: u32 = 300;
 
 fn main() {
-    prerequisites::require(&["gcc", "g++", "clang", "clang-scan-deps"]);
+    prerequisites::require(&["gcc", "g++"]);
     let scratch = tempfile::tempdir().unwrap();
     let place = scratch.path().canonicalize().unwrap();
     let all = Whole::new(&place.join("whole"));
@@ -91,7 +91,7 @@ impl Project<'_> {
             scan
         };
         let scan_deps = || {
-            let mut scan = std::process::Command::new("clang-scan-deps");
+            let mut scan = std::process::Command::new(scan_deps_program());
             scan.args(["-j", "1"]);
             scan.arg(format!("-compilation-database={}", database.display()));
             scan
@@ -188,6 +188,17 @@ impl Whole {
             median(ratios),
         ));
     }
+}
+
+/// `clang-scan-deps` as it is called here; where there is none, Debian's is installed.
+fn scan_deps_program() -> &'static str {
+    let names = ["clang-scan-deps", "clang-scan-deps-19", "clang-scan-deps-16", "clang-scan-deps-14"];
+    let asked_for = std::env::var("FARCC_CLANG_SCAN_DEPS").ok().map(|name| &*name.leak());
+    let found = names.into_iter().find(|name| prerequisites::find_program(name).is_some());
+    asked_for.or(found).unwrap_or_else(|| {
+        prerequisites::require(&["clang-scan-deps-14"]);
+        "clang-scan-deps-14"
+    })
 }
 
 /// Runs a compile as `-M`.

@@ -208,6 +208,7 @@ fn the_status_page_is_for_those_who_know_the_token() {
     let space = space("page");
     space.start_daemon();
     compile(&space).success();
+    assert!(status(&space)["daemon"]["memory"]["source_bytes"].as_u64().is_some());
     let url = status(&space)["daemon"]["status_page"].as_str().unwrap().to_owned();
     let (address, query) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
     let (line, page) = get(address, &format!("/{query}"), address);

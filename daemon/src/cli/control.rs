@@ -70,13 +70,20 @@ pub(super) fn status(surroundings: &Surroundings, json: bool) -> anyhow::Result<
             None => writeln!(text, "daemon   none runs; the next launcher starts one"),
         },
         Some(daemon) => {
-            let DaemonStatus { pid, version, uptime_seconds, connections, draining, status_page } = daemon;
+            let DaemonStatus { pid, version, uptime_seconds, connections, draining, status_page, memory } =
+                daemon;
             let state = if *draining { "draining" } else { "running" };
             writeln!(
                 text,
-                "daemon   {state}, process {pid}, version {version}, up {}, {} commands under way\npage     {status_page}",
+                "daemon   {state}, process {pid}, version {version}, up {}, {} commands under way\n\
+                 page     {status_page}\n\
+                 memory   {} units in {}, {} source files in {}",
                 humantime::format_duration(Duration::from_secs(*uptime_seconds)),
                 connections.saturating_sub(1),
+                memory.units,
+                bytes(memory.scan_bytes),
+                memory.stripped_files,
+                bytes(memory.source_bytes),
             )
         }
     };
@@ -90,6 +97,10 @@ pub(super) fn status(surroundings: &Surroundings, json: bool) -> anyhow::Result<
         let _ = writeln!(text, "{name:<8} {}", path.display());
     }
     print(text)
+}
+
+fn bytes(count: usize) -> bytesize::ByteSize {
+    bytesize::ByteSize::b(u64::try_from(count).unwrap_or(u64::MAX))
 }
 
 pub(super) fn stats(surroundings: &Surroundings, json: bool, reset: bool) -> anyhow::Result<ExitCode> {

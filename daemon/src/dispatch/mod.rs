@@ -126,8 +126,8 @@ impl Directories {
 /// What the records for `farccd explain` may take: some ten thousand objects.
 const MAX_HISTORY_BYTES: u64 = 256 << 20;
 
-/// What the dispatcher remembers of sources, to be counted on.
-#[derive(Debug, Clone, Copy)]
+/// What the dispatcher remembers of sources, for reports.
+#[derive(Debug, Clone, Copy, Default, serde::Serialize, serde::Deserialize)]
 pub struct Memory {
     /// Units whose scans are remembered.
     pub units: usize,

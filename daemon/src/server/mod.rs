@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use crate::dispatch::Dispatcher;
+use crate::dispatch::Memory;
 use crate::stats::Stats;
 
 /// How often the counts are saved and idleness is looked at.
@@ -79,6 +80,9 @@ pub struct DaemonStatus {
     pub draining: bool,
     /// Address of the status page with its token, empty if there is none.
     pub status_page: String,
+    /// What it remembers of sources; nothing is known of it from an earlier version.
+    #[serde(default)]
+    pub memory: Memory,
 }
 
 impl Server {
@@ -217,6 +221,7 @@ impl Server {
             connections: self.lifecycle.connections.len(),
             draining: self.is_draining(),
             status_page: self.status_page.clone(),
+            memory: self.dispatcher.memory(),
         }
     }
 }
