@@ -54,6 +54,13 @@ pub trait Sources: Sync {
     /// Something is there that cannot be read: no permission, a device, a loop of symlinks.
     fn load(&self, path: &Path, dialect: Dialect) -> io::Result<Option<Loaded>>;
 
+    /// The digest of the file at `path` (absolute), whose text does not matter: it may be large, and no text at
+    /// all. None: there is no file (a directory is none).
+    ///
+    /// # Errors
+    /// As [`Sources::load`].
+    fn digest(&self, path: &Path) -> io::Result<Option<Digest>>;
+
     /// Whether anything, a directory too, is at `path`.
     fn exists(&self, path: &Path) -> bool;
 }
@@ -128,22 +135,28 @@ fn identity(metadata: &Metadata, digest: Digest) -> Identity {
     Identity { device: metadata.dev(), inode: metadata.ino(), modified: metadata.mtime(), digest }
 }
 
-impl Sources for DiskSources {
-    fn load(&self, path: &Path, dialect: Dialect) -> io::Result<Option<Loaded>> {
-        let metadata = match std::fs::metadata(path) {
-            Ok(metadata) => metadata,
-            // `a/b` where `a` is a file is as absent as where there is no `a`.
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                return Ok(None);
-            }
-            Err(error) => return Err(error),
-        };
-        if metadata.is_dir() {
+/// What `stat` says of the regular file at `path`; None where there is none.
+fn stat(path: &Path) -> io::Result<Option<Metadata>> {
+    let metadata = match std::fs::metadata(path) {
+        Ok(metadata) => metadata,
+        // `a/b` where `a` is a file is as absent as where there is no `a`.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(None);
         }
-        if !metadata.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-        }
+        Err(error) => return Err(error),
+    };
+    if metadata.is_dir() {
+        return Ok(None);
+    }
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    Ok(Some(metadata))
+}
+
+impl Sources for DiskSources {
+    fn load(&self, path: &Path, dialect: Dialect) -> io::Result<Option<Loaded>> {
+        let Some(metadata) = stat(path)? else { return Ok(None) };
         let fingerprint = Fingerprint::from_metadata(&metadata);
         if let Some(entry) = self.by_path.get(&(path.to_owned(), dialect))
             && entry.0 == fingerprint
@@ -151,6 +164,13 @@ impl Sources for DiskSources {
             return Ok(Some(entry.1.clone()));
         }
         self.read(path, dialect)
+    }
+
+    fn digest(&self, path: &Path) -> io::Result<Option<Digest>> {
+        match stat(path)? {
+            Some(_) => self.files.version(path).map(|version| Some(version.digest)),
+            None => Ok(None),
+        }
     }
 
     fn exists(&self, path: &Path) -> bool {
@@ -178,6 +198,10 @@ impl Sources for MemorySources {
             source: Arc::new(SourceFile::parse(text, dialect)),
             identity: Identity { device: 0, inode: *inode, modified: 0, digest: Digest::of(text) },
         }))
+    }
+
+    fn digest(&self, path: &Path) -> io::Result<Option<Digest>> {
+        Ok(self.files.get(&paths::lexically_normal(path)).map(|(text, _)| Digest::of(text)))
     }
 
     fn exists(&self, path: &Path) -> bool {

@@ -12,6 +12,7 @@ use expect_test::Expect;
 use expect_test::expect;
 
 use super::*;
+use crate::digest::Digest;
 use crate::files::Files;
 
 const GCC_MACROS: &str = "#define __GNUC__ 12\n#define __STDC_HOSTED__ 1\n";
@@ -261,6 +262,12 @@ fn disk_sources_tell_missing_from_unreadable() {
     assert!(load("f/x").unwrap().is_none());
     assert!(load("f").unwrap().is_some());
     assert!(load("loop").is_err());
+    let digest = |name: &str| sources.digest(&path(name));
+    assert_eq!(digest("none").unwrap(), None);
+    assert_eq!(digest("d").unwrap(), None);
+    assert_eq!(digest("f").unwrap(), Some(Digest::empty()));
+    assert!(digest("loop").is_err());
+    assert!(sources.digest(Path::new("/dev/null")).is_err());
     assert!(sources.load(Path::new("/dev/null"), Dialect::default()).is_err());
 }
 
