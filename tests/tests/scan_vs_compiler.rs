@@ -309,10 +309,21 @@ fn cases() {
         let language = match path.extension().and_then(|extension| extension.to_str()) {
             Some("c") => Language::C,
             Some("cc") => Language::Cxx,
+            Some("m") => Language::ObjectiveC,
+            Some("mm") => Language::ObjectiveCxx,
             _ => Language::Assembler,
         };
         let flags: Vec<&str> = case.compiler_flags.iter().map(String::as_str).collect();
-        for compiler in Compiler::installed(language, &flags) {
+        let compilers: Vec<Compiler> = match &case.compiler {
+            Some(program) => Compiler::named(program, language, &flags).into_iter().collect(),
+            None => Compiler::installed(language, &flags),
+        };
+        if let Some(program) = &case.compiler
+            && compilers.is_empty()
+        {
+            farcc_tests::skipped(&path.display().to_string(), &format!("{program} is not installed"));
+        }
+        for compiler in compilers {
             let key = (compiler.program.clone(), language, case.compiler_flags.clone());
             let probe = probes.entry(key).or_insert_with(|| compiler.probe().unwrap());
             let what = format!("{} {}", compiler.program, path.file_name().unwrap().display());
@@ -343,6 +354,8 @@ fn check_case(what: &str, case: &Case, compiler: &Compiler, probe: &farcc_tests:
     let expected = case.expected(compiler.family).unwrap();
     assert_eq!(&below(&scanned.paths()), expected, "{what}");
     assert_eq!(below(&scanned.probed), case.probed, "{what}: probed");
+    let assembled: Vec<PathBuf> = scanned.assembled.iter().map(|file| file.path.clone()).collect();
+    assert_eq!(below(&assembled), case.assembled, "{what}: assembled");
 
     let directory = tempfile::tempdir().unwrap();
     case.write(directory.path()).unwrap();

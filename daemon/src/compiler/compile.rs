@@ -15,6 +15,7 @@ use crate::compiler::search_path;
 use crate::preprocessor::Family;
 use crate::preprocessor::ForcedInclude;
 use crate::preprocessor::Language;
+use crate::preprocessor::Lexing;
 use crate::preprocessor::MacroOption;
 use crate::preprocessor::TranslationUnit;
 
@@ -76,8 +77,28 @@ impl Compile {
             predefined: Arc::clone(&toolchain.predefined),
             macros: self.macros(),
             forced_includes,
+            lexing: self.lexing(),
             answers: Arc::clone(&toolchain.answers),
         }
+    }
+
+    /// The last of each kind counts; choosing a standard after them takes trigraphs back.
+    fn lexing(&self) -> Lexing {
+        let mut lexing = Lexing::default();
+        for argument in &self.command_line.arguments {
+            let is_negative = argument.name.as_encoded_bytes().starts_with(b"-fno-");
+            match argument.meaning {
+                Meaning::Trigraphs => lexing.trigraphs = Some(!is_negative),
+                Meaning::OperatorNames => lexing.no_operator_names = is_negative,
+                Meaning::Probe
+                    if argument.name == "-ansi" || argument.name.as_encoded_bytes().ends_with(b"-std=") =>
+                {
+                    lexing.trigraphs = None;
+                }
+                _ => {}
+            }
+        }
+        lexing
     }
 
     /// `-D` and `-U`, in the order in which the preprocessor sees them: both drivers put what `-Wp,` brings
@@ -237,6 +258,22 @@ mod tests {
         let define = |text: &str| MacroOption::Define(text.into());
         let undefine = |text: &str| MacroOption::Undefine(text.into());
         assert_eq!(macros, [undefine("X"), define("Y"), define("X=1"), undefine("Y")]);
+    }
+
+    #[test]
+    fn the_last_flag_about_trigraphs_counts() {
+        for (flags, expected) in [
+            ("", None),
+            ("-trigraphs", Some(true)),
+            ("-std=gnu99 -trigraphs", Some(true)),
+            ("-trigraphs -std=gnu99", None),
+            ("-fno-trigraphs -ansi", None),
+            ("-ftrigraphs -fno-trigraphs", Some(false)),
+        ] {
+            assert_eq!(compile(&format!("gcc -c a.c {flags}")).lexing().trigraphs, expected, "{flags}");
+        }
+        let names = |flags: &str| compile(&format!("gcc -c a.cc {flags}")).lexing().no_operator_names;
+        assert!(names("-fno-operator-names") && !names("-fno-operator-names -foperator-names"));
     }
 
     #[test]

@@ -34,6 +34,8 @@ struct Chains {
     quote: Vec<Directory>,
     bracket: Vec<Directory>,
     system: Vec<Directory>,
+    /// `--embed-dir`: looked through as they are given.
+    embed: Vec<PathBuf>,
 }
 
 /// The search path of a compile: its flags, its environment and the compiler's built-in directories, without
@@ -67,6 +69,8 @@ fn collect(compile: &Compile, invocation: &Invocation, toolchain: &Toolchain) ->
     system.extend(directories_of(invocation.variable(match compile.language {
         Language::C | Language::Assembler => "C_INCLUDE_PATH",
         Language::Cxx => "CPLUS_INCLUDE_PATH",
+        Language::ObjectiveC => "OBJC_INCLUDE_PATH",
+        Language::ObjectiveCxx => "OBJCPLUS_INCLUDE_PATH",
     })));
     system.extend(toolchain.search_path.angle.iter().cloned());
     system.extend(flags.after);
@@ -76,6 +80,7 @@ fn collect(compile: &Compile, invocation: &Invocation, toolchain: &Toolchain) ->
         quote: existing(quote, false),
         bracket: existing(bracket, false),
         system: existing(system, true),
+        embed: flags.embed,
     }
 }
 
@@ -87,6 +92,7 @@ struct Flags {
     bracket_prefixed: Vec<PathBuf>,
     system: Vec<PathBuf>,
     after: Vec<PathBuf>,
+    embed: Vec<PathBuf>,
 }
 
 impl Flags {
@@ -113,6 +119,7 @@ impl Flags {
                     (Chain::WithPrefix, Family::Gcc) => flags.system.push(prefixed()),
                     // Clang adds these before all `-idirafter`.
                     (Chain::WithPrefix, Family::Clang) => flags.after.push(prefixed()),
+                    (Chain::Embed, _) => flags.embed.push(value.into()),
                     (Chain::WithPrefixBefore, _) => flags.bracket_prefixed.push(prefixed()),
                 },
                 _ => {}
@@ -170,7 +177,8 @@ fn merge_as_gcc(chains: Chains) -> SearchPath {
     let bracket = without_duplicates(chains.bracket, &system, &system);
     let quote = without_duplicates(chains.quote, &system, &bracket);
     let user_directories = bracket.len();
-    SearchPath { quote: paths(quote), angle: paths(bracket.into_iter().chain(system)), user_directories }
+    let angle = paths(bracket.into_iter().chain(system));
+    SearchPath { quote: paths(quote), angle, user_directories, embed: chains.embed }
 }
 
 /// Keeps the first of each.
@@ -216,7 +224,7 @@ fn merge_as_clang(chains: Chains) -> SearchPath {
         }
     }
     let user_directories = angle.iter().filter(|directory| !directory.is_system).count();
-    SearchPath { quote: paths(quote), angle: paths(angle), user_directories }
+    SearchPath { quote: paths(quote), angle: paths(angle), user_directories, embed: chains.embed }
 }
 
 fn paths(directories: impl IntoIterator<Item = Directory>) -> Vec<PathBuf> {

@@ -62,6 +62,9 @@ impl Dispatcher {
                 Ok(scanned) => return scanned,
                 Err(ScanError::Unanswered(questions)) => questions,
                 Err(ScanError::NotSure(reason)) => {
+                    if let Some(path) = reason.strip_prefix("modules: ") {
+                        return Err(Reason::Modules(path.to_owned()));
+                    }
                     not_sure = reason;
                     break;
                 }
@@ -121,7 +124,8 @@ impl Dispatcher {
 /// Gives each file of a scan its version. A file that changed since it was scanned makes the scan worthless.
 fn from_scan(scan: Scan, directories: Vec<PathBuf>, files: &Files) -> Result<Scanned, Reason> {
     let mut inputs = Vec::with_capacity(scan.files.len() + scan.probed.len());
-    for file in scan.files {
+    // What the assembler reads, no depfile lists: the audit asks only that all that is listed was found.
+    for file in scan.files.into_iter().chain(scan.assembled) {
         let input = version(file.path, files)?;
         if input.version.digest != file.digest {
             return Err(Reason::InputChanged(input.path.display().to_string()));
@@ -145,7 +149,8 @@ fn version(path: PathBuf, files: &Files) -> Result<Input, Reason> {
 }
 
 fn search_directories(unit: &TranslationUnit) -> Vec<PathBuf> {
-    let directories = unit.search_path.quote.iter().chain(&unit.search_path.angle);
+    let path = &unit.search_path;
+    let directories = path.quote.iter().chain(&path.angle).chain(&path.embed);
     directories.map(|directory| paths::absolute(&unit.cwd, directory)).collect()
 }
 

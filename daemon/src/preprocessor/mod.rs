@@ -11,12 +11,14 @@ mod unit;
 
 mod symbol;
 
+mod assembly;
 mod dialect;
 mod skimmer;
 mod source_file;
 mod sources;
 mod token;
 
+mod embed;
 mod expand;
 mod expression;
 mod macros;
@@ -40,6 +42,7 @@ pub use unit::Answers;
 pub use unit::Family;
 pub use unit::ForcedInclude;
 pub use unit::Language;
+pub use unit::Lexing;
 pub use unit::MacroOption;
 pub use unit::SearchPath;
 pub use unit::TranslationUnit;
@@ -60,9 +63,13 @@ pub struct ScannedFile {
 /// What a unit reads.
 #[derive(Debug)]
 pub struct Scan {
-    /// Every file that is opened, the source first, then in order. No path twice.
+    /// Every file that is opened, the source first, then in order, at the end what `#embed` reads. No path twice.
     pub files: Vec<ScannedFile>,
-    /// Files that a `__has_include` found and nothing opened; spelled likewise.
+    /// Files that the assembler reads for `.incbin` and `.include`, likewise. No compiler's `-M` lists them. Some may
+    /// be in excess: a statement that no code uses counts, and of the assembler's search path every directory
+    /// that has the file.
+    pub assembled: Vec<ScannedFile>,
+    /// Files that a `__has_include` or `__has_embed` found and nothing opened; spelled likewise.
     pub probed: Vec<PathBuf>,
     /// `__DATE__`, `__TIME__` or `__TIMESTAMP__` may be expanded: it stands in some file's code or macros.
     pub uses_time: bool,

@@ -4,13 +4,13 @@
 use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::digest::Digest;
 use crate::preprocessor::Dialect;
 use crate::preprocessor::Family;
 use crate::preprocessor::ForcedInclude;
-use crate::preprocessor::Language;
 use crate::preprocessor::MacroOption;
 use crate::preprocessor::Scan;
 use crate::preprocessor::ScanError;
@@ -18,10 +18,12 @@ use crate::preprocessor::ScannedFile;
 use crate::preprocessor::SourceFile;
 use crate::preprocessor::Sources;
 use crate::preprocessor::TranslationUnit;
+use crate::preprocessor::assembly::AssemblerRead;
 use crate::preprocessor::expand::Expansion;
 use crate::preprocessor::expand::is_operator;
 use crate::preprocessor::expression;
 use crate::preprocessor::macros::MacroTable;
+use crate::preprocessor::search::DirectoryId;
 use crate::preprocessor::search::FileId;
 use crate::preprocessor::search::Found;
 use crate::preprocessor::search::Search;
@@ -35,6 +37,9 @@ use crate::preprocessor::token::Token;
 
 /// GCC's `-fmax-include-depth` and Clang's fixed limit.
 const DEEPEST_INCLUDE: usize = 200;
+
+/// The reason word for a line of a module.
+const MODULES: &str = "modules";
 
 /// How much work one unit may be: directives, tokens read in expansions, and includes, which count as many. The
 /// largest real units need a few per cent of it.
@@ -57,14 +62,21 @@ pub fn scan(unit: &TranslationUnit, sources: &dyn Sources) -> Result<Scan, ScanE
         let file = replay.search.file(*id);
         ScannedFile { path: file.path.clone(), digest: file.identity.digest }
     };
+    let mut files: Vec<ScannedFile> = replay.opened.iter().map(scanned).collect();
+    let is_opened = |path: &Path| replay.search.is_opened(path);
+    files.extend(replay.embedded.iter().filter(|file| !is_opened(&file.path)).cloned());
+    let mut probed_data = replay.probed_data;
+    probed_data.retain(|path| !files.iter().any(|file| file.path == *path));
     Ok(Scan {
-        files: replay.opened.iter().map(scanned).collect(),
+        files,
         probed: replay
             .search
             .files()
             .filter(|file| file.probed && !file.opened)
             .map(|file| file.path.clone())
+            .chain(probed_data)
             .collect(),
+        assembled: replay.assembled,
         uses_time: replay.time_words & !replay.redefined_time_words != 0,
         failed_lookups: replay.search.into_failed_lookups(),
     })
@@ -75,9 +87,15 @@ pub(super) struct Replay<'a> {
     pub(super) unit: &'a TranslationUnit,
     pub(super) dialect: Dialect,
     pub(super) macros: MacroTable<'a>,
-    search: Search<'a>,
+    pub(super) search: Search<'a>,
     frames: Vec<Frame>,
     opened: Vec<FileId>,
+    /// What `#embed` reads, and what `__has_embed` found, each path once.
+    pub(super) embedded: Vec<ScannedFile>,
+    pub(super) probed_data: Vec<PathBuf>,
+    /// What the assembler reads, each path once.
+    assembled: Vec<ScannedFile>,
+    included_assembly: HashSet<PathBuf>,
     /// What the compiler must be asked, each once, in order.
     questions: Vec<String>,
     asked: HashSet<String>,
@@ -114,7 +132,8 @@ enum Same {
 
 impl<'a> Replay<'a> {
     pub(super) fn new(unit: &'a TranslationUnit, sources: &'a dyn Sources) -> Replay<'a> {
-        let dialect = Dialect::new(unit.language, unit.family, &unit.predefined);
+        let mut dialect = Dialect::new(unit.language, unit.family, &unit.predefined);
+        dialect.trigraphs = unit.lexing.trigraphs.unwrap_or(dialect.trigraphs);
         Replay {
             unit,
             dialect,
@@ -122,6 +141,10 @@ impl<'a> Replay<'a> {
             search: Search::new(unit, sources, dialect),
             frames: Vec::new(),
             opened: Vec::new(),
+            embedded: Vec::new(),
+            probed_data: Vec::new(),
+            assembled: Vec::new(),
+            included_assembly: HashSet::new(),
             questions: Vec::new(),
             asked: HashSet::new(),
             seen_once: false,
@@ -267,8 +290,6 @@ impl<'a> Replay<'a> {
         self.time_words |= facts.time_words;
         let reason = if facts.not_sure.is_some() {
             facts.not_sure
-        } else if facts.module_line && self.has_modules() {
-            Some("modules")
         } else if facts.lone_carriage_return && self.unit.family == Family::Clang {
             Some("lone carriage return")
         } else {
@@ -282,9 +303,11 @@ impl<'a> Replay<'a> {
 
     fn has_modules(&self) -> bool {
         let predefined = &self.unit.predefined;
-        self.unit.language == Language::Cxx
-            && (predefined.integer(Symbol::CPLUSPLUS) > Some(201_703)
-                || predefined.is_defined(Symbol::CPP_MODULES))
+        match self.unit.family {
+            // GCC has them under `-fmodules` and `-fmodules-ts` only, and then says so.
+            Family::Gcc => predefined.is_defined(Symbol::CPP_MODULES),
+            Family::Clang => predefined.integer(Symbol::CPLUSPLUS) > Some(201_703),
+        }
     }
 
     /// Begins to replay a file, unless it is to be read once or its guard is defined.
@@ -384,17 +407,57 @@ impl<'a> Replay<'a> {
                     frame.renumbered = true;
                 }
             }
+            Directive::Assembly(reads) => self.assembly(reads)?,
+            Directive::Embed(..) if !self.knows_embed() => return Err(self.not_sure_here("#embed")),
+            Directive::Embed(header, line) => {
+                self.line = *line;
+                let header = self.computed(source, *header)?;
+                self.embed(header)?;
+            }
+            Directive::Module if self.has_modules() => return Err(self.not_sure_here(MODULES)),
+            Directive::Module => {}
             Directive::NotSure(reason) => return Err(self.not_sure_here(reason)),
         }
         Ok(at + 1)
     }
 
-    fn not_sure_here(&self, reason: &'static str) -> ScanError {
+    /// Lists what the assembler reads. A file that is nowhere is its own affair: the code may not be used.
+    fn assembly(&mut self, reads: &[AssemblerRead]) -> Result<(), ScanError> {
+        let mut pending = reads.to_vec();
+        while let Some(read) = pending.pop() {
+            self.spend(1)?;
+            let name = match read {
+                AssemblerRead::Binary(name) | AssemblerRead::Include(name) => name,
+                AssemblerRead::Unclear => return Err(self.not_sure_here("file read by the assembler")),
+            };
+            for file in self.search.assembled(name)? {
+                let is_new = !self.assembled.iter().any(|other| other.path == file.path);
+                if is_new {
+                    self.assembled.push(file.clone());
+                }
+                // An `.include`d file that was `.incbin`ned before is read as well.
+                if matches!(read, AssemblerRead::Include(_))
+                    && self.included_assembly.insert(file.path.clone())
+                {
+                    self.spend(INCLUDE_COST)?;
+                    let text = self.search.assembler_text(&file.path)?;
+                    for directive in text.iter().flat_map(|source| source.directives()) {
+                        if let Directive::Assembly(reads) = directive {
+                            pending.extend_from_slice(reads);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn not_sure_here(&self, reason: &'static str) -> ScanError {
         ScanError::not_sure(reason, self.current_path().display().to_string())
     }
 
     /// The file that is being replayed.
-    fn current_path(&self) -> &Path {
+    pub(super) fn current_path(&self) -> &Path {
         self.frames.last().map_or(&self.unit.cwd, |frame| &self.search.file(frame.file).path)
     }
 
@@ -430,10 +493,7 @@ impl<'a> Replay<'a> {
         including: Including,
         header: Header,
     ) -> Result<(), ScanError> {
-        let header = match header {
-            Header::Computed(tokens) => Expansion::new(self, source.tokens(tokens)).header()?,
-            header => header,
-        };
+        let header = self.computed(source, header)?;
         let found = self.look_up(header, including == Including::Next)?;
         let (Header::Quoted(name) | Header::Angled(name)) = header else {
             return Err(self.not_sure_here("computed include"));
@@ -443,6 +503,22 @@ impl<'a> Replay<'a> {
         };
         self.search.looks_for_precompiled = false;
         self.enter(found.file, Some(found), including == Including::Import)
+    }
+
+    /// The header that a directive names, through macros where it does not name it itself.
+    fn computed(&mut self, source: &SourceFile, header: Header) -> Result<Header, ScanError> {
+        match header {
+            Header::Computed(tokens) => Expansion::new(self, source.tokens(tokens)).header(),
+            header => Ok(header),
+        }
+    }
+
+    /// The directory of the file that is being replayed.
+    pub(super) fn own_directory(&mut self) -> DirectoryId {
+        match self.frames.last() {
+            Some(frame) => self.search.file(frame.file).directory,
+            None => self.search.working_directory(),
+        }
     }
 
     fn look_up(&mut self, header: Header, next: bool) -> Result<Option<Found>, ScanError> {

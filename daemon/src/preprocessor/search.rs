@@ -7,11 +7,13 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::digest::Digest;
 use crate::paths;
 use crate::preprocessor::Dialect;
 use crate::preprocessor::Family;
 use crate::preprocessor::Identity;
 use crate::preprocessor::ScanError;
+use crate::preprocessor::ScannedFile;
 use crate::preprocessor::SourceFile;
 use crate::preprocessor::Sources;
 use crate::preprocessor::TranslationUnit;
@@ -79,6 +81,7 @@ pub(super) struct Search<'a> {
     /// How many directories are quote directories, and how many belong to the search path at all.
     quote: u32,
     fixed: u32,
+    embed: &'a [PathBuf],
     files: Vec<File>,
     by_path: std::collections::HashMap<PathBuf, FileId>,
     /// Under which name each file, by device and inode, was found first.
@@ -87,7 +90,9 @@ pub(super) struct Search<'a> {
     probes: SymbolMap<(DirectoryId, Symbol), Option<FileId>>,
     /// What a search from one directory on ends at.
     chains: SymbolMap<(DirectoryId, Symbol), Option<Found>>,
-    /// Names in `probes` that were not there, in order.
+    /// Files of which only the digest is asked, by path.
+    data: std::collections::HashMap<PathBuf, Option<Digest>>,
+    /// Names in `probes` and `data` that were not there, in order.
     failed: Vec<(usize, Symbol)>,
     /// Whether precompiled headers are still looked for: only the first include can be one.
     pub(super) looks_for_precompiled: bool,
@@ -105,6 +110,7 @@ impl<'a> Search<'a> {
             sources,
             quote: number(path.quote.len()),
             fixed: number(directories.len()),
+            embed: &path.embed,
             directories,
             directory_ids: std::collections::HashMap::new(),
             files: Vec::new(),
@@ -112,6 +118,7 @@ impl<'a> Search<'a> {
             first_names: std::collections::HashMap::new(),
             probes: SymbolMap::default(),
             chains: SymbolMap::default(),
+            data: std::collections::HashMap::new(),
             failed: Vec::new(),
             looks_for_precompiled: true,
         }
@@ -123,6 +130,10 @@ impl<'a> Search<'a> {
 
     pub(super) fn file_mut(&mut self, id: FileId) -> &mut File {
         &mut self.files[id.0 as usize]
+    }
+
+    pub(super) fn is_opened(&self, path: &Path) -> bool {
+        self.by_path.get(path).is_some_and(|&id| self.file(id).opened)
     }
 
     pub(super) fn files(&self) -> impl Iterator<Item = &File> {
@@ -190,6 +201,9 @@ impl<'a> Search<'a> {
     fn from(&mut self, start: Option<DirectoryId>, name: Symbol) -> Result<Option<Found>, ScanError> {
         if name.text().starts_with(b"/") {
             let file = self.probe_path(name.text().to_vec())?;
+            if file.is_none() {
+                self.fail_absolute(name);
+            }
             return Ok(file.map(|file| Found { file, directory: None }));
         }
         let Some(start) = start else { return Ok(None) };
@@ -217,17 +231,89 @@ impl<'a> Search<'a> {
         if let Some(&file) = self.probes.get(&(directory, name)) {
             return Ok(file);
         }
-        let mut path = self.directories[directory.0 as usize].clone();
-        if !path.is_empty() && !path.ends_with(b"/") {
-            path.push(b'/');
-        }
-        path.extend_from_slice(name.text());
+        let path = self.spelled_in(directory, name);
         let file = self.probe_path(path)?;
         if file.is_none() {
             self.failed.push((directory.0 as usize, name));
         }
         self.probes.insert((directory, name), file);
         Ok(file)
+    }
+
+    fn spelled_in(&self, directory: DirectoryId, name: Symbol) -> Vec<u8> {
+        let mut path = self.directories[directory.0 as usize].clone();
+        if !path.is_empty() && !path.ends_with(b"/") {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name.text());
+        path
+    }
+
+    fn fail_absolute(&mut self, name: Symbol) {
+        let root = self.directory_id(b"/");
+        let below = name.text().iter().position(|&byte| byte != b'/').unwrap_or(name.text().len());
+        self.failed.push((root.0 as usize, Symbol::of(&name.text()[below..])));
+    }
+
+    /// The file `name` (absolute, or relative to `directory`), by its digest.
+    pub(super) fn data(
+        &mut self,
+        directory: DirectoryId,
+        name: Symbol,
+    ) -> Result<Option<ScannedFile>, ScanError> {
+        let is_absolute = name.text().starts_with(b"/");
+        let spelled = if is_absolute { name.text().to_vec() } else { self.spelled_in(directory, name) };
+        let path = paths::absolute(self.cwd, Path::new(OsStr::from_bytes(&spelled)));
+        let digest = match self.data.get(&path) {
+            Some(&digest) => digest,
+            None => {
+                let digest = self
+                    .sources
+                    .digest(&path)
+                    .map_err(|error| ScanError::Unreadable { path: path.clone(), error })?;
+                match digest {
+                    None if is_absolute => self.fail_absolute(name),
+                    None => self.failed.push((directory.0 as usize, name)),
+                    Some(_) => {}
+                }
+                self.data.insert(path.clone(), digest);
+                digest
+            }
+        };
+        Ok(digest.map(|digest| ScannedFile { path, digest }))
+    }
+
+    /// `--embed-dir`.
+    pub(super) fn embed_directories(&mut self) -> Vec<DirectoryId> {
+        let directories = self.embed;
+        directories.iter().map(|path| self.directory_id(&spelled(path.as_os_str().as_bytes()))).collect()
+    }
+
+    /// What the assembler may open as `name`: first in the working directory, then in those that it is given. GNU
+    /// as is given `-I`, Clang's own assembler `-iquote` and `-isystem` as well, so all that have the file count.
+    pub(super) fn assembled(&mut self, name: Symbol) -> Result<Vec<ScannedFile>, ScanError> {
+        let cwd = self.working_directory();
+        if let Some(file) = self.data(cwd, name)? {
+            return Ok(vec![file]);
+        }
+        let mut files = Vec::new();
+        if !name.text().starts_with(b"/") {
+            for directory in 0..self.fixed {
+                files.extend(self.data(DirectoryId(directory), name)?);
+            }
+        }
+        Ok(files)
+    }
+
+    /// Assembler text at `path`, which was found before.
+    pub(super) fn assembler_text(&self, path: &Path) -> Result<Option<Arc<SourceFile>>, ScanError> {
+        // What the assembler itself takes for a comment differs from target to target: what seems one there is
+        // read at worst in excess.
+        let dialect = Dialect { assembler: true, ..Dialect::default() };
+        match self.sources.load(path, dialect) {
+            Ok(loaded) => Ok(loaded.map(|loaded| loaded.source)),
+            Err(error) => Err(ScanError::Unreadable { path: path.to_owned(), error }),
+        }
     }
 
     fn probe_path(&mut self, spelled: Vec<u8>) -> Result<Option<FileId>, ScanError> {

@@ -20,8 +20,8 @@ const GCC_MACROS: &str = "#define __GNUC__ 12\n#define __STDC_HOSTED__ 1\n";
 /// A unit of `/w/main.c` for GCC 12 in its default mode, without a search path.
 pub(super) fn unit(language: Language) -> TranslationUnit {
     let standard = match language {
-        Language::Cxx => "#define __cplusplus 201703L\n",
-        Language::C | Language::Assembler => "#define __STDC_VERSION__ 201710L\n",
+        Language::Cxx | Language::ObjectiveCxx => "#define __cplusplus 201703L\n",
+        Language::C | Language::ObjectiveC | Language::Assembler => "#define __STDC_VERSION__ 201710L\n",
     };
     TranslationUnit {
         cwd: PathBuf::from("/w"),
@@ -32,6 +32,7 @@ pub(super) fn unit(language: Language) -> TranslationUnit {
         predefined: Arc::new(Predefined::parse(format!("{GCC_MACROS}{standard}").as_bytes())),
         macros: Vec::new(),
         forced_includes: Vec::new(),
+        lexing: Lexing::default(),
         answers: Arc::default(),
     }
 }
