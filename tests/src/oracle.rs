@@ -76,7 +76,7 @@ impl Compiler {
         };
         candidates
             .into_iter()
-            .filter(|(program, _)| is_installed(program))
+            .filter(|(program, _)| is_installed(program, language))
             .map(|(program, family)| Compiler {
                 program: program.to_owned(),
                 family,
@@ -88,7 +88,7 @@ impl Compiler {
 
     /// One compiler by its name, such as `clang-19`, if it is there.
     pub fn named(program: &str, language: Language, flags: &[&str]) -> Option<Compiler> {
-        is_installed(program).then(|| Compiler {
+        is_installed(program, language).then(|| Compiler {
             program: program.to_owned(),
             family: if program.contains("clang") { Family::Clang } else { Family::Gcc },
             language,
@@ -237,9 +237,11 @@ impl Compiler {
     }
 }
 
-fn is_installed(program: &str) -> bool {
-    let output = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    output.is_ok()
+/// Whether the driver is there, and the compiler proper of the language, which has a package of its own for some.
+fn is_installed(program: &str, language: Language) -> bool {
+    let mut command = Command::new(program);
+    command.args(["-E", "-x", language.name(), "/dev/null"]).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
 }
 
 impl UnitFlags {
