@@ -92,6 +92,56 @@ const CASES: &[Case] = &[
     },
 ];
 
+/// A shell script that makes `a.c` and what it includes, under names and links that are easily got wrong.
+const NAMES: &[&str] = &[
+    r#"echo 'enum { A };' > 'b c,d.h'; printf '#include "b c,d.h"\nint x = A;\n' > a.c"#,
+    r#"mkdir d; echo 'enum { A };' > d/b.h; printf '#include "d//b.h" // "no.h"\nint x = A;\n' > a.c"#,
+    r#"mkdir d; echo 'enum { A };' > 'd/b//c.h' 2>/dev/null; mkdir -p d/b; echo 'enum { A };' > d/b/c.h
+       printf '#include <d/b//c.h>/**/\nint x = A;\n' > a.c"#,
+    r#"echo 'enum { A };' > 'b\c.h'; printf '#include "b\\c.h"\nint x = A;\n' > a.c"#,
+    r#"echo 'enum { A };' > "b'c.h"; printf '#include "b%sc.h"\nint x = A;\n' "'" > a.c"#,
+    // A directory of the name is passed over.
+    r#"mkdir -p b.h inc; echo 'enum { A };' > inc/b.h; printf '#include "b.h"\nint x = A;\n' > a.c"#,
+    // `..` goes up from where the link leads.
+    r#"mkdir -p far/away far/b b; ln -s far/away link; echo 'enum { A };' > far/b/b.h; echo 'enum { A = 9 };' > b/b.h
+       printf '#include "link/../b/b.h"\nint x = A;\n' > a.c"#,
+    // A link that leads nowhere is passed over.
+    r#"mkdir inc; ln -s nowhere b.h; echo 'enum { A };' > inc/b.h; printf '#include "b.h"\nint x = A;\n' > a.c"#,
+    r#"mkdir -p inc/d; ln -s d inc/e; ln -s ../../t.h inc/d/b.h; echo 'enum { A };' > t.h
+       printf '#include <e/b.h>\nint x = A;\n' > a.c"#,
+    r#"mkdir inc; ln -s inc/real.c a.c; printf '#include "b.h"\nint x = A;\n' > inc/real.c; echo 'enum { A };' > b.h"#,
+];
+
+#[test]
+fn each_name_is_compiled_by_a_worker() {
+    prerequisites::require(&["gcc", "clang"]);
+    let space = TestSpace::new("names");
+    let server = ServeProcess::start(&space, "cluster");
+    space.configure_remote(server.address());
+    for (index, script) in NAMES.iter().enumerate() {
+        let directory = format!("project{index}");
+        space.write(&format!("{directory}/unused"), "");
+        space.sh(&directory, script).success();
+        // Clang writes a backslash in a name into its depfile as a slash, so that the audit disagrees.
+        let compilers = if script.contains("b\\c.h") { &["gcc"][..] } else { &["gcc", "clang"] };
+        for compiler in compilers {
+            let compile = |launcher: &str| {
+                space.sh(&directory, &format!("{launcher} {compiler} -I. -Iinc -c a.c -o a.o")).success();
+                std::fs::read(space.workspace().join(&directory).join("a.o")).unwrap()
+            };
+            space.reset_stats();
+            let plain = compile("");
+            assert!(compile("farcc") == plain, "{compiler} {script}: {}", space.stats().0);
+            assert_eq!(
+                space.stats().verdict("executed_remote"),
+                1,
+                "{compiler} {script}: {}",
+                space.stats().0
+            );
+        }
+    }
+}
+
 #[test]
 fn each_kind_is_compiled_by_a_worker() {
     prerequisites::require(&["gcc", "clang"]);
