@@ -86,13 +86,16 @@ fn literal(
     let before = &line[..at];
     let length = before.iter().rev().take_while(|&&byte| is_identifier_byte(byte)).count();
     let is_raw = dialect.raw_strings && is_raw_prefix(&before[before.len() - length..]);
-    let raw = if is_raw { raw_content(&line[at + 1..]) } else { None };
-    let (content, end) = match raw {
-        Some((content, length)) => (content.to_vec(), at + 1 + length),
-        None => {
-            let end = end_of_literal(line, at);
-            (unescaped(&line[at + 1..end]), end)
-        }
+    let (content, end) = if is_raw {
+        let Some((content, length)) = raw_content(&line[at + 1..]) else {
+            // Unterminated: looking for the end of each that follows would take too long.
+            reads.push(AssemblerRead::Unclear);
+            return line.len();
+        };
+        (content.to_vec(), at + 1 + length)
+    } else {
+        let end = end_of_literal(line, at);
+        (unescaped(&line[at + 1..end]), end)
     };
     // A literal beside it, or a macro that is one, goes on with the statement.
     let next = line[end..].iter().find(|&&byte| !is_blank(byte));

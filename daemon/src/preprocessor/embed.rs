@@ -9,6 +9,7 @@ use crate::preprocessor::ScannedFile;
 use crate::preprocessor::expand::Expansion;
 use crate::preprocessor::expand::header_of;
 use crate::preprocessor::expression;
+use crate::preprocessor::replay::INCLUDE_COST;
 use crate::preprocessor::replay::Replay;
 use crate::preprocessor::source_file::Header;
 use crate::preprocessor::symbol::Symbol;
@@ -20,6 +21,9 @@ const NOT_FOUND: i64 = 0;
 const FOUND: i64 = 1;
 const EMPTY: i64 = 2;
 
+/// How deep `__has_embed` may stand in limits of `__has_embed`; each level is a recursion.
+const DEEPEST: u32 = 4;
+
 impl Replay<'_> {
     /// Whether the compiler knows `#embed`: those that do define what `__has_embed` is worth.
     pub(super) fn knows_embed(&self) -> bool {
@@ -29,6 +33,7 @@ impl Replay<'_> {
     /// The file that `header` names for `#embed`.
     pub(super) fn find_embedded(&mut self, header: Header) -> Result<Option<ScannedFile>, ScanError> {
         let (Header::Quoted(name) | Header::Angled(name)) = header else { return Ok(None) };
+        self.spend(INCLUDE_COST + self.embedded.len() + self.probed_data.len())?;
         if name.text().is_empty() {
             return Err(ScanError::NotSure("empty file name".to_owned()));
         }
@@ -59,7 +64,7 @@ impl Replay<'_> {
             let name = name.text();
             let name = name.strip_prefix(b"__").and_then(|name| name.strip_suffix(b"__")).unwrap_or(name);
             match name {
-                b"limit" => is_empty |= !expression::evaluate(Expansion::new(self, value))?,
+                b"limit" => is_empty |= !self.embed_limit(value)?,
                 b"prefix" | b"suffix" | b"if_empty" => {}
                 // C23 6.10.2 p5: a parameter that is not supported.
                 _ => return Ok(NOT_FOUND),
@@ -71,6 +76,17 @@ impl Replay<'_> {
             self.probed_data.push(file.path);
         }
         Ok(if is_empty { EMPTY } else { FOUND })
+    }
+
+    /// Whether a limit leaves anything. A limit that asks for another one is a recursion.
+    fn embed_limit(&mut self, value: &[Token]) -> Result<bool, ScanError> {
+        if self.embed_depth == DEEPEST {
+            return Err(ScanError::not_sure("#embed", "nested too deeply"));
+        }
+        self.embed_depth += 1;
+        let limit = expression::evaluate(Expansion::new(self, value));
+        self.embed_depth -= 1;
+        limit
     }
 
     /// `#embed` itself.

@@ -44,7 +44,7 @@ const MODULES: &str = "modules";
 /// How much work one unit may be: directives, tokens read in expansions, and includes, which count as many. The
 /// largest real units need a few per cent of it.
 const BUDGET: usize = 1 << 26;
-const INCLUDE_COST: usize = 64;
+pub(super) const INCLUDE_COST: usize = 64;
 const BYTE_COST: usize = 4;
 
 /// The files that `unit` reads.
@@ -93,6 +93,7 @@ pub(super) struct Replay<'a> {
     /// What `#embed` reads, and what `__has_embed` found, each path once.
     pub(super) embedded: Vec<ScannedFile>,
     pub(super) probed_data: Vec<PathBuf>,
+    pub(super) embed_depth: u32,
     /// What the assembler reads, each path once.
     assembled: Vec<ScannedFile>,
     included_assembly: HashSet<PathBuf>,
@@ -143,6 +144,7 @@ impl<'a> Replay<'a> {
             opened: Vec::new(),
             embedded: Vec::new(),
             probed_data: Vec::new(),
+            embed_depth: 0,
             assembled: Vec::new(),
             included_assembly: HashSet::new(),
             questions: Vec::new(),
@@ -425,7 +427,7 @@ impl<'a> Replay<'a> {
     fn assembly(&mut self, reads: &[AssemblerRead]) -> Result<(), ScanError> {
         let mut pending = reads.to_vec();
         while let Some(read) = pending.pop() {
-            self.spend(1)?;
+            self.spend(INCLUDE_COST + self.assembled.len())?;
             let name = match read {
                 AssemblerRead::Binary(name) | AssemblerRead::Include(name) => name,
                 AssemblerRead::Unclear => return Err(self.not_sure_here("file read by the assembler")),

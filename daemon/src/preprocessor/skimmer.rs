@@ -200,6 +200,7 @@ impl<'t> Skimmer<'t> {
     /// The facts of the whole file, and whether code follows the last directive.
     pub(super) fn finish(mut self) -> (Facts, bool) {
         self.look_closer();
+        self.look_for_parts_of_time_words();
         (self.facts, self.code)
     }
 
@@ -607,6 +608,29 @@ impl<'t> Skimmer<'t> {
             self.facts.not_sure.get_or_insert("_Pragma");
         }
         self.look_through_splices();
+    }
+
+    /// `__DA ## TE__`: the second part as a word of its own, which is rare enough to count wherever it stands; the
+    /// first part where all but underscores belong to it and the file pastes.
+    fn look_for_parts_of_time_words(&mut self) {
+        let text = self.text;
+        let pastes = memchr::memmem::find(text, b"##").is_some();
+        let parts: [(&[u8], bool); 4] =
+            [(b"E__", true), (b"P__", true), (b"__DATE", pastes), (b"__TIME", pastes)];
+        for (part, _) in parts.into_iter().filter(|(_, counts)| *counts) {
+            for at in memchr::memmem::find_iter(text, part) {
+                let is_part = |byte: &&u8| is_identifier_byte(**byte);
+                // No part is longer than that.
+                let start = at - text[..at].iter().rev().take(16).take_while(is_part).count();
+                let word = &text[start..at + text[at..].iter().take(16).take_while(is_part).count()];
+                for (bit, whole) in TIME_WORDS.iter().enumerate() {
+                    let is_end = whole.ends_with(word);
+                    let is_start = pastes && whole.starts_with(word) && word.len() + 2 >= whole.len();
+                    self.facts.time_words |=
+                        u8::from(word.len() < whole.len() && (is_end || is_start)) << bit;
+                }
+            }
+        }
     }
 
     /// A word can be cut by a line splice. Files that have such a splice are rare, words cut by it rarer: what

@@ -167,6 +167,10 @@ fn time_macros_count_in_code_only() {
     assert!(uses("int x; /* */ f(__TIMESTAMP__);", &[]));
     assert!(uses("int a;\n", &["NOW=__TIME__"]));
     assert!(uses("char *a = __DA\\\nTE__;\n", &[]));
+    assert!(uses("#define P(a, b) a##b\nchar *a = P(__DA, TE__);\n", &[]));
+    assert!(uses("#define P(a, b) a##b\nchar *a = P(__TIMESTAMP, __);\n", &[]));
+    assert!(uses("char *a = P(_, _TIME__);\n", &[]));
+    assert!(!uses("int __DATE, E___, NICE__, __FILE_TIME__, STAMP__X;\n", &[]));
     assert!(!uses("/* __DATE__ */ // __TIME__\nchar *a = \"__DATE__\"; int x__DATE__;\n", &[]));
     assert!(!uses("int TIMEOUT, __DATE__x;\n", &[]));
     assert!(!uses("char *a = __DATE__;\n", &["__DATE__=\"x\""]));
@@ -300,6 +304,12 @@ fn survives(text: &[u8]) -> String {
         for family in [Family::Gcc, Family::Clang] {
             let mut unit = unit(language);
             unit.family = family;
+            if family == Family::Clang {
+                let macros =
+                    format!("{GCC_MACROS}#define __cplusplus 202002L\n#define __STDC_EMBED_FOUND__ 1\n");
+                unit.predefined = Arc::new(Predefined::parse(macros.as_bytes()));
+            }
+            unit.search_path.embed = vec!["a".into()];
             unit.search_path.angle = vec!["".into(), "a".into()];
             let sources =
                 MemorySources::new([("/w/main.c".into(), text.to_vec()), ("/w/a/x.h".into(), Vec::new())]);
@@ -377,6 +387,21 @@ fn hostile_files_end() {
     survives(&[b'"'; 100_000]);
     survives("/*".repeat(500_000).as_bytes());
     survives("R\"(".repeat(500_000).as_bytes());
+    survives(format!("asm .incbin{}", "R\"(".repeat(300_000)).as_bytes());
+    survives(format!("asm(\"{}", ".incbin \\\"".repeat(300_000)).as_bytes());
+    survives(".incbin \"x\";".repeat(300_000).as_bytes());
+    survives(".include \"main.c\"\n".repeat(30_000).as_bytes());
+    survives("asm(\".include \\\"main.c\\\"\");\n".repeat(30_000).as_bytes());
+    survives(
+        format!("#if {}1{}\n#endif\n", "__has_embed(<x.h> limit(".repeat(20_000), "))".repeat(20_000))
+            .as_bytes(),
+    );
+    survives(
+        b"#define F() __has_embed(<x.h> limit(G)) \n#define G F\n#define E\n#if F()\n#elif __has_embed(<x.h> limit(G E ()))\n\
+          #endif\n",
+    );
+    survives("E__".repeat(500_000).as_bytes());
+    survives(format!("#embed {}\n", "<x.h> limit(".repeat(50_000)).as_bytes());
     survives("\\\n".repeat(500_000).as_bytes());
     survives("1'".repeat(500_000).as_bytes());
     survives("'a'".repeat(500_000).as_bytes());
@@ -452,6 +477,11 @@ fn random_files_end() {
         "import ",
         "module",
         ".incbin",
+        ".incbin \\\"x\\\"",
+        "asm(\"",
+        "#embed ",
+        "__has_embed(",
+        "limit(",
         "#if F(A)\n#endif\n",
     ];
     let mut random = Random::new(11);
