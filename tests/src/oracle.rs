@@ -142,6 +142,7 @@ impl Compiler {
                 angle: angle.into_iter().flatten().cloned().collect(),
                 user_directories: flags.user.len(),
                 embed: flags.embed.clone(),
+                ..SearchPath::default()
             },
             predefined: Arc::clone(&probe.predefined),
             macros: flags.macros.clone(),

@@ -28,6 +28,12 @@ const CASES: &[Case] = &[
         arguments: "-Iinc a.c",
     },
     Case {
+        compiler: "gcc",
+        language: Language::Assembler,
+        files: &[("a.S", "x: .incbin \"blob.bin\"\n"), ("deep/inc/blob.bin", "b")],
+        arguments: "-Wa,-I,deep/inc,--noexecstack a.S",
+    },
+    Case {
         compiler: "clang",
         language: Language::C,
         files: &[

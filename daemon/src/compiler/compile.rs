@@ -59,7 +59,8 @@ impl Compile {
 
     /// What the scanner must know. Directories of the search path are looked at, as the compiler does.
     pub fn translation_unit(&self, invocation: &Invocation, toolchain: &Toolchain) -> TranslationUnit {
-        let search_path = search_path::resolve(self, invocation, toolchain);
+        let mut search_path = search_path::resolve(self, invocation, toolchain);
+        search_path.assembler = self.assembler_directories();
         let mut forced_includes = Vec::new();
         for argument in &self.command_line.arguments {
             match argument.meaning {
@@ -80,6 +81,12 @@ impl Compile {
             lexing: self.lexing(),
             answers: Arc::clone(&toolchain.answers),
         }
+    }
+
+    /// `-Wa,-I`.
+    fn assembler_directories(&self) -> Vec<PathBuf> {
+        let lists = self.command_line.with(Meaning::AssemblerList).filter_map(Argument::assembler_list);
+        lists.flat_map(|list| list.directories).map(PathBuf::from).collect()
     }
 
     /// The last of each kind counts; choosing a standard after them takes trigraphs back.
@@ -204,10 +211,12 @@ impl Compile {
 
     /// Whether the command means the same with other paths: no flag ties its output to absolute paths.
     pub fn is_relocatable(&self) -> bool {
-        !self.command_line.arguments.iter().any(|argument| {
-            matches!(argument.meaning, Meaning::Bound | Meaning::Recorded | Meaning::DirectoryPrefix)
-                || argument.path().is_some_and(search_path::is_sysroot_relative)
-        })
+        // Paths inside a list are not mapped.
+        self.assembler_directories().is_empty()
+            && !self.command_line.arguments.iter().any(|argument| {
+                matches!(argument.meaning, Meaning::Bound | Meaning::Recorded | Meaning::DirectoryPrefix)
+                    || argument.path().is_some_and(search_path::is_sysroot_relative)
+            })
     }
 }
 
@@ -288,6 +297,7 @@ mod tests {
         assert!(!compile(line).is_relocatable());
         assert!(compile("gcc -c /w/a.c -I/w/i -g").is_relocatable());
         assert!(!compile("gcc -c a.c -flto").is_relocatable());
+        assert!(!compile("gcc -c a.c -Wa,-I/w/i").is_relocatable());
         assert!(!compile("gcc -c a.c -ffile-prefix-map=/w=.").is_relocatable());
     }
 

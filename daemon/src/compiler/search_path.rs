@@ -178,7 +178,7 @@ fn merge_as_gcc(chains: Chains) -> SearchPath {
     let quote = without_duplicates(chains.quote, &system, &bracket);
     let user_directories = bracket.len();
     let angle = paths(bracket.into_iter().chain(system));
-    SearchPath { quote: paths(quote), angle, user_directories, embed: chains.embed }
+    SearchPath { quote: paths(quote), angle, user_directories, embed: chains.embed, ..SearchPath::default() }
 }
 
 /// Keeps the first of each.
@@ -224,7 +224,13 @@ fn merge_as_clang(chains: Chains) -> SearchPath {
         }
     }
     let user_directories = angle.iter().filter(|directory| !directory.is_system).count();
-    SearchPath { quote: paths(quote), angle: paths(angle), user_directories, embed: chains.embed }
+    SearchPath {
+        quote: paths(quote),
+        angle: paths(angle),
+        user_directories,
+        embed: chains.embed,
+        ..SearchPath::default()
+    }
 }
 
 fn paths(directories: impl IntoIterator<Item = Directory>) -> Vec<PathBuf> {

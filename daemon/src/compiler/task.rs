@@ -136,7 +136,9 @@ fn check_environment(invocation: &Invocation) -> Result<(), Reason> {
 fn check_argument(argument: &Argument) -> Result<(), Reason> {
     let understood = match argument.meaning {
         Meaning::Unsupported => false,
-        Meaning::AssemblerList => argument.list().into_iter().all(is_assembler_option),
+        Meaning::AssemblerList => {
+            argument.assembler_list().is_some_and(|list| list.options.into_iter().all(is_assembler_option))
+        }
         Meaning::PreprocessorList => return argument.preprocessor_list().map(drop),
         Meaning::Xclang => flag_table::XCLANG_OPTIONS.iter().any(|&option| argument.value() == option),
         Meaning::Directory(_) | Meaning::Include | Meaning::Macros => !argument.value().is_empty(),
@@ -386,6 +388,8 @@ mod tests {
             ("gcc -c a.c -MD -Wp,-DX,-MD,q.d -o b.o", "C a.c b.o q.d"),
             ("gcc -c a.c -Wp,-D_FORTIFY_SOURCE=2 -Wp,-UX", "C a.c a.o -"),
             ("gcc -c a.c -Wa,--noexecstack,-mrelax-relocations=no -Wl,-z,now", "C a.c a.o -"),
+            ("gcc -c a.c -Wa,-Iinc,--noexecstack -Wa,-I,dir", "C a.c a.o -"),
+            ("gcc -c a.c -Wa,-I", "local unsupported_flag: -Wa,-I"),
             ("gcc -c a.c -lm -L. -pipe -pthread --param a=1 -w", "C a.c a.o -"),
             ("gcc -c a.c --sysroot=/x -I=/y -isystem $SYSROOT/z", "C a.c a.o -"),
             ("gcc -c a.c -iprefix /x/ -iwithprefix y -iwithprefixbefore z", "C a.c a.o -"),

@@ -150,7 +150,7 @@ fn version(path: PathBuf, files: &Files) -> Result<Input, Reason> {
 
 fn search_directories(unit: &TranslationUnit) -> Vec<PathBuf> {
     let path = &unit.search_path;
-    let directories = path.quote.iter().chain(&path.angle).chain(&path.embed);
+    let directories = path.quote.iter().chain(&path.angle).chain(&path.embed).chain(&path.assembler);
     directories.map(|directory| paths::absolute(&unit.cwd, directory)).collect()
 }
 

@@ -82,6 +82,7 @@ pub(super) struct Search<'a> {
     quote: u32,
     fixed: u32,
     embed: &'a [PathBuf],
+    assembler: &'a [PathBuf],
     files: Vec<File>,
     by_path: std::collections::HashMap<PathBuf, FileId>,
     /// Under which name each file, by device and inode, was found first.
@@ -111,6 +112,7 @@ impl<'a> Search<'a> {
             quote: number(path.quote.len()),
             fixed: number(directories.len()),
             embed: &path.embed,
+            assembler: &path.assembler,
             directories,
             directory_ids: std::collections::HashMap::new(),
             files: Vec::new(),
@@ -285,7 +287,10 @@ impl<'a> Search<'a> {
 
     /// `--embed-dir`.
     pub(super) fn embed_directories(&mut self) -> Vec<DirectoryId> {
-        let directories = self.embed;
+        self.directory_ids(self.embed)
+    }
+
+    fn directory_ids(&mut self, directories: &[PathBuf]) -> Vec<DirectoryId> {
         directories.iter().map(|path| self.directory_id(&spelled(path.as_os_str().as_bytes()))).collect()
     }
 
@@ -298,8 +303,9 @@ impl<'a> Search<'a> {
         }
         let mut files = Vec::new();
         if !name.text().starts_with(b"/") {
-            for directory in 0..self.fixed {
-                files.extend(self.data(DirectoryId(directory), name)?);
+            let given = self.directory_ids(self.assembler);
+            for directory in (0..self.fixed).map(DirectoryId).chain(given) {
+                files.extend(self.data(directory, name)?);
             }
         }
         Ok(files)

@@ -99,6 +99,8 @@ pub struct SearchPath {
     pub user_directories: usize,
     /// `--embed-dir`, for `#embed` and `__has_embed`.
     pub embed: Vec<PathBuf>,
+    /// Where the assembler looks for what it includes, besides the working directory and the directories above.
+    pub assembler: Vec<PathBuf>,
 }
 
 /// One `-D` or `-U`.
