@@ -66,12 +66,16 @@ fn collect(compile: &Compile, invocation: &Invocation, toolchain: &Toolchain) ->
         Family::Clang => bracket.extend(environment.into_iter().chain(flags.bracket_prefixed)),
     }
     let mut system = flags.system;
-    system.extend(directories_of(invocation.variable(match compile.language {
-        Language::C | Language::Assembler => "C_INCLUDE_PATH",
-        Language::Cxx => "CPLUS_INCLUDE_PATH",
-        Language::ObjectiveC => "OBJC_INCLUDE_PATH",
-        Language::ObjectiveCxx => "OBJCPLUS_INCLUDE_PATH",
-    })));
+    let variables = match (compile.language, toolchain.family) {
+        (Language::C | Language::Assembler, _) => &["C_INCLUDE_PATH"][..],
+        (Language::Cxx, _) => &["CPLUS_INCLUDE_PATH"],
+        (Language::ObjectiveC, _) => &["OBJC_INCLUDE_PATH"],
+        (Language::ObjectiveCxx, Family::Gcc) => &["OBJCPLUS_INCLUDE_PATH"],
+        (Language::ObjectiveCxx, Family::Clang) => &["CPLUS_INCLUDE_PATH", "OBJCPLUS_INCLUDE_PATH"],
+    };
+    for name in variables {
+        system.extend(directories_of(invocation.variable(name)));
+    }
     system.extend(toolchain.search_path.angle.iter().cloned());
     system.extend(flags.after);
     let mut quote = flags.quote;
@@ -255,7 +259,7 @@ mod tests {
             std::fs::create_dir_all(root.join(directory)).unwrap();
         }
         symlink("a", root.join("link")).unwrap();
-        for file in ["plain", "x.c", "x.cc", "x.S"] {
+        for file in ["plain", "x.c", "x.cc", "x.S", "x.m", "x.mm"] {
             std::fs::write(root.join(file), "").unwrap();
         }
         let toolchains = toolchains(&root.join("records"));
@@ -278,11 +282,26 @@ mod tests {
         ];
         let environments: [&[(&str, &str)]; 4] = [
             &[],
-            &[("CPATH", "b:a::c"), ("C_INCLUDE_PATH", "d"), ("CPLUS_INCLUDE_PATH", "c:d:")],
+            &[
+                ("CPATH", "b:a::c"),
+                ("C_INCLUDE_PATH", "d"),
+                ("CPLUS_INCLUDE_PATH", "c:d:"),
+                ("OBJC_INCLUDE_PATH", "c"),
+                ("OBJCPLUS_INCLUDE_PATH", "d:a"),
+            ],
             &[("CPATH", ""), ("C_INCLUDE_PATH", ":d"), ("CPLUS_INCLUDE_PATH", "missing")],
             &[("CPATH", "/usr/include:a"), ("C_INCLUDE_PATH", "a:b"), ("CPLUS_INCLUDE_PATH", "a")],
         ];
-        for compiler in ["gcc -c x.c", "g++ -c x.cc", "clang -c x.c", "clang++ -c x.cc", "gcc -c x.S"] {
+        // GCC's Objective-C is a package of its own.
+        for compiler in [
+            "gcc -c x.c",
+            "g++ -c x.cc",
+            "clang -c x.c",
+            "clang++ -c x.cc",
+            "gcc -c x.S",
+            "clang -c x.m",
+            "clang -c x.mm",
+        ] {
             for flags in flags {
                 // The rules of the variables are the same for every driver of a family.
                 let in_full = compiler == "gcc -c x.c" || compiler == "clang++ -c x.cc";

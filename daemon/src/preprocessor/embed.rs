@@ -11,6 +11,7 @@ use crate::preprocessor::expand::header_of;
 use crate::preprocessor::expression;
 use crate::preprocessor::replay::INCLUDE_COST;
 use crate::preprocessor::replay::Replay;
+use crate::preprocessor::search::DirectoryId;
 use crate::preprocessor::source_file::Header;
 use crate::preprocessor::symbol::Symbol;
 use crate::preprocessor::token::Kind;
@@ -76,6 +77,14 @@ impl Replay<'_> {
             self.probed_data.push(file.path);
         }
         Ok(if is_empty { EMPTY } else { FOUND })
+    }
+
+    /// The directory of the file that is being replayed.
+    fn own_directory(&mut self) -> DirectoryId {
+        match self.frames.last() {
+            Some(frame) => self.search.file(frame.file).directory,
+            None => self.search.working_directory(),
+        }
     }
 
     /// Whether a limit leaves anything. A limit that asks for another one is a recursion.

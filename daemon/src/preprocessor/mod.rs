@@ -18,6 +18,7 @@ mod source_file;
 mod sources;
 mod token;
 
+mod assembled;
 mod embed;
 mod expand;
 mod expression;

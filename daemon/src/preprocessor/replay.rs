@@ -18,12 +18,10 @@ use crate::preprocessor::ScannedFile;
 use crate::preprocessor::SourceFile;
 use crate::preprocessor::Sources;
 use crate::preprocessor::TranslationUnit;
-use crate::preprocessor::assembly::AssemblerRead;
 use crate::preprocessor::expand::Expansion;
 use crate::preprocessor::expand::is_operator;
 use crate::preprocessor::expression;
 use crate::preprocessor::macros::MacroTable;
-use crate::preprocessor::search::DirectoryId;
 use crate::preprocessor::search::FileId;
 use crate::preprocessor::search::Found;
 use crate::preprocessor::search::Search;
@@ -88,15 +86,15 @@ pub(super) struct Replay<'a> {
     pub(super) dialect: Dialect,
     pub(super) macros: MacroTable<'a>,
     pub(super) search: Search<'a>,
-    frames: Vec<Frame>,
+    pub(super) frames: Vec<Frame>,
     opened: Vec<FileId>,
     /// What `#embed` reads, and what `__has_embed` found, each path once.
     pub(super) embedded: Vec<ScannedFile>,
     pub(super) probed_data: Vec<PathBuf>,
     pub(super) embed_depth: u32,
     /// What the assembler reads, each path once.
-    assembled: Vec<ScannedFile>,
-    included_assembly: HashSet<PathBuf>,
+    pub(super) assembled: Vec<ScannedFile>,
+    pub(super) included_assembly: HashSet<PathBuf>,
     /// What the compiler must be asked, each once, in order.
     questions: Vec<String>,
     asked: HashSet<String>,
@@ -114,8 +112,8 @@ pub(super) struct Replay<'a> {
 }
 
 /// One file that is being replayed.
-struct Frame {
-    file: FileId,
+pub(super) struct Frame {
+    pub(super) file: FileId,
     found: Option<Found>,
     source: Arc<SourceFile>,
     at: usize,
@@ -409,7 +407,7 @@ impl<'a> Replay<'a> {
                     frame.renumbered = true;
                 }
             }
-            Directive::Assembly(reads) => self.assembly(reads)?,
+            Directive::Assembly(reads) => self.assemble(reads)?,
             Directive::Embed(..) if !self.knows_embed() => return Err(self.not_sure_here("#embed")),
             Directive::Embed(header, line) => {
                 self.line = *line;
@@ -421,37 +419,6 @@ impl<'a> Replay<'a> {
             Directive::NotSure(reason) => return Err(self.not_sure_here(reason)),
         }
         Ok(at + 1)
-    }
-
-    /// Lists what the assembler reads. A file that is nowhere is its own affair: the code may not be used.
-    fn assembly(&mut self, reads: &[AssemblerRead]) -> Result<(), ScanError> {
-        let mut pending = reads.to_vec();
-        while let Some(read) = pending.pop() {
-            self.spend(INCLUDE_COST + self.assembled.len())?;
-            let name = match read {
-                AssemblerRead::Binary(name) | AssemblerRead::Include(name) => name,
-                AssemblerRead::Unclear => return Err(self.not_sure_here("file read by the assembler")),
-            };
-            for file in self.search.assembled(name)? {
-                let is_new = !self.assembled.iter().any(|other| other.path == file.path);
-                if is_new {
-                    self.assembled.push(file.clone());
-                }
-                // An `.include`d file that was `.incbin`ned before is read as well.
-                if matches!(read, AssemblerRead::Include(_))
-                    && self.included_assembly.insert(file.path.clone())
-                {
-                    self.spend(INCLUDE_COST)?;
-                    let text = self.search.assembler_text(&file.path)?;
-                    for directive in text.iter().flat_map(|source| source.directives()) {
-                        if let Directive::Assembly(reads) = directive {
-                            pending.extend_from_slice(reads);
-                        }
-                    }
-                }
-            }
-        }
-        Ok(())
     }
 
     pub(super) fn not_sure_here(&self, reason: &'static str) -> ScanError {
@@ -512,14 +479,6 @@ impl<'a> Replay<'a> {
         match header {
             Header::Computed(tokens) => Expansion::new(self, source.tokens(tokens)).header(),
             header => Ok(header),
-        }
-    }
-
-    /// The directory of the file that is being replayed.
-    pub(super) fn own_directory(&mut self) -> DirectoryId {
-        match self.frames.last() {
-            Some(frame) => self.search.file(frame.file).directory,
-            None => self.search.working_directory(),
         }
     }
 
