@@ -54,6 +54,7 @@ const CASES: &[Case] = &[
         "not_sure",
         "printf '#define F \"a.h\\\\\"\"\\n__asm__(\".incbin \\\\\"\" F);\\n' > i.c; $F gcc -c i.c",
     ),
+    case("not_sure", "gcc a.h -o a.h.gch && $F gcc -c a.c; rm a.h.gch"),
     case("modules", "printf 'export module m;\\n' > m.cc; $F clang++ -std=c++20 -c m.cc"),
     case("modules", "printf 'import <x>;\\n' > m.cc; $F g++ -std=c++20 -fmodules-ts -c m.cc"),
     case(

@@ -65,6 +65,10 @@ impl Dispatcher {
                     if let Some(path) = reason.strip_prefix("modules: ") {
                         return Err(Reason::Modules(path.to_owned()));
                     }
+                    // Under `-M` the compilers read the header itself, so that it lists no precompiled one.
+                    if reason.starts_with("precompiled header: ") {
+                        return Err(Reason::NotSure(reason));
+                    }
                     not_sure = reason;
                     break;
                 }
