@@ -35,6 +35,9 @@ pub enum Reason {
     /// The scanner cannot follow the source, and what the source does there the compiler's `-M` does not list:
     /// the word (`.incbin`, `__has_include`), and the file in which it stands.
     NotSure(String),
+    /// The command makes, uses or looks for modules (C++20, Clang's own): what it reads is made by other commands
+    /// in an order that only the build knows. The flag or the file.
+    Modules(String),
     /// The compiler did not answer the questions about itself; what failed.
     ToolchainProbe(String),
     /// A source or header is not there: the compiler's own message is wanted; its name.
@@ -95,6 +98,7 @@ impl Reason {
             Reason::ResponseFile(_) => "response_file",
             Reason::TimeMacro => "time_macro",
             Reason::NotSure(_) => "not_sure",
+            Reason::Modules(_) => "modules",
             Reason::ToolchainProbe(_) => "toolchain_probe",
             Reason::InputMissing(_) => "input_missing",
             Reason::InputUnreadable(_) => "input_unreadable",
@@ -126,6 +130,7 @@ impl Reason {
             | Reason::UnsupportedEnvironment(detail)
             | Reason::ResponseFile(detail)
             | Reason::NotSure(detail)
+            | Reason::Modules(detail)
             | Reason::ToolchainProbe(detail)
             | Reason::InputMissing(detail)
             | Reason::InputUnreadable(detail)

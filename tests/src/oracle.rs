@@ -15,6 +15,7 @@ use farccd::preprocessor::Answers;
 use farccd::preprocessor::Family;
 use farccd::preprocessor::ForcedInclude;
 use farccd::preprocessor::Language;
+use farccd::preprocessor::Lexing;
 use farccd::preprocessor::MacroOption;
 use farccd::preprocessor::Predefined;
 use farccd::preprocessor::Scan;
@@ -56,6 +57,10 @@ pub struct UnitFlags {
     pub system: Vec<PathBuf>,
     /// `-D` and `-U`.
     pub macros: Vec<MacroOption>,
+    /// `--embed-dir`.
+    pub embed: Vec<PathBuf>,
+    /// `-trigraphs`, `-fno-operator-names`.
+    pub lexing: Lexing,
     /// `-include` and `-imacros`.
     pub forced_includes: Vec<ForcedInclude>,
 }
@@ -64,20 +69,14 @@ impl Compiler {
     /// The usual compilers of this machine that are there, for `language`.
     pub fn installed(language: Language, flags: &[&str]) -> Vec<Compiler> {
         let candidates = match language {
-            Language::Cxx => [("g++", Family::Gcc), ("clang++", Family::Clang)],
-            Language::C | Language::Assembler => [("gcc", Family::Gcc), ("clang", Family::Clang)],
-        };
-        let is_there = |program: &str| {
-            Command::new(program)
-                .arg("--version")
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .status()
-                .is_ok()
+            Language::Cxx | Language::ObjectiveCxx => [("g++", Family::Gcc), ("clang++", Family::Clang)],
+            Language::C | Language::ObjectiveC | Language::Assembler => {
+                [("gcc", Family::Gcc), ("clang", Family::Clang)]
+            }
         };
         candidates
             .into_iter()
-            .filter(|(program, _)| is_there(program))
+            .filter(|(program, _)| is_installed(program, language))
             .map(|(program, family)| Compiler {
                 program: program.to_owned(),
                 family,
@@ -87,14 +86,20 @@ impl Compiler {
             .collect()
     }
 
+    /// One compiler by its name, such as `clang-19`, if it is there.
+    pub fn named(program: &str, language: Language, flags: &[&str]) -> Option<Compiler> {
+        is_installed(program, language).then(|| Compiler {
+            program: program.to_owned(),
+            family: if program.contains("clang") { Family::Clang } else { Family::Gcc },
+            language,
+            flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
+        })
+    }
+
     /// The compiler with its flags, ready for more arguments.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(&self.flags).arg("-x").arg(match self.language {
-            Language::C => "c",
-            Language::Cxx => "c++",
-            Language::Assembler => "assembler-with-cpp",
-        });
+        command.args(&self.flags).arg("-x").arg(self.language.name());
         // Messages and other outputs must not depend on the environment of the test.
         for name in ["CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "DEPENDENCIES_OUTPUT"] {
             command.env_remove(name);
@@ -136,10 +141,13 @@ impl Compiler {
                 quote: flags.quote.clone(),
                 angle: angle.into_iter().flatten().cloned().collect(),
                 user_directories: flags.user.len(),
+                embed: flags.embed.clone(),
+                ..SearchPath::default()
             },
             predefined: Arc::clone(&probe.predefined),
             macros: flags.macros.clone(),
             forced_includes: flags.forced_includes.clone(),
+            lexing: flags.lexing,
             answers: Arc::clone(&probe.answers),
         }
     }
@@ -230,6 +238,13 @@ impl Compiler {
     }
 }
 
+/// Whether the driver is there, and the compiler proper of the language, which has a package of its own for some.
+fn is_installed(program: &str, language: Language) -> bool {
+    let mut command = Command::new(program);
+    command.args(["-E", "-x", language.name(), "/dev/null"]).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
 impl UnitFlags {
     /// The flags as arguments.
     pub fn arguments(&self) -> Vec<OsString> {
@@ -241,6 +256,14 @@ impl UnitFlags {
                 arguments.push(directory.into());
             }
         }
+        for directory in &self.embed {
+            let mut flag = OsString::from("--embed-dir=");
+            flag.push(directory);
+            arguments.push(flag);
+        }
+        arguments
+            .extend(self.lexing.trigraphs.map(|on| if on { "-trigraphs" } else { "-fno-trigraphs" }.into()));
+        arguments.extend(self.lexing.no_operator_names.then(|| "-fno-operator-names".into()));
         for option in &self.macros {
             let (flag, text) = match option {
                 MacroOption::Define(text) => ("-D", text),
@@ -265,7 +288,8 @@ impl UnitFlags {
 ///
 /// `//#` lines at the top say how: `flags:` (`-I -iquote -isystem -D -U -include -imacros`, others go to the
 /// compiler), `gcc:` and `clang:` (or `expect:` for both) the files that are opened, `probed:` those that only
-/// `__has_include` finds, `not_sure:` the reason instead. `//- path` begins a file.
+/// `__has_include` finds, `assembled:` those that the assembler reads, `not_sure:` the reason instead, `compiler:` the
+/// only compiler that understands the case. `//- path` begins a file.
 #[derive(Debug, Default)]
 pub struct Case {
     /// Paths and texts; the first is the source.
@@ -276,6 +300,10 @@ pub struct Case {
     pub compiler_flags: Vec<String>,
     /// What is opened, the source included, by family.
     pub expect: Vec<(Option<Family>, BTreeSet<PathBuf>)>,
+    /// What the assembler reads.
+    pub assembled: BTreeSet<PathBuf>,
+    /// The only compiler that the case is for.
+    pub compiler: Option<String>,
     /// What is only probed.
     pub probed: BTreeSet<PathBuf>,
     /// The reason word of the error instead.
@@ -302,6 +330,8 @@ impl Case {
                     "expect" => case.expect.push((None, paths())),
                     "gcc" => case.expect.push((Some(Family::Gcc), paths())),
                     "clang" => case.expect.push((Some(Family::Clang), paths())),
+                    "assembled" => case.assembled = paths(),
+                    "compiler" => case.compiler = Some(value.trim().to_owned()),
                     "probed" => case.probed = paths(),
                     "not_sure" => case.not_sure = Some(value.trim().to_owned()),
                     _ => bail!("unknown setting {name}"),
@@ -320,6 +350,11 @@ impl Case {
                 "-isystem" => self.flags.system.push(value()?.into()),
                 "-include" => self.flags.forced_includes.push(ForcedInclude::Include(value()?.into())),
                 "-imacros" => self.flags.forced_includes.push(ForcedInclude::Macros(value()?.into())),
+                "-trigraphs" => self.flags.lexing.trigraphs = Some(true),
+                "-fno-operator-names" => self.flags.lexing.no_operator_names = true,
+                _ if word.starts_with("--embed-dir=") => {
+                    self.flags.embed.push(word["--embed-dir=".len()..].into());
+                }
                 _ => match word.split_at_checked(2) {
                     Some(("-I", directory)) => self.flags.user.push(directory.into()),
                     Some(("-D", text)) => self.flags.macros.push(MacroOption::Define(text.into())),

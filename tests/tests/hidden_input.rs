@@ -19,7 +19,6 @@ use farcc_tests::space::TestSpace;
 use farccd::action::Action;
 use farccd::action::Circumstances;
 use farccd::action::CommandSpec;
-use farccd::action::Input;
 use farccd::action::OutputKind;
 use farccd::compiler::Invocation;
 use farccd::config::Remote;
@@ -28,6 +27,7 @@ use farccd::dispatch::Directories;
 use farccd::dispatch::Dispatcher;
 use farccd::executor::remote::Fetched;
 use farccd::executor::remote::RemoteExecutor;
+use farccd::files::InputFile;
 use farccd::reapi::proto;
 use farccd::stats::Stats;
 use farccd::store::Store;
@@ -42,7 +42,7 @@ fn write_project(space: &TestSpace) -> PathBuf {
 }
 
 /// The files that farcc's own scan finds.
-async fn scan(space: &TestSpace, project: &Path) -> Vec<Input> {
+async fn scan(space: &TestSpace, project: &Path) -> Vec<Arc<InputFile>> {
     let at = |name: &str| space.farcc_dir().join(name);
     let directories =
         Directories { store: at("store"), state: at("state"), config_file: space.config_file() };
@@ -59,7 +59,7 @@ async fn scan(space: &TestSpace, project: &Path) -> Vec<Input> {
 }
 
 /// The compile with exactly these inputs.
-fn action(project: &Path, inputs: Vec<Input>) -> Action {
+fn action(project: &Path, inputs: Vec<Arc<InputFile>>) -> Action {
     let environment =
         [("PATH".to_owned(), "/usr/bin:/bin".to_owned()), ("LC_ALL".to_owned(), "C".to_owned())];
     let arguments = ["/usr/bin/gcc", "-Iinclude", "-MMD", "-c", "a.c", "-o", "a.o"];
@@ -93,7 +93,7 @@ async fn assert_needs_every_input(space: &TestSpace, project: &Path, address: &s
     let executor = RemoteExecutor::new(&remote).unwrap();
     let store = Arc::new(Store::open(&space.root().join("results"), 1 << 30).unwrap());
     let inputs = scan(space, project).await;
-    let run = async |inputs: Vec<Input>| -> Fetched {
+    let run = async |inputs: Vec<Arc<InputFile>>| -> Fetched {
         executor.execute(&action(project, inputs), &store, false).await.unwrap()
     };
 

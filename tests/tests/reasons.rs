@@ -50,7 +50,13 @@ const CASES: &[Case] = &[
     case("unsupported_environment", "export DEPENDENCIES_OUTPUT=extra.d; $F gcc -c a.c"),
     case("response_file", "echo @loop > loop; $F gcc -c a.c @loop"),
     case("time_macro", "echo 'const char *d = __TIME__;' > t.c; $F gcc -c -Wdate-time t.c; rm -f t.o"),
-    case("not_sure", "printf '__asm__(\".incbin \\\\\"a.h\\\\\"\");\\n' > i.c; $F gcc -c i.c"),
+    case(
+        "not_sure",
+        "printf '#define F \"a.h\\\\\"\"\\n__asm__(\".incbin \\\\\"\" F);\\n' > i.c; $F gcc -c i.c",
+    ),
+    case("not_sure", "gcc a.h -o a.h.gch && $F gcc -c a.c; rm a.h.gch"),
+    case("modules", "printf 'export module m;\\n' > m.cc; $F clang++ -std=c++20 -c m.cc"),
+    case("modules", "printf 'import <x>;\\n' > m.cc; $F g++ -std=c++20 -fmodules-ts -c m.cc"),
     case(
         "toolchain_probe",
         "mkdir bin; printf '#!/bin/sh\\nexec gcc \"$@\"\\n' > bin/gcc; chmod +x bin/gcc; $F bin/gcc -c a.c",

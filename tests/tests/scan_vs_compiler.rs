@@ -14,6 +14,7 @@ use farcc_tests::oracle::Case;
 use farcc_tests::oracle::Compiler;
 use farcc_tests::oracle::UnitFlags;
 use farccd::files::Files;
+use farccd::files::InputFile;
 use farccd::paths::lexically_normal;
 use farccd::preprocessor::DiskSources;
 use farccd::preprocessor::Family;
@@ -34,13 +35,17 @@ fn sources() -> DiskSources {
     DiskSources::new(Arc::new(Files::with_clock(long_after)))
 }
 
+fn paths(files: &[Arc<InputFile>]) -> Vec<PathBuf> {
+    files.iter().map(|file| file.path.clone()).collect()
+}
+
 fn normal(files: &[PathBuf]) -> BTreeSet<PathBuf> {
     files.iter().map(|file| file.components().collect()).collect()
 }
 
 /// Compares one scan with `-M`; the number of files that the compiler lists and of those that it does not.
 fn compare(what: &str, scanned: &Scan, listed: &BTreeSet<PathBuf>) -> (usize, usize) {
-    let probed = normal(&scanned.probed);
+    let probed = normal(&paths(&scanned.probed));
     let scanned = normal(&scanned.paths());
     // Clang lists what a `__has_include` found, GCC does not.
     let missing: Vec<_> = listed.difference(&scanned).filter(|&file| !probed.contains(file)).collect();
@@ -309,10 +314,21 @@ fn cases() {
         let language = match path.extension().and_then(|extension| extension.to_str()) {
             Some("c") => Language::C,
             Some("cc") => Language::Cxx,
+            Some("m") => Language::ObjectiveC,
+            Some("mm") => Language::ObjectiveCxx,
             _ => Language::Assembler,
         };
         let flags: Vec<&str> = case.compiler_flags.iter().map(String::as_str).collect();
-        for compiler in Compiler::installed(language, &flags) {
+        let compilers: Vec<Compiler> = match &case.compiler {
+            Some(program) => Compiler::named(program, language, &flags).into_iter().collect(),
+            None => Compiler::installed(language, &flags),
+        };
+        if let Some(program) = &case.compiler
+            && compilers.is_empty()
+        {
+            farcc_tests::skipped(&path.display().to_string(), &format!("{program} is not installed"));
+        }
+        for compiler in compilers {
             let key = (compiler.program.clone(), language, case.compiler_flags.clone());
             let probe = probes.entry(key).or_insert_with(|| compiler.probe().unwrap());
             let what = format!("{} {}", compiler.program, path.file_name().unwrap().display());
@@ -342,7 +358,9 @@ fn check_case(what: &str, case: &Case, compiler: &Compiler, probe: &farcc_tests:
     };
     let expected = case.expected(compiler.family).unwrap();
     assert_eq!(&below(&scanned.paths()), expected, "{what}");
-    assert_eq!(below(&scanned.probed), case.probed, "{what}: probed");
+    assert_eq!(below(&paths(&scanned.probed)), case.probed, "{what}: probed");
+    let assembled: Vec<PathBuf> = scanned.assembled.iter().map(|file| file.path.clone()).collect();
+    assert_eq!(below(&assembled), case.assembled, "{what}: assembled");
 
     let directory = tempfile::tempdir().unwrap();
     case.write(directory.path()).unwrap();

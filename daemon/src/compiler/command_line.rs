@@ -64,6 +64,15 @@ impl CommandLine {
     }
 }
 
+/// A `-Wa,…` argument, taken apart.
+#[derive(Debug, Default)]
+pub(super) struct AssemblerList<'a> {
+    /// Where the assembler looks for files, after the working directory.
+    pub(super) directories: Vec<&'a OsStr>,
+    /// Everything else.
+    pub(super) options: Vec<&'a OsStr>,
+}
+
 impl Argument {
     fn parse(word: OsString, rest: &mut impl Iterator<Item = OsString>) -> Result<Argument, Reason> {
         let bytes = word.as_bytes();
@@ -138,6 +147,20 @@ impl Argument {
     /// The parts of a `-Wp,` or `-Wa,` list.
     pub(super) fn list(&self) -> Vec<&OsStr> {
         self.value().as_bytes().split(|&byte| byte == b',').map(OsStr::from_bytes).collect()
+    }
+
+    /// For `-Wa,…`: the directories of its `-I`, and its other options; None: a directory is missing.
+    pub(super) fn assembler_list(&self) -> Option<AssemblerList<'_>> {
+        let mut list = AssemblerList::default();
+        let mut parts = self.list().into_iter();
+        while let Some(part) = parts.next() {
+            match part.as_bytes().strip_prefix(b"-I") {
+                Some(b"") => list.directories.push(parts.next().filter(|part| !part.is_empty())?),
+                Some(directory) => list.directories.push(OsStr::from_bytes(directory)),
+                None => list.options.push(part),
+            }
+        }
+        Some(list)
     }
 
     /// For `-Wp,…,-MD,file,…`: the depfile, and what is left of the argument without it.

@@ -15,6 +15,7 @@ use crate::compiler::search_path;
 use crate::preprocessor::Family;
 use crate::preprocessor::ForcedInclude;
 use crate::preprocessor::Language;
+use crate::preprocessor::Lexing;
 use crate::preprocessor::MacroOption;
 use crate::preprocessor::TranslationUnit;
 
@@ -58,7 +59,8 @@ impl Compile {
 
     /// What the scanner must know. Directories of the search path are looked at, as the compiler does.
     pub fn translation_unit(&self, invocation: &Invocation, toolchain: &Toolchain) -> TranslationUnit {
-        let search_path = search_path::resolve(self, invocation, toolchain);
+        let mut search_path = search_path::resolve(self, invocation, toolchain);
+        search_path.assembler = self.assembler_directories();
         let mut forced_includes = Vec::new();
         for argument in &self.command_line.arguments {
             match argument.meaning {
@@ -76,8 +78,34 @@ impl Compile {
             predefined: Arc::clone(&toolchain.predefined),
             macros: self.macros(),
             forced_includes,
+            lexing: self.lexing(),
             answers: Arc::clone(&toolchain.answers),
         }
+    }
+
+    /// `-Wa,-I`.
+    fn assembler_directories(&self) -> Vec<PathBuf> {
+        let lists = self.command_line.with(Meaning::AssemblerList).filter_map(Argument::assembler_list);
+        lists.flat_map(|list| list.directories).map(PathBuf::from).collect()
+    }
+
+    /// The last of each kind counts; choosing a standard after them takes trigraphs back.
+    fn lexing(&self) -> Lexing {
+        let mut lexing = Lexing::default();
+        for argument in &self.command_line.arguments {
+            let is_negative = argument.name.as_encoded_bytes().starts_with(b"-fno-");
+            match argument.meaning {
+                Meaning::Trigraphs => lexing.trigraphs = Some(!is_negative),
+                Meaning::OperatorNames => lexing.no_operator_names = is_negative,
+                Meaning::Probe
+                    if argument.name == "-ansi" || argument.name.as_encoded_bytes().ends_with(b"-std=") =>
+                {
+                    lexing.trigraphs = None;
+                }
+                _ => {}
+            }
+        }
+        lexing
     }
 
     /// `-D` and `-U`, in the order in which the preprocessor sees them: both drivers put what `-Wp,` brings
@@ -183,10 +211,12 @@ impl Compile {
 
     /// Whether the command means the same with other paths: no flag ties its output to absolute paths.
     pub fn is_relocatable(&self) -> bool {
-        !self.command_line.arguments.iter().any(|argument| {
-            matches!(argument.meaning, Meaning::Bound | Meaning::Recorded | Meaning::DirectoryPrefix)
-                || argument.path().is_some_and(search_path::is_sysroot_relative)
-        })
+        // Paths inside a list are not mapped.
+        self.assembler_directories().is_empty()
+            && !self.command_line.arguments.iter().any(|argument| {
+                matches!(argument.meaning, Meaning::Bound | Meaning::Recorded | Meaning::DirectoryPrefix)
+                    || argument.path().is_some_and(search_path::is_sysroot_relative)
+            })
     }
 }
 
@@ -240,6 +270,22 @@ mod tests {
     }
 
     #[test]
+    fn the_last_flag_about_trigraphs_counts() {
+        for (flags, expected) in [
+            ("", None),
+            ("-trigraphs", Some(true)),
+            ("-std=gnu99 -trigraphs", Some(true)),
+            ("-trigraphs -std=gnu99", None),
+            ("-fno-trigraphs -ansi", None),
+            ("-ftrigraphs -fno-trigraphs", Some(false)),
+        ] {
+            assert_eq!(compile(&format!("gcc -c a.c {flags}")).lexing().trigraphs, expected, "{flags}");
+        }
+        let names = |flags: &str| compile(&format!("gcc -c a.cc {flags}")).lexing().no_operator_names;
+        assert!(names("-fno-operator-names") && !names("-fno-operator-names -foperator-names"));
+    }
+
+    #[test]
     fn every_path_is_mapped() {
         let line = "gcc -c /w/a.c -o/w/a.o -I /w/i -isystem/w/s -include /w/p.h -Wp,-DX,-MMD,/w/a.d --sysroot=/w/r -I=/x -O2";
         let mapped =
@@ -251,6 +297,7 @@ mod tests {
         assert!(!compile(line).is_relocatable());
         assert!(compile("gcc -c /w/a.c -I/w/i -g").is_relocatable());
         assert!(!compile("gcc -c a.c -flto").is_relocatable());
+        assert!(!compile("gcc -c a.c -Wa,-I/w/i").is_relocatable());
         assert!(!compile("gcc -c a.c -ffile-prefix-map=/w=.").is_relocatable());
     }
 

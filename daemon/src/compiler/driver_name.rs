@@ -14,6 +14,8 @@ pub(super) enum ProgramKind {
     Linker,
     /// A compiler, preprocessor or assembler that farcc does not understand.
     OtherCompiler,
+    /// `clang-scan-deps`: looks for modules before anything is compiled.
+    ModuleScanner,
     /// A launcher like farcc: what follows is a compile that it will handle in its own way.
     OtherLauncher,
     /// Anything else.
@@ -47,6 +49,7 @@ const KNOWN: &[(&str, ProgramKind)] = &[
     ("cpp", ProgramKind::OtherCompiler),
     ("clang-cpp", ProgramKind::OtherCompiler),
     ("clang-cl", ProgramKind::OtherCompiler),
+    ("clang-scan-deps", ProgramKind::ModuleScanner),
     ("gfortran", ProgramKind::OtherCompiler),
     ("flang", ProgramKind::OtherCompiler),
     ("gccgo", ProgramKind::OtherCompiler),
@@ -127,6 +130,7 @@ mod tests {
             ("x86_64-linux-gnu-ld.gold", ProgramKind::Linker),
             ("clang-cpp-14", ProgramKind::OtherCompiler),
             ("x86_64-linux-gnu-gfortran", ProgramKind::OtherCompiler),
+            ("clang-scan-deps-19", ProgramKind::ModuleScanner),
             ("ccache", ProgramKind::OtherLauncher),
             ("gcc-nm", ProgramKind::Unknown),
             ("clang-tidy", ProgramKind::Unknown),

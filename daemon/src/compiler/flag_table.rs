@@ -39,6 +39,8 @@ pub(super) enum Chain {
     WithPrefix,
     /// `-iwithprefixbefore`.
     WithPrefixBefore,
+    /// `--embed-dir`, for `#embed` alone.
+    Embed,
 }
 
 /// What a flag asks for.
@@ -88,6 +90,12 @@ pub(super) enum Meaning {
     ProbePath,
     /// `--sysroot`, `-isysroot`: the same, and it stands for `=` in directories.
     Sysroot,
+    /// `-trigraphs` and its kin: they change how text is read, but no macro.
+    Trigraphs,
+    /// `-fno-operator-names`, likewise.
+    OperatorNames,
+    /// Modules: the command reads or writes what other commands make of their sources.
+    Modules,
     /// Chooses whether diagnostics have colours.
     Colour,
     /// Changes code or diagnostics, but nothing that is read or written.
@@ -235,6 +243,7 @@ static ROWS: &[Row] = &[
     row("-iprefix", Either, Meaning::DirectoryPrefix),
     row("-iwithprefix", Either, Meaning::Directory(Chain::WithPrefix)),
     row("-iwithprefixbefore", Either, Meaning::Directory(Chain::WithPrefixBefore)),
+    row("--embed-dir=", Joined, Meaning::Directory(Chain::Embed)),
     row("-iwithsysroot", Either, Meaning::Unsupported),
     row("-include", Either, Meaning::Include),
     row("-include-pch", Separate, Meaning::Unsupported),
@@ -253,7 +262,13 @@ static ROWS: &[Row] = &[
     row("-nostdlibinc", Exact, Meaning::Probe),
     row("-nobuiltininc", Exact, Meaning::Probe),
     row("-undef", Exact, Meaning::Probe),
-    row("-trigraphs", Exact, Meaning::Unsupported),
+    row("-trigraphs", Exact, Meaning::Trigraphs),
+    row("-ftrigraphs", Exact, Meaning::Trigraphs),
+    row("-fno-trigraphs", Exact, Meaning::Trigraphs),
+    row("-foperator-names", Exact, Meaning::OperatorNames),
+    row("-fno-operator-names", Exact, Meaning::OperatorNames),
+    // What the scanner takes for part of an identifier anyway.
+    row("-fdollars-in-identifiers", Exact, Meaning::Probe),
     row("-traditional", Exact, Meaning::Unsupported),
     row("-traditional-cpp", Exact, Meaning::Unsupported),
     row("-remap", Exact, Meaning::Unsupported),
@@ -263,6 +278,7 @@ static ROWS: &[Row] = &[
     row("-H", Exact, Meaning::Unsupported),
     row("-d", Joined, Meaning::Unsupported),
     // Depfiles.
+    row("-fdeps-", Joined, Meaning::Modules),
     row("-MD", Exact, Meaning::Depfile),
     row("-MMD", Exact, Meaning::Depfile),
     row("-MF", Either, Meaning::DepfileName),
@@ -284,6 +300,17 @@ static ROWS: &[Row] = &[
     row("-Xarch_", Joined, Meaning::Unsupported),
     row("-Xopenmp-target", Separate, Meaning::Unsupported),
     row("-mllvm", Separate, Meaning::Unsupported),
+    // Modules of C++20 and of Clang; `-fno-modules` is what is so anyway.
+    row("-fmodules", Exact, Meaning::Modules),
+    row("-fmodules-", Joined, Meaning::Modules),
+    row("-fcxx-modules", Exact, Meaning::Modules),
+    row("-fmodule-", Joined, Meaning::Modules),
+    row("-fprebuilt-module-path", Joined, Meaning::Modules),
+    row("-fprebuilt-implicit-modules", Exact, Meaning::Modules),
+    row("-fimplicit-modules", Exact, Meaning::Modules),
+    row("-fimplicit-module-maps", Exact, Meaning::Modules),
+    row("-fmodule-header", Joined, Meaning::Modules),
+    row("--precompile", Exact, Meaning::Modules),
     // Language, target, code.
     row("-std=", Joined, Meaning::Probe),
     row("--std=", Joined, Meaning::Probe),
@@ -293,7 +320,7 @@ static ROWS: &[Row] = &[
     row("-ObjC", Joined, Meaning::Unsupported),
     row("-m", Joined, Meaning::Probe),
     row("-mllvm=", Joined, Meaning::Unsupported),
-    row("-module", Joined, Meaning::Unsupported),
+    row("-module", Joined, Meaning::Modules),
     row("-meabi", Separate, Meaning::Unsupported),
     row("-march=native", Joined, Meaning::Unsupported),
     row("-mcpu=native", Joined, Meaning::Unsupported),
@@ -648,8 +675,11 @@ mod tests {
             ("-fprofile-arcs", None),
             ("-fplugin=x.so", None),
             ("-fdump-tree-all", None),
-            ("-fmodules", None),
-            ("-fmodule-file=x", None),
+            ("-fmodules", Some(Meaning::Modules)),
+            ("-fmodules-ts", Some(Meaning::Modules)),
+            ("-fmodule-file=x", Some(Meaning::Modules)),
+            ("-fdeps-format=p1689r5", Some(Meaning::Modules)),
+            ("-fdelete-null-pointer-checks", Some(Meaning::Probe)),
             ("-ftime-trace", None),
             ("-fstack-usage", None),
             ("-fsave-optimization-record", None),

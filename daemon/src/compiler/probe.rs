@@ -91,11 +91,7 @@ impl Driver<'_> {
 
     /// The value of `-x` for the language.
     pub(super) fn language_name(&self) -> &'static OsStr {
-        OsStr::new(match self.language {
-            Language::C => "c",
-            Language::Cxx => "c++",
-            Language::Assembler => "assembler-with-cpp",
-        })
+        OsStr::new(self.language.name())
     }
 
     /// Asks everything.

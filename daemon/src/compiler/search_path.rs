@@ -34,6 +34,8 @@ struct Chains {
     quote: Vec<Directory>,
     bracket: Vec<Directory>,
     system: Vec<Directory>,
+    /// `--embed-dir`: looked through as they are given.
+    embed: Vec<PathBuf>,
 }
 
 /// The search path of a compile: its flags, its environment and the compiler's built-in directories, without
@@ -64,10 +66,16 @@ fn collect(compile: &Compile, invocation: &Invocation, toolchain: &Toolchain) ->
         Family::Clang => bracket.extend(environment.into_iter().chain(flags.bracket_prefixed)),
     }
     let mut system = flags.system;
-    system.extend(directories_of(invocation.variable(match compile.language {
-        Language::C | Language::Assembler => "C_INCLUDE_PATH",
-        Language::Cxx => "CPLUS_INCLUDE_PATH",
-    })));
+    let variables = match (compile.language, toolchain.family) {
+        (Language::C | Language::Assembler, _) => &["C_INCLUDE_PATH"][..],
+        (Language::Cxx, _) => &["CPLUS_INCLUDE_PATH"],
+        (Language::ObjectiveC, _) => &["OBJC_INCLUDE_PATH"],
+        (Language::ObjectiveCxx, Family::Gcc) => &["OBJCPLUS_INCLUDE_PATH"],
+        (Language::ObjectiveCxx, Family::Clang) => &["CPLUS_INCLUDE_PATH", "OBJCPLUS_INCLUDE_PATH"],
+    };
+    for name in variables {
+        system.extend(directories_of(invocation.variable(name)));
+    }
     system.extend(toolchain.search_path.angle.iter().cloned());
     system.extend(flags.after);
     let mut quote = flags.quote;
@@ -76,6 +84,7 @@ fn collect(compile: &Compile, invocation: &Invocation, toolchain: &Toolchain) ->
         quote: existing(quote, false),
         bracket: existing(bracket, false),
         system: existing(system, true),
+        embed: flags.embed,
     }
 }
 
@@ -87,6 +96,7 @@ struct Flags {
     bracket_prefixed: Vec<PathBuf>,
     system: Vec<PathBuf>,
     after: Vec<PathBuf>,
+    embed: Vec<PathBuf>,
 }
 
 impl Flags {
@@ -113,6 +123,7 @@ impl Flags {
                     (Chain::WithPrefix, Family::Gcc) => flags.system.push(prefixed()),
                     // Clang adds these before all `-idirafter`.
                     (Chain::WithPrefix, Family::Clang) => flags.after.push(prefixed()),
+                    (Chain::Embed, _) => flags.embed.push(value.into()),
                     (Chain::WithPrefixBefore, _) => flags.bracket_prefixed.push(prefixed()),
                 },
                 _ => {}
@@ -170,7 +181,8 @@ fn merge_as_gcc(chains: Chains) -> SearchPath {
     let bracket = without_duplicates(chains.bracket, &system, &system);
     let quote = without_duplicates(chains.quote, &system, &bracket);
     let user_directories = bracket.len();
-    SearchPath { quote: paths(quote), angle: paths(bracket.into_iter().chain(system)), user_directories }
+    let angle = paths(bracket.into_iter().chain(system));
+    SearchPath { quote: paths(quote), angle, user_directories, embed: chains.embed, ..SearchPath::default() }
 }
 
 /// Keeps the first of each.
@@ -216,7 +228,13 @@ fn merge_as_clang(chains: Chains) -> SearchPath {
         }
     }
     let user_directories = angle.iter().filter(|directory| !directory.is_system).count();
-    SearchPath { quote: paths(quote), angle: paths(angle), user_directories }
+    SearchPath {
+        quote: paths(quote),
+        angle: paths(angle),
+        user_directories,
+        embed: chains.embed,
+        ..SearchPath::default()
+    }
 }
 
 fn paths(directories: impl IntoIterator<Item = Directory>) -> Vec<PathBuf> {
@@ -241,7 +259,7 @@ mod tests {
             std::fs::create_dir_all(root.join(directory)).unwrap();
         }
         symlink("a", root.join("link")).unwrap();
-        for file in ["plain", "x.c", "x.cc", "x.S"] {
+        for file in ["plain", "x.c", "x.cc", "x.S", "x.m", "x.mm"] {
             std::fs::write(root.join(file), "").unwrap();
         }
         let toolchains = toolchains(&root.join("records"));
@@ -264,11 +282,26 @@ mod tests {
         ];
         let environments: [&[(&str, &str)]; 4] = [
             &[],
-            &[("CPATH", "b:a::c"), ("C_INCLUDE_PATH", "d"), ("CPLUS_INCLUDE_PATH", "c:d:")],
+            &[
+                ("CPATH", "b:a::c"),
+                ("C_INCLUDE_PATH", "d"),
+                ("CPLUS_INCLUDE_PATH", "c:d:"),
+                ("OBJC_INCLUDE_PATH", "c"),
+                ("OBJCPLUS_INCLUDE_PATH", "d:a"),
+            ],
             &[("CPATH", ""), ("C_INCLUDE_PATH", ":d"), ("CPLUS_INCLUDE_PATH", "missing")],
             &[("CPATH", "/usr/include:a"), ("C_INCLUDE_PATH", "a:b"), ("CPLUS_INCLUDE_PATH", "a")],
         ];
-        for compiler in ["gcc -c x.c", "g++ -c x.cc", "clang -c x.c", "clang++ -c x.cc", "gcc -c x.S"] {
+        // GCC's Objective-C is a package of its own.
+        for compiler in [
+            "gcc -c x.c",
+            "g++ -c x.cc",
+            "clang -c x.c",
+            "clang++ -c x.cc",
+            "gcc -c x.S",
+            "clang -c x.m",
+            "clang -c x.mm",
+        ] {
             for flags in flags {
                 // The rules of the variables are the same for every driver of a family.
                 let in_full = compiler == "gcc -c x.c" || compiler == "clang++ -c x.cc";

@@ -65,6 +65,7 @@ pub fn classify(invocation: &Invocation) -> Task {
         ProgramKind::OtherCompiler => {
             return Task::Local(Reason::UnsupportedLanguage(base_name.into_owned()));
         }
+        ProgramKind::ModuleScanner => return Task::Local(Reason::Modules(base_name.into_owned())),
         ProgramKind::OtherLauncher => return Task::Local(Reason::NotACompiler),
         ProgramKind::Unknown => return Task::Other,
     };
@@ -75,6 +76,10 @@ fn classify_driver(invocation: &Invocation, default_language: Language) -> Resul
     let command_line = CommandLine::parse(&invocation.argv[1..], &invocation.cwd)?;
     if command_line.arguments.is_empty() || command_line.has(Meaning::Information) {
         return Err(Reason::Information);
+    }
+    // A command that scans for modules (P1689) preprocesses, too.
+    if let Some(argument) = command_line.with(Meaning::Modules).next() {
+        return Err(Reason::Modules(argument.text()));
     }
     if command_line.has(Meaning::Preprocess) {
         return Err(Reason::Preprocess);
@@ -131,7 +136,9 @@ fn check_environment(invocation: &Invocation) -> Result<(), Reason> {
 fn check_argument(argument: &Argument) -> Result<(), Reason> {
     let understood = match argument.meaning {
         Meaning::Unsupported => false,
-        Meaning::AssemblerList => argument.list().into_iter().all(is_assembler_option),
+        Meaning::AssemblerList => {
+            argument.assembler_list().is_some_and(|list| list.options.into_iter().all(is_assembler_option))
+        }
         Meaning::PreprocessorList => return argument.preprocessor_list().map(drop),
         Meaning::Xclang => flag_table::XCLANG_OPTIONS.iter().any(|&option| argument.value() == option),
         Meaning::Directory(_) | Meaning::Include | Meaning::Macros => !argument.value().is_empty(),
@@ -165,6 +172,7 @@ fn check_directories(command_line: &CommandLine) -> Result<(), Reason> {
                 true
             }
             Meaning::Directory(Chain::WithPrefix | Chain::WithPrefixBefore) => has_prefix,
+            Meaning::Directory(Chain::Embed) => true,
             Meaning::Directory(_) => {
                 let value = argument.value().as_bytes();
                 !(value.starts_with(b"=") || value.starts_with(b"$SYSROOT")) || !sysroots.is_empty()
@@ -204,7 +212,12 @@ fn find_source(
         Some(name) => match name.as_bytes() {
             b"c" => Language::C,
             b"c++" => Language::Cxx,
+            b"objective-c" => Language::ObjectiveC,
+            b"objective-c++" => Language::ObjectiveCxx,
             b"assembler-with-cpp" => Language::Assembler,
+            b"c++-module" | b"c++-system-header" | b"c++-user-header" | b"c++-header-unit-header" => {
+                return Err(Reason::Modules(format!("-x {}", name.to_string_lossy())));
+            }
             _ => return Err(Reason::UnsupportedLanguage(name.to_string_lossy().into_owned())),
         },
         None => language_of_suffix(&path, default_language)?,
@@ -218,7 +231,10 @@ fn language_of_suffix(source: &Path, default_language: Language) -> Result<Langu
     match suffix.as_bytes() {
         b"c" => Ok(default_language),
         b"cc" | b"cp" | b"cxx" | b"cpp" | b"CPP" | b"c++" | b"C" => Ok(Language::Cxx),
+        b"m" => Ok(Language::ObjectiveC),
+        b"mm" | b"M" => Ok(Language::ObjectiveCxx),
         b"S" | b"sx" => Ok(Language::Assembler),
+        b"cppm" | b"ccm" | b"cxxm" | b"c++m" | b"ixx" => Err(Reason::Modules(source.display().to_string())),
         _ => Err(Reason::UnsupportedLanguage(suffix.to_string_lossy().into_owned())),
     }
 }
@@ -354,6 +370,10 @@ mod tests {
             ("gcc -xc++ -c a.c", "Cxx a.c a.o -"),
             ("gcc -c a.c -x c++", "C a.c a.o -"),
             ("gcc -x c++ -x none -c a.c", "C a.c a.o -"),
+            ("gcc -c a.m", "ObjectiveC a.m a.o -"),
+            ("clang -c a.mm", "ObjectiveCxx a.mm a.o -"),
+            ("gcc -c -x objective-c++ a.cc", "ObjectiveCxx a.cc a.o -"),
+            ("gcc -c a.c -trigraphs -fno-operator-names --embed-dir=d", "C a.c a.o -"),
             ("gcc -c -x assembler-with-cpp a.s", "Assembler a.s a.o -"),
             ("/usr/bin/x86_64-linux-gnu-g++-12 -c a.cpp", "Cxx a.cpp a.o -"),
             ("gcc -c a.c -MD", "C a.c a.o a.d"),
@@ -368,6 +388,8 @@ mod tests {
             ("gcc -c a.c -MD -Wp,-DX,-MD,q.d -o b.o", "C a.c b.o q.d"),
             ("gcc -c a.c -Wp,-D_FORTIFY_SOURCE=2 -Wp,-UX", "C a.c a.o -"),
             ("gcc -c a.c -Wa,--noexecstack,-mrelax-relocations=no -Wl,-z,now", "C a.c a.o -"),
+            ("gcc -c a.c -Wa,-Iinc,--noexecstack -Wa,-I,dir", "C a.c a.o -"),
+            ("gcc -c a.c -Wa,-I", "local unsupported_flag: -Wa,-I"),
             ("gcc -c a.c -lm -L. -pipe -pthread --param a=1 -w", "C a.c a.o -"),
             ("gcc -c a.c --sysroot=/x -I=/y -isystem $SYSROOT/z", "C a.c a.o -"),
             ("gcc -c a.c -iprefix /x/ -iwithprefix y -iwithprefixbefore z", "C a.c a.o -"),
@@ -420,6 +442,17 @@ mod tests {
             ("gcc -### -c a.c", "local information"),
             ("gcc -print-prog-name=as", "local information"),
             ("gcc -dumpmachine", "local information"),
+            ("g++ -c a.cc -fmodules-ts", "local modules: -fmodules-ts"),
+            (
+                "g++ -E -x c++ a.cc -MT a.ddi -MD -MF a.d -fmodules-ts -fdeps-file=a.ddi -fdeps-format=p1689r5 -o a.i",
+                "local modules: -fmodules-ts",
+            ),
+            ("clang-scan-deps-19 -format=p1689 -- clang++ -c a.cc", "local modules: clang-scan-deps-19"),
+            ("clang++ -std=c++20 --precompile a.cppm -o a.pcm", "local modules: --precompile"),
+            ("clang++ -std=c++20 -c a.cppm", "local modules: a.cppm"),
+            ("clang++ -std=c++20 -c -x c++-module a.cc", "local modules: -x c++-module"),
+            ("clang++ -std=c++20 -c a.cc -fmodule-file=x=x.pcm", "local modules: -fmodule-file=x=x.pcm"),
+            ("clang -c a.m -fmodules", "local modules: -fmodules"),
             ("gcc -E a.c", "local preprocess"),
             ("gcc -MM a.c", "local preprocess"),
             ("gcc -M -c a.c", "local preprocess"),
@@ -439,7 +472,6 @@ mod tests {
             ("gcc -c", "local input_missing: the command names no source"),
             ("gcc -c a.s", "local unsupported_language: s"),
             ("gcc -c a.o", "local unsupported_language: o"),
-            ("gcc -c a.m", "local unsupported_language: m"),
             ("gcc -c a.i", "local unsupported_language: i"),
             ("gcc -c -x c-header a.h", "local unsupported_language: c-header"),
             ("gfortran -c a.f90", "local unsupported_language: gfortran"),
@@ -465,9 +497,6 @@ mod tests {
             "-fstack-usage",
             "-ftime-trace",
             "-fplugin=x",
-            "-fmodules",
-            "-fmodules-ts",
-            "-fmodule-file=x",
             "-fcallgraph-info",
             "-fsave-optimization-record",
             "-Wa,-a=x",
@@ -504,8 +533,6 @@ mod tests {
             "-mllvm -x",
             "--",
             "-H",
-            "-trigraphs",
-            "-fno-operator-names",
             "-finput-charset=latin1",
             "-never-heard-of",
             "--analyze",

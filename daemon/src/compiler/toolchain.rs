@@ -138,7 +138,7 @@ impl Record {
             search_path: SearchPath {
                 quote: self.quote.clone(),
                 angle: self.angle.clone(),
-                user_directories: 0,
+                ..SearchPath::default()
             },
             answers: Arc::new(answers),
             programs,

@@ -33,7 +33,6 @@ use crate::digest::Digest;
 use crate::digest::Hasher;
 use crate::files::Files;
 use crate::preprocessor::Family;
-use crate::preprocessor::Language;
 use crate::process::Program;
 use crate::process::env_value;
 use crate::reason::Reason;
@@ -305,11 +304,7 @@ fn key(compile: &Compile, invocation: &Invocation) -> Result<Digest, Reason> {
     let mut hasher = Hasher::new();
     hasher.field(compile.driver.as_os_str().as_bytes());
     hasher.field(format!("{stamp:?}").as_bytes());
-    hasher.field(match compile.language {
-        Language::C => b"c",
-        Language::Cxx => b"c++",
-        Language::Assembler => b"assembler",
-    });
+    hasher.field(compile.language.name().as_bytes());
     let flags = compile.probe_flags();
     hasher.field(flags.len().to_string().as_bytes());
     flags.iter().for_each(|flag| hasher.field(flag.as_bytes()));

@@ -51,7 +51,8 @@ impl Dispatcher {
                 let unit = asking.translation_unit(&asked, &known);
                 let scan = scans.scan(&unit)?;
                 Ok(Scanned {
-                    inputs: scan.files.iter().chain(&scan.probed).cloned().collect(),
+                    // What the assembler reads, no depfile lists: the audit asks only that all that is listed was found.
+                    inputs: scan.all_files().cloned().collect(),
                     directories: search_directories(&unit),
                     uses_time: scan.uses_timestamp || scan.uses_time && !time_is_fixed(&asked, &known),
                     not_sure: None,
@@ -61,6 +62,13 @@ impl Dispatcher {
                 Ok(scanned) => return Ok(scanned),
                 Err(ScanError::Unanswered(questions)) => questions,
                 Err(ScanError::NotSure(reason)) => {
+                    if let Some(path) = reason.strip_prefix("modules: ") {
+                        return Err(Reason::Modules(path.to_owned()));
+                    }
+                    // Under `-M` the compilers read the header itself, so that it lists no precompiled one.
+                    if reason.starts_with("precompiled header: ") {
+                        return Err(Reason::NotSure(reason));
+                    }
                     not_sure = reason;
                     break;
                 }
@@ -128,7 +136,8 @@ fn version(path: PathBuf, files: &Files) -> Result<InputFile, Reason> {
 }
 
 fn search_directories(unit: &TranslationUnit) -> Vec<PathBuf> {
-    let directories = unit.search_path.quote.iter().chain(&unit.search_path.angle);
+    let path = &unit.search_path;
+    let directories = path.quote.iter().chain(&path.angle).chain(&path.embed).chain(&path.assembler);
     directories.map(|directory| paths::absolute(&unit.cwd, directory)).collect()
 }
 

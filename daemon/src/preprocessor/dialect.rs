@@ -42,7 +42,7 @@ impl Dialect {
             Family::Clang => value(Symbol::CLANG_MAJOR) >= 13,
         };
         match language {
-            Language::Cxx => {
+            Language::Cxx | Language::ObjectiveCxx => {
                 let standard = value(Symbol::CPLUSPLUS);
                 Dialect {
                     cxx: true,
@@ -56,7 +56,7 @@ impl Dialect {
                     elifdef: elifdef_known && (!gcc || !strict || standard > 202_002),
                 }
             }
-            Language::C => {
+            Language::C | Language::ObjectiveC => {
                 let standard = value(Symbol::STDC_VERSION);
                 let c90 = standard <= 199_409;
                 Dialect {

@@ -390,7 +390,8 @@ impl<'r, 'a> Expansion<'r, 'a> {
         }
         let operand = self.operand(name)?;
         // Clang looks for files in operands that are not evaluated, too, and lists them in its depfile.
-        let is_look_up = matches!(name.text, Symbol::HAS_INCLUDE | Symbol::HAS_INCLUDE_NEXT);
+        let is_look_up =
+            matches!(name.text, Symbol::HAS_INCLUDE | Symbol::HAS_INCLUDE_NEXT | Symbol::HAS_EMBED);
         if self.unevaluated > 0 && !(is_look_up && self.replay.unit.family == Family::Clang) {
             return Ok(Some(Token::number(Symbol::ZERO)));
         }
@@ -400,10 +401,14 @@ impl<'r, 'a> Expansion<'r, 'a> {
                     Some(Token { kind: Kind::HeaderName, text, .. }) => Header::Angled(*text),
                     _ => {
                         let tokens = self.expand(&operand)?;
-                        header_of(&tokens)?
+                        header_of(&tokens)?.0
                     }
                 };
                 self.replay.has_include(header, name.text == Symbol::HAS_INCLUDE_NEXT)?
+            }
+            Symbol::HAS_EMBED if self.replay.knows_embed() => {
+                let tokens = self.expand(&operand)?;
+                self.replay.has_embed(&tokens)?
             }
             Symbol::HAS_EMBED => return Err(ScanError::not_sure("#embed", "__has_embed")),
             _ => {
@@ -450,7 +455,7 @@ impl<'r, 'a> Expansion<'r, 'a> {
     /// The header that the remaining tokens name (C17 6.10.2 p4).
     pub(super) fn header(&mut self) -> Result<Header, ScanError> {
         let tokens = self.rest()?;
-        let header = header_of(&tokens)?;
+        let (header, _) = header_of(&tokens)?;
         if let Header::Quoted(name) | Header::Angled(name) = header {
             self.replay.spend_bytes(name.text().len())?;
         }
@@ -458,25 +463,26 @@ impl<'r, 'a> Expansion<'r, 'a> {
     }
 }
 
-/// Tokens between `<` and `>` are spelled out, each blank sequence as one blank, as GCC and Clang do.
-fn header_of(tokens: &[Token]) -> Result<Header, ScanError> {
+/// The header that the first of `tokens` name, and the rest of them. Those between `<` and `>` are spelled out, each
+/// blank sequence as one blank, as GCC and Clang do.
+pub(super) fn header_of(tokens: &[Token]) -> Result<(Header, &[Token]), ScanError> {
     let malformed = || ScanError::not_sure("computed include", "no header name");
     let (first, rest) = tokens.split_first().ok_or_else(malformed)?;
     match first.kind {
-        Kind::HeaderName => return Ok(Header::Angled(first.text)),
+        Kind::HeaderName => return Ok((Header::Angled(first.text), rest)),
         Kind::String => {
             let text = first.text.text();
             let name =
                 text.strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\"")).ok_or_else(malformed)?;
-            return Ok(Header::Quoted(Symbol::of(name)));
+            return Ok((Header::Quoted(Symbol::of(name)), rest));
         }
         _ if first.is(Symbol::LESS) => {}
         _ => return Err(malformed()),
     }
     let mut name = Vec::new();
-    for token in rest {
+    for (index, token) in rest.iter().enumerate() {
         if token.is(Symbol::GREATER) {
-            return Ok(Header::Angled(Symbol::of(&name)));
+            return Ok((Header::Angled(Symbol::of(&name)), &rest[index + 1..]));
         }
         if token.has(Token::SPACE) {
             name.push(b' ');

@@ -91,7 +91,8 @@ impl Parser<'_, '_> {
     }
 
     fn word_operator(&self, word: Symbol) -> Option<Symbol> {
-        if self.expansion.replay.unit.language != Language::Cxx {
+        let unit = self.expansion.replay.unit;
+        if !unit.language.is_cxx() || unit.lexing.no_operator_names {
             return None;
         }
         Some(match word {
@@ -281,9 +282,11 @@ impl Parser<'_, '_> {
                 let replay = &mut *self.expansion.replay;
                 replay.looked_elsewhere();
                 let truth = match replay.unit.language {
-                    Language::Cxx => token.text == Symbol::TRUE,
+                    Language::Cxx | Language::ObjectiveCxx => token.text == Symbol::TRUE,
                     // C23 made them keywords; compilers that implement drafts of it differ.
-                    Language::C if token.text == Symbol::TRUE && replay.is_after_c17() => {
+                    Language::C | Language::ObjectiveC
+                        if token.text == Symbol::TRUE && replay.is_after_c17() =>
+                    {
                         replay.ask("true".to_owned(), 1) != 0
                     }
                     _ => false,

@@ -25,11 +25,12 @@ use crate::preprocessor::Answers;
 use crate::preprocessor::DiskSources;
 use crate::preprocessor::Family;
 use crate::preprocessor::ForcedInclude;
-use crate::preprocessor::Language;
+use crate::preprocessor::Lexing;
 use crate::preprocessor::MacroOption;
 use crate::preprocessor::Predefined;
 use crate::preprocessor::Scan;
 use crate::preprocessor::ScanError;
+use crate::preprocessor::SearchPath;
 use crate::preprocessor::TranslationUnit;
 use crate::preprocessor::scan;
 use crate::preprocessor::survey::Evidence;
@@ -48,7 +49,7 @@ pub struct Memo {
 /// One scan, and what shows that it still holds.
 struct Remembered {
     scan: Arc<Scan>,
-    /// For each file of the scan, opened or probed, whether its `stat` can be trusted.
+    /// For each file of the scan, whether its `stat` can be trusted.
     settled: Box<[bool]>,
     evidence: RwLock<Arc<Evidence>>,
     size_bytes: usize,
@@ -79,7 +80,7 @@ impl Memo {
         let evidence = std::mem::take(&mut scan.evidence).since(started);
         let scan = Arc::new(scan);
         let is_settled = |file: &Arc<InputFile>| file.version.fingerprint.is_settled(started);
-        let settled: Box<[bool]> = scan.files.iter().chain(&scan.probed).map(is_settled).collect();
+        let settled: Box<[bool]> = scan.all_files().map(is_settled).collect();
         let size_bytes = size_of::<Remembered>()
             + settled.len() * (1 + size_of::<Arc<InputFile>>())
             + scan.failed_lookups.size_bytes()
@@ -127,7 +128,7 @@ impl Memo {
 
 impl Remembered {
     fn holds(&self, sources: &DiskSources) -> bool {
-        let mut files = self.scan.files.iter().chain(&self.scan.probed).zip(&self.settled);
+        let mut files = self.scan.all_files().zip(&self.settled);
         if !files.all(|(file, settled)| is_unchanged(file, *settled, sources.files())) {
             return false;
         }
@@ -156,7 +157,8 @@ fn key(unit: &TranslationUnit) -> Digest {
         source,
         language,
         family,
-        search_path,
+        lexing: Lexing { trigraphs, no_operator_names },
+        search_path: SearchPath { quote, angle, user_directories, embed, assembler },
         predefined,
         macros,
         forced_includes,
@@ -167,19 +169,22 @@ fn key(unit: &TranslationUnit) -> Digest {
     let path = |hasher: &mut Hasher, path: &Path| hasher.field(path.as_os_str().as_bytes());
     path(&mut hasher, cwd);
     path(&mut hasher, source);
-    hasher.field(match language {
-        Language::C => b"c",
-        Language::Cxx => b"c++",
-        Language::Assembler => b"assembler",
-    });
+    hasher.field(language.name().as_bytes());
     hasher.field(match family {
         Family::Gcc => b"gcc",
         Family::Clang => b"clang",
     });
-    number(&mut hasher, search_path.quote.len());
-    number(&mut hasher, search_path.angle.len());
-    number(&mut hasher, search_path.user_directories);
-    search_path.quote.iter().chain(&search_path.angle).for_each(|directory| path(&mut hasher, directory));
+    hasher.field(match trigraphs {
+        None => b"",
+        Some(false) => b"-",
+        Some(true) => b"+",
+    });
+    number(&mut hasher, usize::from(*no_operator_names));
+    number(&mut hasher, *user_directories);
+    for directories in [quote, angle, embed, assembler] {
+        number(&mut hasher, directories.len());
+        directories.iter().for_each(|directory| path(&mut hasher, directory));
+    }
     number(&mut hasher, Arc::as_ptr(predefined).addr());
     number(&mut hasher, Arc::as_ptr(answers).addr());
     number(&mut hasher, macros.len());
@@ -210,6 +215,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+    use crate::preprocessor::Language;
     use crate::preprocessor::tests::unit;
 
     /// What was written a moment ago counts as settled.

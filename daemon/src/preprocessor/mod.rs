@@ -11,16 +11,20 @@ mod unit;
 
 mod symbol;
 
+mod assembly;
 mod dialect;
 mod skimmer;
 mod source_file;
 mod sources;
 mod token;
 
+mod assembled;
 mod decision;
+mod embed;
 mod expand;
 mod expression;
 mod macros;
+mod names;
 mod replay;
 mod search;
 mod survey;
@@ -45,6 +49,7 @@ pub use unit::Answers;
 pub use unit::Family;
 pub use unit::ForcedInclude;
 pub use unit::Language;
+pub use unit::Lexing;
 pub use unit::MacroOption;
 pub use unit::SearchPath;
 pub use unit::TranslationUnit;
@@ -58,10 +63,14 @@ use crate::preprocessor::survey::Evidence;
 /// What a unit reads.
 #[derive(Debug)]
 pub struct Scan {
-    /// Every file that is opened, the source first, then in order. No path twice. A path is the working directory
-    /// joined with the path as the compiler spells it, `..` kept.
+    /// Every file that is opened, the source first, then in order, at the end what `#embed` reads. No path twice. A
+    /// path is the working directory joined with the path as the compiler spells it, `..` kept.
     pub files: Vec<Arc<InputFile>>,
-    /// Files that a `__has_include` found and nothing opened; spelled likewise.
+    /// Files that the assembler reads for `.incbin` and `.include`, likewise. No compiler's `-M` lists them. Some may
+    /// be in excess: a statement that no code uses counts, and of the assembler's search path every directory
+    /// that has the file.
+    pub assembled: Vec<Arc<InputFile>>,
+    /// Files that a `__has_include` or `__has_embed` found and nothing opened; spelled likewise.
     pub probed: Vec<Arc<InputFile>>,
     /// `__DATE__` or `__TIME__` may be expanded: it stands in some file's code or macros.
     pub uses_time: bool,
@@ -74,6 +83,11 @@ pub struct Scan {
 }
 
 impl Scan {
+    /// All files on which the compile depends, in whichever way.
+    pub fn all_files(&self) -> impl Iterator<Item = &Arc<InputFile>> {
+        self.files.iter().chain(&self.assembled).chain(&self.probed)
+    }
+
     /// The paths of the files that are opened.
     pub fn paths(&self) -> Vec<PathBuf> {
         self.files.iter().map(|file| file.path.clone()).collect()

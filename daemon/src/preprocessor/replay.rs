@@ -4,14 +4,15 @@
 use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::digest::Digest;
+use crate::files::InputFile;
 use crate::files::Version;
 use crate::preprocessor::Dialect;
 use crate::preprocessor::Family;
 use crate::preprocessor::ForcedInclude;
-use crate::preprocessor::Language;
 use crate::preprocessor::MacroOption;
 use crate::preprocessor::Scan;
 use crate::preprocessor::ScanError;
@@ -19,11 +20,7 @@ use crate::preprocessor::SourceFile;
 use crate::preprocessor::Sources;
 use crate::preprocessor::TranslationUnit;
 use crate::preprocessor::decision::Circumstances;
-use crate::preprocessor::decision::Recalled;
 use crate::preprocessor::expand::Expansion;
-use crate::preprocessor::expand::is_operator;
-use crate::preprocessor::expression;
-use crate::preprocessor::macros::Macro;
 use crate::preprocessor::macros::MacroTable;
 use crate::preprocessor::search::FileId;
 use crate::preprocessor::search::Found;
@@ -34,18 +31,18 @@ use crate::preprocessor::source_file::Condition;
 use crate::preprocessor::source_file::Directive;
 use crate::preprocessor::source_file::Header;
 use crate::preprocessor::source_file::Including;
-use crate::preprocessor::source_file::Tokens;
 use crate::preprocessor::symbol::Symbol;
-use crate::preprocessor::token::Kind;
-use crate::preprocessor::token::Token;
 
 /// GCC's `-fmax-include-depth` and Clang's fixed limit.
 const DEEPEST_INCLUDE: usize = 200;
 
+/// The reason word for a line of a module.
+const MODULES: &str = "modules";
+
 /// How much work one unit may be: directives, tokens read in expansions, and includes, which count as many. The
 /// largest real units need a few per cent of it.
 const BUDGET: usize = 1 << 26;
-const INCLUDE_COST: usize = 64;
+pub(super) const INCLUDE_COST: usize = 64;
 const BYTE_COST: usize = 4;
 
 /// The files that `unit` reads.
@@ -59,13 +56,20 @@ pub fn scan(unit: &TranslationUnit, sources: &dyn Sources) -> Result<Scan, ScanE
         return Err(ScanError::Unanswered(replay.questions));
     }
     result?;
-    let files = replay.opened.iter().map(|id| Arc::clone(&replay.search.file(*id).input)).collect();
+    let mut files: Vec<Arc<InputFile>> =
+        replay.opened.iter().map(|id| Arc::clone(&replay.search.file(*id).input)).collect();
+    let is_opened = |file: &Arc<InputFile>| replay.search.is_opened(&file.path);
+    files.extend(replay.embedded.iter().filter(|file| !is_opened(file)).cloned());
     let only_probed = replay.search.files().filter(|file| file.probed && !file.opened);
-    let probed = only_probed.map(|file| Arc::clone(&file.input)).collect();
+    let mut probed: Vec<_> = only_probed.map(|file| Arc::clone(&file.input)).collect();
+    let mut probed_data = replay.probed_data;
+    probed_data.retain(|data| !files.iter().any(|file| file.path == data.path));
+    probed.append(&mut probed_data);
     let time_words = replay.time_words & !replay.redefined_time_words;
     let (failed_lookups, evidence) = replay.search.into_failed_lookups();
     Ok(Scan {
         files,
+        assembled: replay.assembled,
         probed,
         uses_time: time_words & !TIMESTAMP_WORD != 0,
         uses_timestamp: time_words & TIMESTAMP_WORD != 0,
@@ -79,34 +83,41 @@ pub(super) struct Replay<'a> {
     pub(super) unit: &'a TranslationUnit,
     pub(super) dialect: Dialect,
     pub(super) macros: MacroTable<'a>,
-    search: Search<'a>,
-    frames: Vec<Frame>,
+    pub(super) search: Search<'a>,
+    pub(super) frames: Vec<Frame>,
     opened: Vec<FileId>,
+    /// What `#embed` reads, and what `__has_embed` found, each path once.
+    pub(super) embedded: Vec<Arc<InputFile>>,
+    pub(super) probed_data: Vec<Arc<InputFile>>,
+    pub(super) embed_depth: u32,
+    /// What the assembler reads, each path once.
+    pub(super) assembled: Vec<Arc<InputFile>>,
+    pub(super) included_assembly: HashSet<PathBuf>,
     /// What the compiler must be asked, each once, in order.
-    questions: Vec<String>,
-    asked: HashSet<String>,
+    pub(super) questions: Vec<String>,
+    pub(super) asked: HashSet<String>,
     /// Some file is to be read once; from then on, files under other names are compared.
     seen_once: bool,
     once: HashSet<Same>,
     time_words: u8,
     redefined_time_words: u8,
     /// The file being replayed was named on the command line, or included by one that was.
-    forced: bool,
+    pub(super) forced: bool,
     /// The number of the line of the directive that is being replayed; 0: unknown.
-    line: u32,
+    pub(super) line: u32,
     budget: usize,
     /// What the condition that is being evaluated depends on, if that is to be kept.
-    circumstances: Option<Circumstances>,
+    pub(super) circumstances: Option<Circumstances>,
 }
 
 /// One file that is being replayed.
-struct Frame {
-    file: FileId,
+pub(super) struct Frame {
+    pub(super) file: FileId,
     found: Option<Found>,
     source: Arc<SourceFile>,
     at: usize,
     /// A `#line` was met: lines and the file's name are no longer known.
-    renumbered: bool,
+    pub(super) renumbered: bool,
 }
 
 /// What makes two files the same for `#pragma once`. GCC compares size, time in seconds and content (libcpp
@@ -128,7 +139,8 @@ impl Same {
 
 impl<'a> Replay<'a> {
     pub(super) fn new(unit: &'a TranslationUnit, sources: &'a dyn Sources) -> Replay<'a> {
-        let dialect = Dialect::new(unit.language, unit.family, &unit.predefined);
+        let mut dialect = Dialect::new(unit.language, unit.family, &unit.predefined);
+        dialect.trigraphs = unit.lexing.trigraphs.unwrap_or(dialect.trigraphs);
         Replay {
             unit,
             dialect,
@@ -136,6 +148,11 @@ impl<'a> Replay<'a> {
             search: Search::new(unit, sources, dialect),
             frames: Vec::new(),
             opened: Vec::new(),
+            embedded: Vec::new(),
+            probed_data: Vec::new(),
+            embed_depth: 0,
+            assembled: Vec::new(),
+            included_assembly: HashSet::new(),
             questions: Vec::new(),
             asked: HashSet::new(),
             seen_once: false,
@@ -281,8 +298,6 @@ impl<'a> Replay<'a> {
         self.time_words |= facts.time_words;
         let reason = if facts.not_sure.is_some() {
             facts.not_sure
-        } else if facts.module_line && self.has_modules() {
-            Some("modules")
         } else if facts.lone_carriage_return && self.unit.family == Family::Clang {
             Some("lone carriage return")
         } else {
@@ -298,9 +313,11 @@ impl<'a> Replay<'a> {
 
     fn has_modules(&self) -> bool {
         let predefined = &self.unit.predefined;
-        self.unit.language == Language::Cxx
-            && (predefined.integer(Symbol::CPLUSPLUS) > Some(201_703)
-                || predefined.is_defined(Symbol::CPP_MODULES))
+        match self.unit.family {
+            // GCC has them under `-fmodules` and `-fmodules-ts` only, and then says so.
+            Family::Gcc => predefined.is_defined(Symbol::CPP_MODULES),
+            Family::Clang => predefined.integer(Symbol::CPLUSPLUS) > Some(201_703),
+        }
     }
 
     /// Begins to replay a file, unless it is to be read once or its guard is defined.
@@ -399,17 +416,26 @@ impl<'a> Replay<'a> {
                     frame.renumbered = true;
                 }
             }
+            Directive::Assembly(reads) => self.assemble(reads)?,
+            Directive::Embed(..) if !self.knows_embed() => return Err(self.not_sure_here("#embed")),
+            Directive::Embed(header, line) => {
+                self.line = *line;
+                let header = self.computed(source, *header)?;
+                self.embed(header)?;
+            }
+            Directive::Module if self.has_modules() => return Err(self.not_sure_here(MODULES)),
+            Directive::Module => {}
             Directive::NotSure(reason) => return Err(self.not_sure_here(reason)),
         }
         Ok(at + 1)
     }
 
-    fn not_sure_here(&self, reason: &'static str) -> ScanError {
+    pub(super) fn not_sure_here(&self, reason: &'static str) -> ScanError {
         ScanError::not_sure(reason, self.current_path().display().to_string())
     }
 
     /// The file that is being replayed.
-    fn current_path(&self) -> &Path {
+    pub(super) fn current_path(&self) -> &Path {
         self.frames.last().map_or(&self.unit.cwd, |frame| &*self.search.file(frame.file).input.path)
     }
 
@@ -439,59 +465,13 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// The value of an expression, from memory where it was decided under the same circumstances.
-    fn decide(&mut self, source: &SourceFile, tokens: Tokens, place: u32) -> Result<bool, ScanError> {
-        let family = self.unit.family;
-        let decisions = source.decisions(place);
-        let recalled = decisions.map(|known| known.recall(family, &self.macros, &self.unit.answers));
-        if let Some(Recalled::Holds(holds)) = recalled {
-            return Ok(holds);
-        }
-        if matches!(recalled, Some(Recalled::Nothing)) {
-            self.circumstances = Some(Circumstances::default());
-        }
-        let holds = expression::evaluate(Expansion::new(self, source.tokens(tokens)));
-        if let (Some(decisions), Some(circumstances), Ok(holds)) =
-            (decisions, self.circumstances.take(), &holds)
-        {
-            decisions.keep(family, circumstances, *holds);
-        }
-        holds
-    }
-
-    /// The definition of `name`, noted among the circumstances of a condition.
-    pub(super) fn macro_of(&mut self, name: Symbol) -> Option<Arc<Macro>> {
-        if let Some(circumstances) = &mut self.circumstances {
-            circumstances.looked_at_macro(name, self.macros.state(name));
-        }
-        self.macros.get(name).cloned()
-    }
-
-    /// Whether the unit undefined `name` itself, noted likewise.
-    pub(super) fn is_undefined(&mut self, name: Symbol) -> bool {
-        if let Some(circumstances) = &mut self.circumstances {
-            circumstances.looked_at_macro(name, self.macros.state(name));
-        }
-        self.macros.is_undefined(name)
-    }
-
-    /// Notes that a condition depends on what cannot be compared later.
-    pub(super) fn looked_elsewhere(&mut self) {
-        if let Some(circumstances) = &mut self.circumstances {
-            circumstances.looked_elsewhere();
-        }
-    }
-
     fn include(
         &mut self,
         source: &SourceFile,
         including: Including,
         header: Header,
     ) -> Result<(), ScanError> {
-        let header = match header {
-            Header::Computed(tokens) => Expansion::new(self, source.tokens(tokens)).header()?,
-            header => header,
-        };
+        let header = self.computed(source, header)?;
         let found = self.look_up(header, including == Including::Next)?;
         let (Header::Quoted(name) | Header::Angled(name)) = header else {
             return Err(self.not_sure_here("computed include"));
@@ -501,6 +481,14 @@ impl<'a> Replay<'a> {
         };
         self.search.looks_for_precompiled = false;
         self.enter(found.file, Some(found), including == Including::Import)
+    }
+
+    /// The header that a directive names, through macros where it does not name it itself.
+    fn computed(&mut self, source: &SourceFile, header: Header) -> Result<Header, ScanError> {
+        match header {
+            Header::Computed(tokens) => Expansion::new(self, source.tokens(tokens)).header(),
+            header => Ok(header),
+        }
     }
 
     fn look_up(&mut self, header: Header, next: bool) -> Result<Option<Found>, ScanError> {
@@ -539,97 +527,5 @@ impl<'a> Replay<'a> {
             }
             None => Ok(0),
         }
-    }
-
-    /// The compiler's answer, or `otherwise` while it is not known.
-    pub(super) fn ask(&mut self, question: String, otherwise: i64) -> i64 {
-        if let Some(answer) = self.unit.answers.get(&question) {
-            if let Some(circumstances) = &mut self.circumstances {
-                circumstances.got_answer(&question, *answer);
-            }
-            return *answer;
-        }
-        self.looked_elsewhere();
-        if self.asked.insert(question.clone()) {
-            self.questions.push(question);
-        }
-        otherwise
-    }
-
-    /// C: a standard after C17.
-    pub(super) fn is_after_c17(&self) -> bool {
-        self.unit.predefined.integer(Symbol::STDC_VERSION) > Some(201_710)
-    }
-
-    /// What `defined` says of `name`.
-    pub(super) fn is_defined(&mut self, name: Symbol) -> bool {
-        if self.macro_of(name).is_some() {
-            return true;
-        }
-        match name {
-            _ if self.macros.is_undefined(name) => false,
-            Symbol::FILE
-            | Symbol::LINE_NUMBER
-            | Symbol::COUNTER
-            | Symbol::INCLUDE_LEVEL
-            | Symbol::BASE_FILE
-            | Symbol::DATE
-            | Symbol::TIME
-            | Symbol::TIMESTAMP => true,
-            Symbol::FILE_NAME | Symbol::PRAGMA_OPERATOR | Symbol::FLT_EVAL_METHOD => self.ask_defined(name),
-            _ => is_operator(name) && self.ask_defined(name),
-        }
-    }
-
-    /// While the answer is open it is taken for yes, so that one pass finds as many questions as it can.
-    fn ask_defined(&mut self, name: Symbol) -> bool {
-        self.ask(format!("defined({})", name.display()), 1) != 0
-    }
-
-    /// A macro whose value changes from place to place.
-    pub(super) fn dynamic_macro(&mut self, name: Symbol) -> Result<Option<Token>, ScanError> {
-        let value = self.value_here(name)?;
-        // What `__FLT_EVAL_METHOD__` is, the compiler answered: that is noted.
-        if value.is_some() && name != Symbol::FLT_EVAL_METHOD {
-            self.looked_elsewhere();
-        }
-        Ok(value)
-    }
-
-    fn value_here(&mut self, name: Symbol) -> Result<Option<Token>, ScanError> {
-        let number = |value: usize| Some(Token::number(Symbol::of(value.to_string().as_bytes())));
-        let renumbered = self.frames.last().is_some_and(|frame| frame.renumbered);
-        Ok(match name {
-            Symbol::LINE_NUMBER if self.line > 0 && !renumbered => number(self.line as usize),
-            Symbol::INCLUDE_LEVEL if !self.frames.is_empty() => {
-                number(self.frames.len() - 1 + usize::from(self.forced))
-            }
-            Symbol::FILE if !renumbered => {
-                let spelled = self.frames.last().map(|frame| &self.search.file(frame.file).spelled[..]);
-                Some(self.string(name, spelled.unwrap_or_default())?)
-            }
-            Symbol::BASE_FILE => Some(self.string(name, self.unit.source.as_os_str().as_bytes())?),
-            Symbol::FLT_EVAL_METHOD if self.is_defined(name) => {
-                let value = self.ask(name.display(), 0);
-                Some(Token::number(Symbol::of(value.to_string().as_bytes())))
-            }
-            Symbol::LINE_NUMBER
-            | Symbol::INCLUDE_LEVEL
-            | Symbol::FILE
-            | Symbol::COUNTER
-            | Symbol::DATE
-            | Symbol::TIME
-            | Symbol::TIMESTAMP
-            | Symbol::FILE_NAME => return Err(self.not_sure_here("dynamic macro in a directive")),
-            _ => None,
-        })
-    }
-
-    fn string(&self, name: Symbol, text: &[u8]) -> Result<Token, ScanError> {
-        if text.iter().any(|byte| matches!(byte, b'"' | b'\\' | b'\n')) {
-            return Err(ScanError::not_sure("dynamic macro in a directive", name.display()));
-        }
-        let quoted = [b"\"", text, b"\""].concat();
-        Ok(Token { kind: Kind::String, flags: 0, text: Symbol::of(&quoted) })
     }
 }

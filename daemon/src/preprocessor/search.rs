@@ -87,6 +87,8 @@ pub(super) struct Search<'a> {
     /// How many directories are quote directories, and how many belong to the search path at all.
     quote: u32,
     fixed: u32,
+    embed: &'a [PathBuf],
+    assembler: &'a [PathBuf],
     files: Vec<File>,
     by_path: HashMap<OsString, FileId>,
     /// Under which name each file, by device and inode, was found first; for Clang alone.
@@ -95,6 +97,8 @@ pub(super) struct Search<'a> {
     chains: SymbolMap<(DirectoryId, Symbol), Option<Found>>,
     /// Files that were looked for by their whole path and are not there, absolute.
     absent: Vec<PathBuf>,
+    /// Files of which only the digest is asked, by path.
+    data: HashMap<OsString, Option<Arc<InputFile>>>,
     /// Whether precompiled headers are still looked for: only the first include can be one.
     pub(super) looks_for_precompiled: bool,
 }
@@ -111,6 +115,8 @@ impl<'a> Search<'a> {
             sources,
             quote: number(path.quote.len()),
             fixed: number(directories.len()),
+            embed: &path.embed,
+            assembler: &path.assembler,
             directories,
             directory_ids: HashMap::default(),
             survey: Survey::new(sources),
@@ -120,6 +126,7 @@ impl<'a> Search<'a> {
             first_names: HashMap::default(),
             chains: SymbolMap::default(),
             absent: Vec::new(),
+            data: HashMap::default(),
             looks_for_precompiled: true,
         }
     }
@@ -130,6 +137,10 @@ impl<'a> Search<'a> {
 
     pub(super) fn file_mut(&mut self, id: FileId) -> &mut File {
         &mut self.files[id.0 as usize]
+    }
+
+    pub(super) fn is_opened(&self, path: &Path) -> bool {
+        self.by_path.get(path.as_os_str()).is_some_and(|&id| self.file(id).opened)
     }
 
     pub(super) fn files(&self) -> impl Iterator<Item = &File> {
@@ -262,17 +273,83 @@ impl<'a> Search<'a> {
         if is_listed && self.survey.lacks((id.0, &directory.path), name) {
             return Ok(None);
         }
-        let mut path = directory.spelled.clone();
-        if !path.is_empty() && !path.ends_with(b"/") {
-            path.push(b'/');
-        }
-        path.extend_from_slice(name.text());
+        let path = self.spelled_in(id, name);
         let file = self.probe_path(path)?;
         if file.is_none() {
             let directory = &self.directories[id.0 as usize];
             self.survey.was_absent((id.0, &directory.path), name);
         }
         Ok(file)
+    }
+
+    fn spelled_in(&self, directory: DirectoryId, name: Symbol) -> Vec<u8> {
+        let mut path = self.directories[directory.0 as usize].spelled.clone();
+        if !path.is_empty() && !path.ends_with(b"/") {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name.text());
+        path
+    }
+
+    /// The file `name` (absolute, or relative to `directory`), by its digest.
+    pub(super) fn data(
+        &mut self,
+        directory: DirectoryId,
+        name: Symbol,
+    ) -> Result<Option<Arc<InputFile>>, ScanError> {
+        let is_absolute = name.text().starts_with(b"/");
+        let spelled = if is_absolute { name.text().to_vec() } else { self.spelled_in(directory, name) };
+        let path = paths::absolute(self.cwd, Path::new(OsStr::from_bytes(&spelled)));
+        if let Some(file) = self.data.get(path.as_os_str()) {
+            return Ok(file.clone());
+        }
+        let version = match self.sources.version(&path) {
+            Ok(version) => version,
+            Err(error) => return Err(ScanError::Unreadable { path, error }),
+        };
+        let file = version.map(|version| Arc::new(InputFile { path: path.clone(), version }));
+        if file.is_none() {
+            self.absent.push(path.clone());
+        }
+        self.data.insert(path.into(), file.clone());
+        Ok(file)
+    }
+
+    /// `--embed-dir`.
+    pub(super) fn embed_directories(&mut self) -> Vec<DirectoryId> {
+        self.directory_ids(self.embed)
+    }
+
+    fn directory_ids(&mut self, directories: &[PathBuf]) -> Vec<DirectoryId> {
+        directories.iter().map(|path| self.directory_id(&spelled(path.as_os_str().as_bytes()))).collect()
+    }
+
+    /// What the assembler may open as `name`: first in the working directory, then in those that it is given. GNU
+    /// as is given `-I`, Clang's own assembler `-iquote` and `-isystem` as well, so all that have the file count.
+    pub(super) fn assembled(&mut self, name: Symbol) -> Result<Vec<Arc<InputFile>>, ScanError> {
+        let cwd = self.working_directory();
+        if let Some(file) = self.data(cwd, name)? {
+            return Ok(vec![file]);
+        }
+        let mut files = Vec::new();
+        if !name.text().starts_with(b"/") {
+            let given = self.directory_ids(self.assembler);
+            for directory in (0..self.fixed).map(DirectoryId).chain(given) {
+                files.extend(self.data(directory, name)?);
+            }
+        }
+        Ok(files)
+    }
+
+    /// Assembler text at `path`, which was found before.
+    pub(super) fn assembler_text(&self, path: &Path) -> Result<Option<Arc<SourceFile>>, ScanError> {
+        // What the assembler itself takes for a comment differs from target to target: what seems one there is
+        // read at worst in excess.
+        let dialect = Dialect { assembler: true, ..Dialect::default() };
+        match self.sources.load(path, dialect) {
+            Ok(loaded) => Ok(loaded.map(|loaded| loaded.source)),
+            Err(error) => Err(ScanError::Unreadable { path: path.to_owned(), error }),
+        }
     }
 
     fn probe_path(&mut self, spelled: Vec<u8>) -> Result<Option<FileId>, ScanError> {

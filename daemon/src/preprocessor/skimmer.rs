@@ -2,12 +2,24 @@
 //! Knows nothing of what a directive means.
 
 use crate::preprocessor::Dialect;
+use crate::preprocessor::assembly;
+use crate::preprocessor::assembly::AssemblerRead;
 use crate::preprocessor::source_file::Facts;
 use crate::preprocessor::symbol::Symbol;
 use crate::preprocessor::token::RawString;
 use crate::preprocessor::token::is_blank;
 use crate::preprocessor::token::is_identifier_byte;
+use crate::preprocessor::token::is_raw_prefix;
 use crate::preprocessor::token::raw_string;
+
+/// What the skimmer stops at.
+pub(super) enum Part {
+    Directive(Line),
+    /// A line of code by which the assembler reads files.
+    Assembly(Vec<AssemblerRead>),
+    /// A line that declares or imports a module where the language has modules (C++20 15.4, 15.5).
+    Module,
+}
 
 /// One directive as a logical line.
 pub(super) struct Line {
@@ -19,6 +31,8 @@ pub(super) struct Line {
     pub(super) spliced: bool,
     /// A line that is no directive stands before it, since the directive before.
     pub(super) code_before: bool,
+    /// What the assembler reads where the macro that is defined here is used.
+    pub(super) reads: Vec<AssemblerRead>,
 }
 
 pub(super) struct Skimmer<'t> {
@@ -32,6 +46,10 @@ pub(super) struct Skimmer<'t> {
     facts: Facts,
     /// Comments and literals in order, if the file has words that only count outside of them.
     blanks: Option<Vec<Blank>>,
+    /// Where the assembler's words stand that were not yet passed, the first one last.
+    assembler_words: Vec<usize>,
+    /// `.include` counts, too.
+    includes: bool,
     spare: Vec<u8>,
 }
 
@@ -78,7 +96,11 @@ impl<'t> Skimmer<'t> {
         facts.lone_carriage_return = memchr::memchr_iter(b'\r', text)
             .any(|at| !matches!(text.get(at + 1), Some(b'\n' | b'\r') | None));
         let mentions = |words: &[&[u8]]| words.iter().any(|word| memchr::memmem::find(text, word).is_some());
-        let look_closer = mentions(&[b"__DATE__", b"__TIME", b".inc", b".INC", b"_macro", b"_Pragma"]);
+        let includes = dialect.assembler || mentions(&[b"asm"]);
+        let mut assembler_words = assembly::positions(text, includes);
+        assembler_words.reverse();
+        let look_closer =
+            !assembler_words.is_empty() || mentions(&[b"__DATE__", b"__TIME", b"_macro", b"_Pragma"]);
         Skimmer {
             text,
             dialect,
@@ -88,6 +110,8 @@ impl<'t> Skimmer<'t> {
             code: false,
             facts,
             blanks: look_closer.then(Vec::new),
+            assembler_words,
+            includes,
             spare: Vec::new(),
         }
     }
@@ -97,8 +121,8 @@ impl<'t> Skimmer<'t> {
         self.spare = text;
     }
 
-    /// The next directive, if there is one.
-    pub(super) fn next_directive(&mut self) -> Option<Line> {
+    /// The next part that matters, if there is one.
+    pub(super) fn next_part(&mut self) -> Option<Part> {
         loop {
             self.skip_blanks();
             let rest = &self.text[self.at..];
@@ -122,18 +146,65 @@ impl<'t> Skimmer<'t> {
                 self.at += introducer;
                 let code_before = std::mem::take(&mut self.code);
                 let number = self.line;
+                let start = self.at;
                 let (text, spliced) = self.directive_text();
-                return Some(Line { text, number, spliced, code_before });
+                let reads = match self.has_assembler_word(start) && text.starts_with(b"define") {
+                    true => assembly::reads(&text, self.dialect, self.includes),
+                    false => Vec::new(),
+                };
+                return Some(Part::Directive(Line { text, number, spliced, code_before, reads }));
             }
             self.code = true;
-            self.note_module_line();
+            let start = self.at;
+            let is_module = self.is_module_line();
             self.skim_line();
+            if is_module {
+                return Some(Part::Module);
+            }
+            if self.has_assembler_word(start) {
+                let reads = assembly::reads(&self.code_text(start), self.dialect, self.includes);
+                if !reads.is_empty() {
+                    return Some(Part::Assembly(reads));
+                }
+            }
         }
+    }
+
+    /// Whether one of the assembler's words stands between `start` and the current position, comments apart.
+    fn has_assembler_word(&mut self, start: usize) -> bool {
+        let mut found = false;
+        while let Some(at) = self.assembler_words.pop_if(|word| *word < self.at) {
+            found |= at >= start && !self.blank_at(at).is_some_and(|blank| blank.comment);
+        }
+        found
+    }
+
+    /// The comment or literal at `at`, if those of this file are noted.
+    fn blank_at(&self, at: usize) -> Option<&Blank> {
+        let blanks = self.blanks.as_deref()?;
+        let index = blanks.partition_point(|blank| blank.end <= at);
+        blanks.get(index).filter(|blank| blank.start <= at)
+    }
+
+    /// The code from `start` to the current position: a blank for each comment, no splices.
+    fn code_text(&self, start: usize) -> Vec<u8> {
+        let blanks = self.blanks.as_deref().unwrap_or_default();
+        let mut out = Vec::with_capacity(self.at - start);
+        let mut at = start;
+        let first = blanks.partition_point(|blank| blank.start < start);
+        for comment in blanks[first..].iter().filter(|blank| blank.comment) {
+            copy_without_splices(&self.text[at..comment.start], &mut out);
+            out.push(b' ');
+            at = comment.end;
+        }
+        copy_without_splices(&self.text[at..self.at], &mut out);
+        out
     }
 
     /// The facts of the whole file, and whether code follows the last directive.
     pub(super) fn finish(mut self) -> (Facts, bool) {
         self.look_closer();
+        self.look_for_parts_of_time_words();
         (self.facts, self.code)
     }
 
@@ -488,12 +559,11 @@ impl<'t> Skimmer<'t> {
         }
     }
 
-    /// Notes a line that begins like a module declaration (C++20 15.5, 15.4). Only asked of units that have
-    /// modules.
-    fn note_module_line(&mut self) {
+    /// Whether the current line begins like a module declaration or an import.
+    fn is_module_line(&self) -> bool {
         let rest = &self.text[self.at..];
         if !matches!(rest[0], b'i' | b'm' | b'e') {
-            return;
+            return false;
         }
         let line = &rest[..memchr::memchr(b'\n', rest).unwrap_or(rest.len())];
         let mut words = line.trim_ascii();
@@ -501,25 +571,22 @@ impl<'t> Skimmer<'t> {
             words = exported;
         }
         let after = after_word(words, b"import").or_else(|| after_word(words, b"module"));
-        // `import = 3;` and `module(x)` are ordinary code.
-        self.facts.module_line |= after.is_some_and(|after| match after.first() {
-            Some(&byte) => is_identifier_byte(byte) || matches!(byte, b'<' | b'"' | b':' | b';'),
-            None => true,
-        });
+        // `import = 3;`, `import::f()` and `module(x)` are ordinary code.
+        after.is_some_and(|after| match after {
+            [b':', b':', ..] => false,
+            [first, ..] => is_identifier_byte(*first) || matches!(first, b'<' | b'"' | b':' | b';'),
+            [] => true,
+        })
     }
 
     /// Looks whether words that matter stand outside comments and literals.
     fn look_closer(&mut self) {
-        let Some(blanks) = self.blanks.take() else {
+        if self.blanks.is_none() {
             self.look_through_splices();
             return;
-        };
-        let blank_at = |at: usize| {
-            let index = blanks.partition_point(|blank| blank.end <= at);
-            blanks.get(index).filter(|blank| blank.start <= at)
-        };
-        let in_code = |at: usize| blank_at(at).is_none();
-        let in_comment = |at: usize| blank_at(at).is_some_and(|blank| blank.comment);
+        }
+        let in_code = |at: usize| self.blank_at(at).is_none();
+        let in_comment = |at: usize| self.blank_at(at).is_some_and(|blank| blank.comment);
         let text = self.text;
         let hits = |word: &'static [u8]| {
             memchr::memmem::find_iter(text, word).filter(move |&at| {
@@ -528,21 +595,9 @@ impl<'t> Skimmer<'t> {
                 !before.is_some_and(is_identifier_byte) && !after.is_some_and(is_identifier_byte)
             })
         };
+        let mut time_words = 0;
         for (bit, word) in TIME_WORDS.iter().enumerate() {
-            self.facts.time_words |= u8::from(hits(word).any(in_code)) << bit;
-        }
-        let mentions_asm = self.dialect.assembler || memchr::memmem::find(text, b"asm").is_some();
-        for word in ASSEMBLER_WORDS {
-            // Backslash, tab and quote stand before it in a string, so only the word's end is looked at.
-            let mut hits = memchr::memmem::find_iter(text, word).filter(|&at| !in_comment(at));
-            let is_binary = word.eq_ignore_ascii_case(b".incbin");
-            let matters = hits.any(|at| {
-                let after = text.get(at + word.len()).copied();
-                (self.dialect.assembler || !in_code(at)) && !after.is_some_and(is_identifier_byte)
-            });
-            if matters && (is_binary || mentions_asm) {
-                self.facts.not_sure.get_or_insert("file read by the assembler");
-            }
+            time_words |= u8::from(hits(word).any(in_code)) << bit;
         }
         let is_plain_pragma = |at: usize| text[..at].trim_ascii_end().ends_with(b"pragma");
         let hides_pragma = PRAGMA_WORDS.iter().any(|word| {
@@ -552,10 +607,34 @@ impl<'t> Skimmer<'t> {
             let operand = text[at + 7..].trim_ascii_start().strip_prefix(b"(").map(<[u8]>::trim_ascii_start);
             in_code(at) && operand.is_some_and(|operand| operand.starts_with(b"\"once\""))
         });
+        self.facts.time_words |= time_words;
         if hides_pragma || hides_once {
             self.facts.not_sure.get_or_insert("_Pragma");
         }
         self.look_through_splices();
+    }
+
+    /// `__DA ## TE__`: the second part as a word of its own, which is rare enough to count wherever it stands; the
+    /// first part where all but underscores belong to it and the file pastes.
+    fn look_for_parts_of_time_words(&mut self) {
+        let text = self.text;
+        let pastes = memchr::memmem::find(text, b"##").is_some();
+        let parts: [(&[u8], bool); 4] =
+            [(b"E__", true), (b"P__", true), (b"__DATE", pastes), (b"__TIME", pastes)];
+        for (part, _) in parts.into_iter().filter(|(_, counts)| *counts) {
+            for at in memchr::memmem::find_iter(text, part) {
+                let is_part = |byte: &&u8| is_identifier_byte(**byte);
+                // No part is longer than that.
+                let start = at - text[..at].iter().rev().take(16).take_while(is_part).count();
+                let word = &text[start..at + text[at..].iter().take(16).take_while(is_part).count()];
+                for (bit, whole) in TIME_WORDS.iter().enumerate() {
+                    let is_end = whole.ends_with(word);
+                    let is_start = pastes && whole.starts_with(word) && word.len() + 2 >= whole.len();
+                    self.facts.time_words |=
+                        u8::from(word.len() < whole.len() && (is_end || is_start)) << bit;
+                }
+            }
+        }
     }
 
     /// A word can be cut by a line splice. Files that have such a splice are rare, words cut by it rarer: what
@@ -587,10 +666,6 @@ impl<'t> Skimmer<'t> {
 fn after_word<'a>(line: &'a [u8], word: &[u8]) -> Option<&'a [u8]> {
     let after = line.strip_prefix(word)?;
     (!after.first().is_some_and(|&byte| is_identifier_byte(byte))).then(|| after.trim_ascii_start())
-}
-
-fn is_raw_prefix(word: &[u8]) -> bool {
-    matches!(word, b"R" | b"LR" | b"uR" | b"UR" | b"u8R")
 }
 
 /// Whether a header name can follow the directive's text so far: there, `//` and `/*` are no comments.

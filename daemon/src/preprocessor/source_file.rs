@@ -4,8 +4,10 @@
 use std::sync::Arc;
 
 use crate::preprocessor::Dialect;
+use crate::preprocessor::assembly::AssemblerRead;
 use crate::preprocessor::decision::Decisions;
 use crate::preprocessor::macros::Macro;
+use crate::preprocessor::skimmer::Part;
 use crate::preprocessor::skimmer::Skimmer;
 use crate::preprocessor::symbol::Symbol;
 use crate::preprocessor::token::HeaderNames;
@@ -31,8 +33,6 @@ pub(super) struct Facts {
     pub(super) guard: Option<Symbol>,
     /// Which of `__DATE__`, `__TIME__` and `__TIMESTAMP__` stand in code or in a macro's body, one bit each.
     pub(super) time_words: u8,
-    /// A line that declares or imports a module where the language has modules.
-    pub(super) module_line: bool,
     /// A carriage return that no newline follows: a line's end for Clang, white space for GCC.
     pub(super) lone_carriage_return: bool,
     /// Something that the scanner cannot follow, wherever it stands in the file.
@@ -94,11 +94,17 @@ pub(super) enum Directive {
     Define(Arc<Macro>),
     Undefine(Symbol),
     Include(Including, Header, u32),
+    /// `#embed`; whatever its parameters leave of the file, the compiler reads it.
+    Embed(Header, u32),
     PragmaOnce,
     PushMacro(Symbol),
     PopMacro(Symbol),
     /// `#line` and line markers: `__LINE__` and `__FILE__` are no longer what they were.
     Line,
+    /// A line of code, or a macro's body, by which the assembler reads files.
+    Assembly(Box<[AssemblerRead]>),
+    /// A line of code that declares or imports a module where the language has modules.
+    Module,
     /// What the scanner cannot follow, if it is in an active group; a stable reason.
     NotSure(&'static str),
 }
@@ -108,8 +114,22 @@ impl SourceFile {
     pub fn parse(text: &[u8], dialect: Dialect) -> SourceFile {
         let mut skimmer = Skimmer::new(text, dialect);
         let mut builder = Builder::new(dialect);
-        while let Some(line) = skimmer.next_directive() {
+        while let Some(part) = skimmer.next_part() {
+            let line = match part {
+                Part::Directive(line) => line,
+                Part::Assembly(reads) => {
+                    builder.directives.push(Directive::Assembly(reads.into()));
+                    continue;
+                }
+                Part::Module => {
+                    builder.directives.push(Directive::Module);
+                    continue;
+                }
+            };
             builder.directive(&line.text, line.number, line.spliced);
+            if !line.reads.is_empty() {
+                builder.directives.push(Directive::Assembly(line.reads.into()));
+            }
             if builder.directives.len() == 1 {
                 builder.code_before = line.code_before;
             }
@@ -150,7 +170,9 @@ impl SourceFile {
     /// Whether an included file may be looked for next to this one.
     pub(super) fn has_quoted_includes(&self) -> bool {
         let looks_beside = |directive: &Directive| match directive {
-            Directive::Include(_, header, _) => !matches!(header, Header::Angled(_)),
+            Directive::Include(_, header, _) | Directive::Embed(header, _) => {
+                !matches!(header, Header::Angled(_))
+            }
             _ => false,
         };
         let asks =
@@ -165,6 +187,7 @@ impl SourceFile {
             .iter()
             .map(|directive| match directive {
                 Directive::Define(definition) => 64 + size_of_val(&*definition.body),
+                Directive::Assembly(reads) => size_of_val(&**reads),
                 _ => 0,
             })
             .sum();
@@ -214,7 +237,7 @@ impl Builder {
         let (kind, name, end) = lex_token(line, start, self.dialect);
         let rest = &line[end..];
         let header_names = match name {
-            Symbol::INCLUDE | Symbol::INCLUDE_NEXT | Symbol::IMPORT => HeaderNames::First,
+            Symbol::INCLUDE | Symbol::INCLUDE_NEXT | Symbol::IMPORT | Symbol::EMBED => HeaderNames::First,
             Symbol::IF | Symbol::ELIF => HeaderNames::AfterHasInclude,
             _ => HeaderNames::Nowhere,
         };
@@ -280,7 +303,7 @@ impl Builder {
             Symbol::IMPORT => Some(including(Including::Import)),
             Symbol::PRAGMA => pragma(tokens),
             Symbol::LINE => Some(Directive::Line),
-            Symbol::EMBED => Some(Directive::NotSure("#embed")),
+            Symbol::EMBED => Some(Directive::Embed(self.header(tokens, rest), number)),
             Symbol::ASSERT | Symbol::UNASSERT => Some(Directive::NotSure("assertion")),
             // What a compiler thinks of them is its own affair: they read nothing and define nothing.
             Symbol::ERROR | Symbol::WARNING | Symbol::IDENT | Symbol::SCCS => None,

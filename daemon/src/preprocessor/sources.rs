@@ -44,6 +44,13 @@ pub trait Sources: Sync {
     /// Something is there that cannot be read: no permission, a device, a loop of symlinks.
     fn load(&self, path: &Path, dialect: Dialect) -> io::Result<Option<Loaded>>;
 
+    /// The version of the file at `path` (absolute), whose text does not matter: it may be large, and no text at
+    /// all. None: there is no file (a directory is none).
+    ///
+    /// # Errors
+    /// As [`Sources::load`].
+    fn version(&self, path: &Path) -> io::Result<Option<Version>>;
+
     /// Whether anything, a directory too, is at `path`.
     fn exists(&self, path: &Path) -> bool;
 
@@ -171,25 +178,38 @@ impl DiskSources {
     }
 }
 
-impl Sources for DiskSources {
-    fn load(&self, path: &Path, dialect: Dialect) -> io::Result<Option<Loaded>> {
-        let metadata = match std::fs::metadata(path) {
-            Ok(metadata) => metadata,
-            // `a/b` where `a` is a file is as absent as where there is no `a`.
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                return Ok(None);
-            }
-            Err(error) => return Err(error),
-        };
-        if metadata.is_dir() {
+/// What `stat` says of the regular file at `path`; None where there is none.
+fn stat(path: &Path) -> io::Result<Option<Fingerprint>> {
+    let metadata = match std::fs::metadata(path) {
+        Ok(metadata) => metadata,
+        // `a/b` where `a` is a file is as absent as where there is no `a`.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(None);
         }
-        if !metadata.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-        }
-        match self.remembered(path, Fingerprint::from_metadata(&metadata), dialect) {
+        Err(error) => return Err(error),
+    };
+    if metadata.is_dir() {
+        return Ok(None);
+    }
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    Ok(Some(Fingerprint::from_metadata(&metadata)))
+}
+
+impl Sources for DiskSources {
+    fn load(&self, path: &Path, dialect: Dialect) -> io::Result<Option<Loaded>> {
+        let Some(fingerprint) = stat(path)? else { return Ok(None) };
+        match self.remembered(path, fingerprint, dialect) {
             Some(loaded) => Ok(Some(loaded)),
             None => self.read(path, dialect),
+        }
+    }
+
+    fn version(&self, path: &Path) -> io::Result<Option<Version>> {
+        match stat(path)? {
+            Some(_) => self.files.version(path).map(Some),
+            None => Ok(None),
         }
     }
 
@@ -216,15 +236,24 @@ impl MemorySources {
     }
 }
 
+fn version_in_memory(text: &[u8], inode: u64) -> Version {
+    let fingerprint = Fingerprint::in_memory(inode, u64::try_from(text.len()).unwrap_or(u64::MAX));
+    Version { fingerprint, digest: Digest::of(text) }
+}
+
 impl Sources for MemorySources {
     fn load(&self, path: &Path, dialect: Dialect) -> io::Result<Option<Loaded>> {
         let found = self.files.get(&paths::lexically_normal(path));
         Ok(found.map(|(text, inode)| {
-            let fingerprint = Fingerprint::in_memory(*inode, u64::try_from(text.len()).unwrap_or(u64::MAX));
-            let version = Version { fingerprint, digest: Digest::of(text) };
+            let version = version_in_memory(text, *inode);
             let file = Arc::new(InputFile { path: path.to_owned(), version });
             Loaded { source: Arc::new(SourceFile::parse(text, dialect)), file }
         }))
+    }
+
+    fn version(&self, path: &Path) -> io::Result<Option<Version>> {
+        let found = self.files.get(&paths::lexically_normal(path));
+        Ok(found.map(|(text, inode)| version_in_memory(text, *inode)))
     }
 
     fn exists(&self, path: &Path) -> bool {

@@ -141,7 +141,7 @@ known! {
     STRICT_ANSI = "__STRICT_ANSI__", STDC_VERSION = "__STDC_VERSION__", CPLUSPLUS = "__cplusplus",
     GNUC = "__GNUC__", CLANG_MAJOR = "__clang_major__", STDC_HOSTED = "__STDC_HOSTED__",
     CHAR_UNSIGNED = "__CHAR_UNSIGNED__", WCHAR_UNSIGNED = "__WCHAR_UNSIGNED__",
-    CPP_MODULES = "__cpp_modules",
+    CPP_MODULES = "__cpp_modules", STDC_EMBED_FOUND = "__STDC_EMBED_FOUND__",
     ZERO = "0", ONE = "1",
 }
 

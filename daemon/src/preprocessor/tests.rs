@@ -13,6 +13,7 @@ use expect_test::Expect;
 use expect_test::expect;
 
 use super::*;
+use crate::digest::Digest;
 use crate::files::Files;
 
 const GCC_MACROS: &str = "#define __GNUC__ 12\n#define __STDC_HOSTED__ 1\n";
@@ -20,8 +21,8 @@ const GCC_MACROS: &str = "#define __GNUC__ 12\n#define __STDC_HOSTED__ 1\n";
 /// A unit of `/w/main.c` for GCC 12 in its default mode, without a search path.
 pub(super) fn unit(language: Language) -> TranslationUnit {
     let standard = match language {
-        Language::Cxx => "#define __cplusplus 201703L\n",
-        Language::C | Language::Assembler => "#define __STDC_VERSION__ 201710L\n",
+        Language::Cxx | Language::ObjectiveCxx => "#define __cplusplus 201703L\n",
+        Language::C | Language::ObjectiveC | Language::Assembler => "#define __STDC_VERSION__ 201710L\n",
     };
     TranslationUnit {
         cwd: PathBuf::from("/w"),
@@ -32,6 +33,7 @@ pub(super) fn unit(language: Language) -> TranslationUnit {
         predefined: Arc::new(Predefined::parse(format!("{GCC_MACROS}{standard}").as_bytes())),
         macros: Vec::new(),
         forced_includes: Vec::new(),
+        lexing: Lexing::default(),
         answers: Arc::default(),
     }
 }
@@ -155,12 +157,22 @@ fn questions_are_collected_over_the_whole_unit() {
 }
 
 #[test]
+fn the_time_of_a_file_is_told_from_that_of_the_compile() {
+    let uses = |text: &str| {
+        let found = scan(&unit(Language::C), &tree(&format!("//- main.c\n{text}"))).unwrap();
+        (found.uses_time, found.uses_timestamp)
+    };
+    assert_eq!(uses("char *a = __DATE__;\n"), (true, false));
+    assert_eq!(uses("char *a = __TIMESTAMP__;\n"), (false, true));
+    assert_eq!(uses("char *a = __TIMESTAMP__ __TIME__;\n"), (true, true));
+}
+
+#[test]
 fn time_macros_count_in_code_only() {
     let uses = |text: &str, defines: &[&str]| {
         let mut unit = unit(Language::C);
         unit.macros = defines.iter().map(|text| MacroOption::Define(OsString::from(text))).collect();
         let found = scan(&unit, &tree(&format!("//- main.c\n{text}"))).unwrap();
-        assert_eq!(found.uses_timestamp, text.contains("f(__TIMESTAMP__)"));
         found.uses_time || found.uses_timestamp
     };
     assert!(uses("char *a = __DATE__;\n", &[]));
@@ -168,6 +180,10 @@ fn time_macros_count_in_code_only() {
     assert!(uses("int x; /* */ f(__TIMESTAMP__);", &[]));
     assert!(uses("int a;\n", &["NOW=__TIME__"]));
     assert!(uses("char *a = __DA\\\nTE__;\n", &[]));
+    assert!(uses("#define P(a, b) a##b\nchar *a = P(__DA, TE__);\n", &[]));
+    assert!(uses("#define P(a, b) a##b\nchar *a = P(__TIMESTAMP, __);\n", &[]));
+    assert!(uses("char *a = P(_, _TIME__);\n", &[]));
+    assert!(!uses("int __DATE, E___, NICE__, __FILE_TIME__, STAMP__X;\n", &[]));
     assert!(!uses("/* __DATE__ */ // __TIME__\nchar *a = \"__DATE__\"; int x__DATE__;\n", &[]));
     assert!(!uses("int TIMEOUT, __DATE__x;\n", &[]));
     assert!(!uses("char *a = __DATE__;\n", &["__DATE__=\"x\""]));
@@ -263,6 +279,13 @@ fn disk_sources_tell_missing_from_unreadable() {
     assert!(load("f/x").unwrap().is_none());
     assert!(load("f").unwrap().is_some());
     assert!(load("loop").is_err());
+    let digest =
+        |name: &str| sources.version(&path(name)).map(|version| version.map(|version| version.digest));
+    assert_eq!(digest("none").unwrap(), None);
+    assert_eq!(digest("d").unwrap(), None);
+    assert_eq!(digest("f").unwrap(), Some(Digest::empty()));
+    assert!(digest("loop").is_err());
+    assert!(sources.version(Path::new("/dev/null")).is_err());
     assert!(sources.load(Path::new("/dev/null"), Dialect::default()).is_err());
 }
 
@@ -294,6 +317,12 @@ fn survives(text: &[u8]) -> String {
         for family in [Family::Gcc, Family::Clang] {
             let mut unit = unit(language);
             unit.family = family;
+            if family == Family::Clang {
+                let macros =
+                    format!("{GCC_MACROS}#define __cplusplus 202002L\n#define __STDC_EMBED_FOUND__ 1\n");
+                unit.predefined = Arc::new(Predefined::parse(macros.as_bytes()));
+            }
+            unit.search_path.embed = vec!["a".into()];
             unit.search_path.angle = vec!["".into(), "a".into()];
             let sources =
                 MemorySources::new([("/w/main.c".into(), text.to_vec()), ("/w/a/x.h".into(), Vec::new())]);
@@ -371,6 +400,21 @@ fn hostile_files_end() {
     survives(&[b'"'; 100_000]);
     survives("/*".repeat(500_000).as_bytes());
     survives("R\"(".repeat(500_000).as_bytes());
+    survives(format!("asm .incbin{}", "R\"(".repeat(300_000)).as_bytes());
+    survives(format!("asm(\"{}", ".incbin \\\"".repeat(300_000)).as_bytes());
+    survives(".incbin \"x\";".repeat(300_000).as_bytes());
+    survives(".include \"main.c\"\n".repeat(30_000).as_bytes());
+    survives("asm(\".include \\\"main.c\\\"\");\n".repeat(30_000).as_bytes());
+    survives(
+        format!("#if {}1{}\n#endif\n", "__has_embed(<x.h> limit(".repeat(20_000), "))".repeat(20_000))
+            .as_bytes(),
+    );
+    survives(
+        b"#define F() __has_embed(<x.h> limit(G)) \n#define G F\n#define E\n#if F()\n#elif __has_embed(<x.h> limit(G E ()))\n\
+          #endif\n",
+    );
+    survives("E__".repeat(500_000).as_bytes());
+    survives(format!("#embed {}\n", "<x.h> limit(".repeat(50_000)).as_bytes());
     survives("\\\n".repeat(500_000).as_bytes());
     survives("1'".repeat(500_000).as_bytes());
     survives("'a'".repeat(500_000).as_bytes());
@@ -446,6 +490,11 @@ fn random_files_end() {
         "import ",
         "module",
         ".incbin",
+        ".incbin \\\"x\\\"",
+        "asm(\"",
+        "#embed ",
+        "__has_embed(",
+        "limit(",
         "#if F(A)\n#endif\n",
     ];
     let mut random = Random::new(11);

@@ -68,6 +68,11 @@ pub(super) fn is_identifier_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$' || byte >= 0x80
 }
 
+/// Whether a string after `word` is a raw one, where the language has them (C++17 5.13.5).
+pub(super) fn is_raw_prefix(word: &[u8]) -> bool {
+    matches!(word, b"R" | b"LR" | b"uR" | b"UR" | b"u8R")
+}
+
 /// Where `<` opens a header name rather than being an operator.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum HeaderNames {

@@ -16,8 +16,30 @@ pub enum Language {
     C,
     /// C++.
     Cxx,
+    /// Objective-C.
+    ObjectiveC,
+    /// Objective-C++.
+    ObjectiveCxx,
     /// Assembler that is preprocessed (`.S`, `-x assembler-with-cpp`).
     Assembler,
+}
+
+impl Language {
+    /// Whether the rules of C++ apply.
+    pub fn is_cxx(self) -> bool {
+        matches!(self, Language::Cxx | Language::ObjectiveCxx)
+    }
+
+    /// The name by which drivers know it, the value of `-x`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Language::C => "c",
+            Language::Cxx => "c++",
+            Language::ObjectiveC => "objective-c",
+            Language::ObjectiveCxx => "objective-c++",
+            Language::Assembler => "assembler-with-cpp",
+        }
+    }
 }
 
 /// Whose preprocessor is imitated where the two differ.
@@ -49,8 +71,19 @@ pub struct TranslationUnit {
     /// `-imacros` and `-include`. GCC manual, "Preprocessor Options": all `-imacros` are processed before all
     /// `-include`.
     pub forced_includes: Vec<ForcedInclude>,
+    /// Flags that change how text is read.
+    pub lexing: Lexing,
     /// The compiler's answers to `__has_builtin(x)` and its kin.
     pub answers: Arc<Answers>,
+}
+
+/// Flags that change how text is read and that no predefined macro tells of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Lexing {
+    /// `-trigraphs` (true), `-fno-trigraphs` (false); None: as the standard has it.
+    pub trigraphs: Option<bool>,
+    /// `-fno-operator-names`: in C++, `and` and its kin are ordinary identifiers.
+    pub no_operator_names: bool,
 }
 
 /// Directories that are searched, in order; each as the command line or the compiler names it, so possibly
@@ -64,6 +97,10 @@ pub struct SearchPath {
     pub angle: Vec<PathBuf>,
     /// How many leading entries of `angle` are not system directories (`-I` and `CPATH`).
     pub user_directories: usize,
+    /// `--embed-dir`, for `#embed` and `__has_embed`.
+    pub embed: Vec<PathBuf>,
+    /// Where the assembler looks for what it includes, besides the working directory and the directories above.
+    pub assembler: Vec<PathBuf>,
 }
 
 /// One `-D` or `-U`.

@@ -1,3 +1,4 @@
+//# compiler: clang++
 //# flags: -std=c++20
 //# not_sure: modules
 //- main.cc

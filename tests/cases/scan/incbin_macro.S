@@ -1,0 +1,5 @@
+//# not_sure: file read by the assembler
+//- main.S
+#define FILE "x.bin"
+  .incbin FILE
+//- x.bin
