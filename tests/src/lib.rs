@@ -13,6 +13,7 @@ pub mod execve_trace;
 pub mod fake_reapi;
 pub mod oracle;
 pub mod plain_build;
+pub mod preprocessor_program;
 pub mod prerequisites;
 pub mod project;
 pub mod serve_process;
