@@ -46,12 +46,22 @@ pub struct Program {
 impl Program {
     /// The program of a seed.
     pub fn random(name: &str, seed: u64, features: Features) -> Program {
-        let mut writer = Writer { rng: Rng::with_seed(seed), name, features, marker: 0, depth: 0, level: 0 };
+        let mut writer = Writer {
+            rng: Rng::with_seed(seed),
+            name,
+            features,
+            marker: 0,
+            depth: 0,
+            level: 0,
+            elsewhere: false,
+        };
         let mut files = vec![("main.h".to_owned(), String::new())];
         for header in (0..HEADERS).rev() {
-            let text = writer.header(header);
+            // Equal texts are one file to GCC's `#pragma once`, which reads the second one and does not list it.
+            let text = format!("/* {header} */{}", writer.header(header));
             files.push((format!("h{header}.h"), text));
         }
+        (writer.level, writer.elsewhere) = (HEADERS, true);
         for (at, directory) in NEXT_DIRECTORIES.iter().enumerate() {
             if at > 0 && writer.rng.u8(..4) == 0 {
                 continue;
@@ -65,7 +75,7 @@ impl Program {
             );
             files.push((format!("{directory}/{name}_next.h"), text));
         }
-        writer.level = 0;
+        (writer.level, writer.elsewhere) = (0, false);
         files[0].1 = writer.main();
         Program { name: name.to_owned(), files }
     }
@@ -79,6 +89,8 @@ struct Writer<'a> {
     depth: usize,
     /// Headers of at least this number may be included here.
     level: usize,
+    /// The text lies in another directory than the program.
+    elsewhere: bool,
 }
 
 impl Writer<'_> {
@@ -95,6 +107,8 @@ impl Writer<'_> {
         self.marker += 1;
         let name = self.name;
         let target = match self.rng.u32(..8) {
+            // What lies elsewhere has no markers beside it.
+            _ if self.elsewhere => format!("<{name}/m{marker}.h>"),
             0 => format!("<{name}/m{marker}.h>"),
             1 => format!("{name}_STRING(m{marker}.h)"),
             2 => format!("{name}_ANGLED(m{marker})"),
@@ -108,7 +122,8 @@ impl Writer<'_> {
 
     /// `#word`, in one of its many spellings.
     fn directive(&mut self, word: &str) -> String {
-        let hash = self.pick(&["#", "#", "#", "#", " # ", "\t#", "%:", "/* # */#/**/ ", "#\\\n", "# /* \n */ "]);
+        let hash =
+            self.pick(&["#", "#", "#", "#", " # ", "\t#", "%:", "/* # */#/**/ ", "#\\\n", "# /* \n */ "]);
         let mut text = format!("{hash}{word}");
         if self.chance(12) {
             text.insert_str(hash.len() + word.len() / 2, "\\\n");
@@ -164,7 +179,10 @@ impl Writer<'_> {
             0 => format!("#pragma once\n{body}"),
             1 => format!("#ifndef {guard}\n#define {guard}\n{body}#endif\n"),
             2 => format!("/* a */\n#if !defined({guard})\n#define {guard} 1\n{body}#endif // b\n"),
-            3 => format!("#if !defined {guard}\n#define {guard}\n{body}#else\n{}#endif\n", self.include_marker()),
+            3 => format!(
+                "#if !defined {guard}\n#define {guard}\n{body}#else\n{}#endif\n",
+                self.include_marker()
+            ),
             4 => format!("#ifdef {guard}\n{}#endif\n#define {guard}\n{body}", self.include_marker()),
             5 => format!("int a_{guard};\n#ifndef {guard}\n#define {guard}\n{body}#endif\n"),
             _ => body,
@@ -201,7 +219,8 @@ impl Writer<'_> {
                 let most = self.rng.u32(2..7);
                 format!("#if __INCLUDE_LEVEL__ < {most}\n#include __FILE__\n#endif\n")
             }
-            15 => format!("{} {}\n", self.directive("line"), self.rng.u32(1..100)),
+            // On a line of its own: which number a spliced line has is not certain.
+            15 => format!("#if __LINE__ % 3 {}\n{}#endif\n", self.pick(&["", "== 1"]), self.include_marker()),
             _ => self.noise(),
         }
     }
@@ -217,7 +236,9 @@ impl Writer<'_> {
             "#if 0\n#include \"nowhere.h\"\n#if nonsense ( ( 'x\n#else\n#endif\nit's\n#elif 1 +\n#endif\n"
                 .replace("#elif 1 +\n", ""),
             "#\n# /* nothing */\n".to_owned(),
-            "??=include \"h0.h\" ??/\n".replace("??=include", "??!"),
+            // A directive where there are trigraphs, a comment that goes on, and neither elsewhere.
+            format!("??=include <{name}/m{}.h>\n", self.rng.usize(..MARKERS)),
+            format!("// ??/\n#include <{name}/m{}.h>\n", self.rng.usize(..MARKERS)),
             "int a = 1 <: 0 :> ; // \\\n#include \"nowhere.h\"\n".to_owned(),
         ];
         if !self.features.line_comments {
@@ -308,7 +329,8 @@ impl Writer<'_> {
     /// Always with the same number of arguments.
     fn define_function_again(&mut self) -> String {
         let letter = self.pick(&["F", "G"]);
-        format!("#undef {}_{letter}\n{}", self.name, self.define_function(letter))
+        let definition = self.define_function(letter);
+        format!("#undef {}_{letter}\n{definition}", self.name)
     }
 
     fn has_include(&mut self) -> String {
@@ -360,7 +382,9 @@ impl Writer<'_> {
             5 => format!("({a}) % 5"),
             6 => format!("({a}) {} 3", self.pick(&["<<", ">>"])),
             7 => format!("(({a}) ? {b} : ({a}))"),
-            8 if self.features.words => format!("({a}) {} ({b})", self.pick(&["and", "or", "xor", "not_eq", "bitand"])),
+            8 if self.features.words => {
+                format!("({a}) {} ({b})", self.pick(&["and", "or", "xor", "not_eq", "bitand"]))
+            }
             9 => format!("({a}) \\\n + /* + */ ({b})"),
             _ => {
                 let operator =
@@ -391,7 +415,6 @@ impl Writer<'_> {
             17 => format!("({name}_X1)"),
             18 => format!("{name}_EMPTY {number}"),
             19 => SETTING.to_owned(),
-            20 => "(__LINE__ % 2)".to_owned(),
             21 if self.features.va_opt => {
                 let rest = self.pick(&["", ", 1", ",", ", , "]);
                 format!("{name}_OPT(3{rest})")

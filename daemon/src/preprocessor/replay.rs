@@ -332,25 +332,27 @@ impl<'a> Replay<'a> {
         let version = file.input.version;
         file.once |= import;
         self.open(id)?;
-        if import && replayed_before {
-            return Ok(());
+        let family = self.unit.family;
+        let same = || Same::of(family, version);
+        let is_once = self.seen_once && self.once.contains(&same());
+        if import {
+            // Even if it is not entered now.
+            self.seen_once = true;
+            self.once.insert(same());
+            if replayed_before {
+                return Ok(());
+            }
         }
         if source.facts().guard.is_some_and(|guard| self.macros.is_defined(guard)) {
             return Ok(());
         }
-        let family = self.unit.family;
-        let same = || Same::of(family, version);
         // Few files are imported, so what was replayed is not noted for them.
         let replayed = |same: &Same| {
             let mut files = self.search.files().filter(|file| file.times > 0);
             files.any(|file| Same::of(family, file.input.version) == *same)
         };
-        if (self.seen_once && self.once.contains(&same())) || (import && replayed(&same())) {
+        if is_once || (import && replayed(&same())) {
             return Ok(());
-        }
-        if import {
-            self.seen_once = true;
-            self.once.insert(same());
         }
         if self.unit.family == Family::Clang && self.search.has_unclear_directory(id) {
             let path = self.search.file(id).input.path.display().to_string();
