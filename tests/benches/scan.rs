@@ -23,6 +23,7 @@ use farcc_tests::say;
 use farccd::compiler::Invocation;
 use farccd::dispatch::Directories;
 use farccd::dispatch::Dispatcher;
+use farccd::dispatch::dedicate_thread;
 use farccd::stats::Stats;
 
 /// Two in C, two in C++.
@@ -36,6 +37,8 @@ const REPEATS: u32 = 300;
 
 fn main() {
     prerequisites::require(&["gcc", "g++"]);
+    // One thread, which does everything itself.
+    dedicate_thread();
     let scratch = tempfile::tempdir().unwrap();
     let place = scratch.path().canonicalize().unwrap();
     let all = Whole::new(&place.join("whole"));

@@ -1,5 +1,7 @@
 //! `farccd scan`: the inputs of one compile, or of every entry of a compilation database.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -7,15 +9,19 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
+use std::sync::mpsc::Sender;
 use std::time::Instant;
 
 use anyhow::Context;
+use anyhow::anyhow;
 use anyhow::bail;
 use clap::Args;
 use clap::ValueEnum;
-use futures::StreamExt;
 use serde::Deserialize;
+use serde::Serialize;
 use serde_json::json;
 
 use crate::cli::Surroundings;
@@ -24,6 +30,7 @@ use crate::cli::print_json;
 use crate::cli::runtime;
 use crate::dispatch::Dispatcher;
 use crate::dispatch::Scanned;
+use crate::dispatch::dedicate_thread;
 
 #[derive(Debug, Args)]
 #[command(group(clap::ArgGroup::new("what").required(true).args(["compile_commands", "words"])))]
@@ -62,13 +69,12 @@ struct Entry {
 }
 
 pub(super) fn scan(surroundings: &Surroundings, args: &ScanArgs) -> anyhow::Result<ExitCode> {
-    let runtime = runtime()?;
-    let dispatcher = Arc::new(surroundings.dispatcher());
+    let dispatcher = surroundings.dispatcher();
     if let Some(database) = &args.compile_commands {
-        return runtime.block_on(scan_all(surroundings, &dispatcher, database, args.jobs.max(1)));
+        return scan_all(surroundings, &dispatcher, database, args.jobs.max(1));
     }
     let invocation = surroundings.invocation(args.words.clone(), surroundings.cwd.clone())?;
-    let scanned = match runtime.block_on(dispatcher.scan(&invocation)) {
+    let scanned = match runtime()?.block_on(dispatcher.scan(&invocation)) {
         Ok(scanned) => scanned,
         Err(reason) => bail!("scan: the command would run locally: {reason}"),
     };
@@ -100,44 +106,103 @@ pub(super) fn scan(surroundings: &Surroundings, args: &ScanArgs) -> anyhow::Resu
     }
 }
 
-async fn scan_all(
+/// What is printed of one entry.
+#[derive(Serialize)]
+struct Line<'a> {
+    file: &'a Path,
+    directory: &'a Path,
+    inputs: Vec<Cow<'a, str>>,
+    not_sure: Option<String>,
+    micros: u64,
+}
+
+/// Scans all entries on as many threads as `jobs`, and prints what comes of them in their order.
+fn scan_all(
     surroundings: &Surroundings,
-    dispatcher: &Arc<Dispatcher>,
+    dispatcher: &Dispatcher,
     database: &Path,
     jobs: usize,
 ) -> anyhow::Result<ExitCode> {
     let text = std::fs::read(database).with_context(|| format!("read {}", database.display()))?;
     let entries: Vec<Entry> =
         serde_json::from_slice(&text).with_context(|| format!("read {}", database.display()))?;
-    let scans = entries.into_iter().map(|entry| async move {
-        let started = Instant::now();
-        let scanned = scan_entry(surroundings, dispatcher, &entry).await;
-        (entry, scanned, started.elapsed())
-    });
-    let mut scans = futures::stream::iter(scans).buffered(jobs);
-    while let Some((entry, scanned, elapsed)) = scans.next().await {
-        let (inputs, not_sure) = match scanned {
-            Ok(scanned) => (scanned.inputs, scanned.not_sure),
-            Err(problem) => (Vec::new(), Some(problem)),
-        };
-        let inputs: Vec<_> = inputs.iter().map(|input| input.path.to_string_lossy()).collect();
-        let line = json!({
-            "file": entry.file,
-            "directory": entry.directory,
-            "inputs": inputs,
-            "not_sure": not_sure,
-            "micros": u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
-        });
-        match writeln!(std::io::stdout(), "{line}") {
-            // A reader that has gone (`| head`) wants no more.
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => break,
-            written => written.context("write the answer")?,
+    let next = AtomicUsize::new(0);
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let work = |sender: Sender<(usize, Vec<u8>)>| -> anyhow::Result<()> {
+        dedicate_thread();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        while let Some((at, entry)) = next_of(&entries, &next) {
+            let line = runtime.block_on(scan_entry(surroundings, dispatcher, entry))?;
+            if sender.send((at, line)).is_err() {
+                break;
+            }
         }
-    }
-    Ok(ExitCode::SUCCESS)
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..jobs)
+            .map(|_| {
+                let sender = sender.clone();
+                scope.spawn(|| work(sender))
+            })
+            .collect();
+        drop(sender);
+        print_in_order(receiver)?;
+        for thread in threads {
+            thread.join().map_err(|_| anyhow!("scan: a thread panicked"))??;
+        }
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
+fn next_of<'e>(entries: &'e [Entry], next: &AtomicUsize) -> Option<(usize, &'e Entry)> {
+    let at = next.fetch_add(1, Ordering::Relaxed);
+    entries.get(at).map(|entry| (at, entry))
+}
+
+/// Takes the receiver with it, so that whoever still sends learns that nobody reads any more.
+fn print_in_order(receiver: Receiver<(usize, Vec<u8>)>) -> anyhow::Result<()> {
+    let mut waiting = BTreeMap::new();
+    let mut expected = 0;
+    let mut out = std::io::stdout().lock();
+    for (at, line) in receiver {
+        waiting.insert(at, line);
+        while let Some(line) = waiting.remove(&expected) {
+            expected += 1;
+            match out.write_all(&line) {
+                // A reader that has gone (`| head`) wants no more.
+                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+                written => written.context("write the answer")?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The line that is printed of an entry.
 async fn scan_entry(
+    surroundings: &Surroundings,
+    dispatcher: &Dispatcher,
+    entry: &Entry,
+) -> anyhow::Result<Vec<u8>> {
+    let started = Instant::now();
+    let (inputs, not_sure) = match find_inputs(surroundings, dispatcher, entry).await {
+        Ok(scanned) => (scanned.inputs, scanned.not_sure),
+        Err(problem) => (Vec::new(), Some(problem)),
+    };
+    let line = Line {
+        file: &entry.file,
+        directory: &entry.directory,
+        inputs: inputs.iter().map(|input| input.path.to_string_lossy()).collect(),
+        not_sure,
+        micros: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+    };
+    let mut text = serde_json::to_vec(&line).context("write the answer")?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+async fn find_inputs(
     surroundings: &Surroundings,
     dispatcher: &Dispatcher,
     entry: &Entry,

@@ -8,6 +8,7 @@ mod presence;
 mod remote;
 mod trail;
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::path::Path;
 use std::path::PathBuf;
@@ -571,8 +572,22 @@ fn colours(
 /// What the name of the depfile that only farcc reads has after the object's.
 const AUDIT_SUFFIX: &str = ".farcc-audit.d";
 
+thread_local! {
+    static SERVES_OTHERS: Cell<bool> = const { Cell::new(true) };
+}
+
+/// Says that the calling thread serves nothing but what it waits for, so that work that blocks may as well be done
+/// on it: handing it over would take longer than much of it takes.
+pub fn dedicate_thread() {
+    SERVES_OTHERS.set(false);
+}
+
 /// Runs work that blocks (files, hashing) off the threads that serve connections.
 async fn in_background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Reason> {
+    if !SERVES_OTHERS.get() {
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        return done.map_err(|_| Reason::Internal("work panicked".to_owned()));
+    }
     tokio::task::spawn_blocking(work).await.map_err(|error| Reason::Internal(error.to_string()))
 }
 

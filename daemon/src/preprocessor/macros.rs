@@ -1,6 +1,7 @@
 //! Macro definitions, the compiler's own set of them, and the table that a unit's definitions are layered in.
 //! Knows nothing of expansion.
 
+use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
 use crate::preprocessor::Dialect;
@@ -193,7 +194,9 @@ pub(super) struct MacroTable<'a> {
 
 impl<'a> MacroTable<'a> {
     pub(super) fn new(predefined: &'a Predefined) -> MacroTable<'a> {
-        MacroTable { predefined, own: SymbolMap::default(), pushed: SymbolMap::default() }
+        // As many as a C library's headers define: growing from nothing takes longer than anything else here.
+        let own = SymbolMap::with_capacity_and_hasher(3500, BuildHasherDefault::default());
+        MacroTable { predefined, own, pushed: SymbolMap::default() }
     }
 
     pub(super) fn get(&self, name: Symbol) -> Option<&Arc<Macro>> {
