@@ -11,6 +11,7 @@ pub mod corpus;
 pub mod debian;
 pub mod execve_trace;
 pub mod fake_reapi;
+pub mod hostile;
 pub mod oracle;
 pub mod plain_build;
 pub mod preprocessor_program;

@@ -87,7 +87,7 @@ pub(super) struct Circumstances {
 
 impl Circumstances {
     pub(super) fn looked_at_macro(&mut self, name: Symbol, state: State) {
-        if self.macros.iter().any(|(known, _)| *known == name) {
+        if self.undecidable || self.macros.iter().any(|(known, _)| *known == name) {
             return;
         }
         let is_long = matches!(&state, State::Defined(definition) if definition.body.len() > LONGEST_BODY);
@@ -96,6 +96,9 @@ impl Circumstances {
     }
 
     pub(super) fn got_answer(&mut self, question: &str, value: i64) {
+        if self.undecidable {
+            return;
+        }
         self.answers.push((question.to_owned(), value));
         self.undecidable |= self.answers.len() > MOST_CIRCUMSTANCES;
     }

@@ -45,6 +45,9 @@ pub(super) struct Evidence {
     pub(super) is_incomplete: bool,
 }
 
+/// Each component is a recursion; no real name comes near.
+const LONGEST_PARENT: usize = 512;
+
 /// All but the last component of a name, and the last.
 fn components(name: Symbol) -> (&'static [u8], &'static [u8]) {
     let name = name.text();
@@ -105,6 +108,7 @@ impl<'a> Survey<'a> {
         }
         let names = match parent.iter().rposition(|&byte| byte == b'/') {
             _ if parent.is_empty() => self.list(directory.1),
+            _ if parent.len() > LONGEST_PARENT => Names::Unknown,
             slash => {
                 let (above, component) =
                     slash.map_or((&b""[..], parent), |at| (&parent[..at], &parent[at + 1..]));

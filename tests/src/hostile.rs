@@ -1,0 +1,99 @@
+//! What hostile input is fed to: each function takes any bytes, and returns whatever they are.
+//! Knows nothing of where the bytes come from: the fuzz targets in `tests/fuzz` and a test share it.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use farccd::compiler::depfile;
+use farccd::preprocessor::Dialect;
+use farccd::preprocessor::Family;
+use farccd::preprocessor::ForcedInclude;
+use farccd::preprocessor::Language;
+use farccd::preprocessor::Lexing;
+use farccd::preprocessor::MacroOption;
+use farccd::preprocessor::MemorySources;
+use farccd::preprocessor::Predefined;
+use farccd::preprocessor::SearchPath;
+use farccd::preprocessor::SourceFile;
+use farccd::preprocessor::TranslationUnit;
+use farccd::preprocessor::scan;
+
+/// Languages, families and standards that read text differently.
+const MODES: &[(Language, Family, &str)] = &[
+    (Language::C, Family::Gcc, "#define __GNUC__ 12\n#define __STDC_VERSION__ 201710L\n"),
+    (
+        Language::C,
+        Family::Clang,
+        "#define __clang_major__ 19\n#define __STDC_VERSION__ 202311L\n#define __STDC_EMBED_FOUND__ 1\n",
+    ),
+    (Language::C, Family::Gcc, "#define __GNUC__ 12\n#define __STRICT_ANSI__ 1\n"),
+    (Language::Cxx, Family::Gcc, "#define __GNUC__ 12\n#define __cplusplus 202002L\n"),
+    (Language::ObjectiveCxx, Family::Clang, "#define __clang_major__ 14\n#define __cplusplus 201103L\n"),
+    (Language::Assembler, Family::Gcc, "#define __GNUC__ 12\n#define __ASSEMBLER__ 1\n"),
+];
+
+fn unit(mode: &(Language, Family, &str)) -> TranslationUnit {
+    let (language, family, macros) = mode;
+    let answers = ["defined(__has_include)", "defined(__has_embed)", "defined(__has_builtin)"];
+    TranslationUnit {
+        cwd: PathBuf::from("/w"),
+        source: PathBuf::from("main.c"),
+        language: *language,
+        family: *family,
+        lexing: Lexing::default(),
+        search_path: SearchPath {
+            angle: vec!["a".into(), ".".into()],
+            user_directories: 2,
+            ..SearchPath::default()
+        },
+        predefined: Arc::new(Predefined::parse(macros.as_bytes())),
+        macros: Vec::new(),
+        forced_includes: Vec::new(),
+        answers: Arc::new(answers.into_iter().map(|question| (question.to_owned(), 1)).collect()),
+    }
+}
+
+/// Strips the bytes as a source file, by the rules of every dialect.
+pub fn lexer(data: &[u8]) {
+    for mode in MODES {
+        let unit = unit(mode);
+        let dialect = Dialect::new(unit.language, unit.family, &unit.predefined);
+        std::hint::black_box(SourceFile::parse(data, dialect));
+    }
+}
+
+/// Scans a unit whose files are the pieces of the bytes between `0x01` bytes: the source, two headers, a forced include,
+/// and an option `-D`.
+pub fn directives(data: &[u8]) {
+    let mut pieces = data.split(|&byte| byte == 1);
+    let names = ["main.c", "h", "a/h", "f"];
+    let files: Vec<(PathBuf, Vec<u8>)> = names
+        .iter()
+        .map(|name| (PathBuf::from("/w").join(name), pieces.next().unwrap_or_default().to_vec()))
+        .collect();
+    let sources = MemorySources::new(files);
+    for mode in MODES {
+        let mut unit = unit(mode);
+        unit.forced_includes.push(ForcedInclude::Include("f".into()));
+        unit.macros.extend(
+            pieces.clone().take(3).map(|text| MacroOption::Define(OsString::from_vec(text.to_vec()))),
+        );
+        let _ = std::hint::black_box(scan(&unit, &sources));
+    }
+}
+
+/// Evaluates the bytes as the expression of an `#if`, beside a few macros.
+pub fn expression(data: &[u8]) {
+    let line: Vec<u8> =
+        data.iter().map(|&byte| if matches!(byte, b'\n' | 1) { b' ' } else { byte }).collect();
+    let macros =
+        b"#define A 1\n#define F(a, b) (a ## b + A)\n#define V(...) #__VA_ARGS__ F(__VA_ARGS__)\n#if ";
+    directives(&[macros, &line[..], b"\n#include \"h\"\n#endif\n"].concat());
+}
+
+/// Reads the bytes as a depfile.
+pub fn depfile(data: &[u8]) {
+    let _ = std::hint::black_box(depfile::parse(data));
+}
