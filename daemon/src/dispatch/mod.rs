@@ -136,7 +136,7 @@ pub struct Memory {
     pub scan_bytes: usize,
     /// Versions of source files that are kept stripped.
     pub stripped_files: usize,
-    /// About what these and the names of directories take, in bytes.
+    /// About what these, the names in them and those in directories take, in bytes.
     pub source_bytes: usize,
 }
 

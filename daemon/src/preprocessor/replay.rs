@@ -55,6 +55,9 @@ pub fn scan(unit: &TranslationUnit, sources: &dyn Sources) -> Result<Scan, ScanE
     if !replay.questions.is_empty() {
         return Err(ScanError::Unanswered(replay.questions));
     }
+    if Symbol::are_exhausted() {
+        return Err(ScanError::NotSure("more different names than are kept".to_owned()));
+    }
     result?;
     let mut files: Vec<Arc<InputFile>> =
         replay.opened.iter().map(|id| Arc::clone(&replay.search.file(*id).input)).collect();

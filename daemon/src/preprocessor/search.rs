@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::ffi::OsString;
+use std::hash::BuildHasherDefault;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use foldhash::HashMap;
+use foldhash::fast::RandomState;
 
 use crate::files::InputFile;
 use crate::paths;
@@ -122,9 +124,10 @@ impl<'a> Search<'a> {
             survey: Survey::new(sources),
             candidates: HashMap::default(),
             files: Vec::new(),
-            by_path: HashMap::default(),
+            // As for a usual unit: growing from nothing takes as long as the look-ups.
+            by_path: HashMap::with_capacity_and_hasher(512, RandomState::default()),
             first_names: HashMap::default(),
-            chains: SymbolMap::default(),
+            chains: SymbolMap::with_capacity_and_hasher(1024, BuildHasherDefault::default()),
             absent: Vec::new(),
             data: HashMap::default(),
             looks_for_precompiled: true,

@@ -25,6 +25,7 @@ use crate::listings::Listings;
 use crate::paths;
 use crate::preprocessor::Dialect;
 use crate::preprocessor::SourceFile;
+use crate::preprocessor::symbol::Symbol;
 
 /// A file that can be included.
 #[derive(Debug, Clone)]
@@ -100,9 +101,9 @@ impl DiskSources {
         &self.files
     }
 
-    /// About how much memory the stripped files and the names of directories take, in bytes.
+    /// About how much memory the stripped files, the names in them and those in directories take, in bytes.
     pub fn size_bytes(&self) -> usize {
-        self.size_bytes.load(Ordering::Relaxed) + self.listings.size_bytes()
+        self.size_bytes.load(Ordering::Relaxed) + self.listings.size_bytes() + Symbol::size_bytes()
     }
 
     /// How many versions of files are kept stripped.

@@ -5,6 +5,10 @@ use std::hash::BuildHasherDefault;
 use std::hash::Hasher;
 use std::sync::LazyLock;
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 
 use dashmap::DashMap;
 
@@ -19,6 +23,12 @@ impl Symbol {
         if let Some(symbol) = INTERNER.symbols.get(spelling) {
             return *symbol;
         }
+        let size_bytes = spelling.len() + SYMBOL_BYTES;
+        if INTERNER.size_bytes.fetch_add(size_bytes, Ordering::Relaxed) > LARGEST_MEMORY_BYTES {
+            INTERNER.size_bytes.fetch_sub(size_bytes, Ordering::Relaxed);
+            INTERNER.is_full.store(true, Ordering::Relaxed);
+            return Symbol::EMPTY;
+        }
         let spelling: &'static [u8] = Box::leak(spelling.into());
         *INTERNER.symbols.entry(spelling).or_insert_with(|| INTERNER.append(spelling))
     }
@@ -27,6 +37,16 @@ impl Symbol {
     pub(super) fn text(self) -> &'static [u8] {
         let (chunk, offset) = place(self.0);
         INTERNER.chunks[chunk].get().and_then(|chunk| chunk[offset].get()).copied().unwrap_or_default()
+    }
+
+    /// Whether some spelling got no symbol of its own: from then on nothing that was read can be trusted.
+    pub(super) fn are_exhausted() -> bool {
+        INTERNER.is_full.load(Ordering::Relaxed)
+    }
+
+    /// About how much memory all symbols take, in bytes.
+    pub(super) fn size_bytes() -> usize {
+        INTERNER.size_bytes.load(Ordering::Relaxed)
     }
 
     /// The spelling for messages.
@@ -55,8 +75,18 @@ impl std::fmt::Debug for Symbol {
 struct Interner {
     symbols: DashMap<&'static [u8], Symbol>,
     chunks: [OnceLock<Chunk>; CHUNKS],
-    count: std::sync::atomic::AtomicU32,
+    count: AtomicU32,
+    /// About what all symbols take, in bytes.
+    size_bytes: AtomicUsize,
+    is_full: AtomicBool,
 }
+
+/// What is beyond is refused: the sources of the largest trees need a tenth of it, and only those who mean harm, or
+/// years, make more.
+const LARGEST_MEMORY_BYTES: usize = 256 << 20;
+
+/// About what a symbol takes besides its spelling: its places in both directions.
+const SYMBOL_BYTES: usize = 64;
 
 type Chunk = Box<[OnceLock<&'static [u8]>]>;
 
@@ -74,7 +104,7 @@ fn place(number: u32) -> (usize, usize) {
 
 impl Interner {
     fn append(&self, spelling: &'static [u8]) -> Symbol {
-        let number = self.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let number = self.count.fetch_add(1, Ordering::Relaxed);
         let (chunk, offset) = place(number);
         let chunk = self.chunks[chunk].get_or_init(|| {
             let size = (1usize << FIRST_CHUNK_BITS) << chunk;
@@ -90,7 +120,9 @@ static INTERNER: LazyLock<Interner> = LazyLock::new(|| {
     let interner = Interner {
         symbols: DashMap::new(),
         chunks: [const { OnceLock::new() }; CHUNKS],
-        count: std::sync::atomic::AtomicU32::new(0),
+        count: AtomicU32::new(0),
+        size_bytes: AtomicUsize::new(0),
+        is_full: AtomicBool::new(false),
     };
     for spelling in KNOWN {
         interner.symbols.insert(spelling.as_bytes(), interner.append(spelling.as_bytes()));
@@ -142,7 +174,7 @@ known! {
     GNUC = "__GNUC__", CLANG_MAJOR = "__clang_major__", STDC_HOSTED = "__STDC_HOSTED__",
     CHAR_UNSIGNED = "__CHAR_UNSIGNED__", WCHAR_UNSIGNED = "__WCHAR_UNSIGNED__",
     CPP_MODULES = "__cpp_modules", STDC_EMBED_FOUND = "__STDC_EMBED_FOUND__",
-    ZERO = "0", ONE = "1",
+    ZERO = "0", ONE = "1", EMPTY = "",
 }
 
 /// Hashes symbols: they are small dense numbers, so one multiplication spreads them well enough.
