@@ -37,6 +37,8 @@ pub struct Corpus {
     pub programs: &'static [&'static str],
     /// How the commands are found.
     pub recipe: Recipe,
+    /// At least so many units it has.
+    pub units: usize,
     /// Whether it is small enough for every run of the tests.
     pub small: bool,
 }
@@ -200,6 +202,7 @@ pub const CORPUS: &[Corpus] = &[
         packages: &["lua5.4"],
         programs: &["make"],
         recipe: Recipe::Make { configure: "", build: "make linux CC=\"$CC -std=gnu99\"" },
+        units: 31,
         small: true,
     },
     Corpus {
@@ -210,6 +213,7 @@ pub const CORPUS: &[Corpus] = &[
             configure: "",
             build: "make -k -C programs zstd; make -k -C lib libzstd.a; make -k -C tests all",
         },
+        units: 120,
         small: true,
     },
     Corpus {
@@ -221,6 +225,7 @@ pub const CORPUS: &[Corpus] = &[
             flags: "-O2 -std=c++17 -Wall -pthread -I. -isystem $PACKAGES/googletest/googletest/include \
                     -isystem $PACKAGES/googletest/googlemock/include",
         },
+        units: 50,
         small: true,
     },
     Corpus {
@@ -231,6 +236,7 @@ pub const CORPUS: &[Corpus] = &[
             configure: "",
             build: "make -k -C src MALLOC=libc BUILD_TLS=no redis-server redis-cli redis-benchmark",
         },
+        units: 125,
         small: false,
     },
     Corpus {
@@ -245,6 +251,7 @@ pub const CORPUS: &[Corpus] = &[
                         $CC -g -O2 -DSQLITE_CORE -DSQLITE_ENABLE_FTS3 -I. -Isrc -Iext/rtree -Iext/fts3 \
                             -Iext/session -c $source -o $(basename $source .c).o; done",
         },
+        units: 190,
         small: false,
     },
     Corpus {
@@ -255,6 +262,7 @@ pub const CORPUS: &[Corpus] = &[
             configure: "./configure >/dev/null",
             build: "make -k -j2 CC=\"$CC\" lib/libc.a lib/libc.so",
         },
+        units: 1250,
         small: false,
     },
     Corpus {
@@ -266,6 +274,7 @@ pub const CORPUS: &[Corpus] = &[
             build: "make -k -j2 CC=\"$CC\" NO_OPENSSL=1 NO_CURL=1 NO_EXPAT=1 NO_GETTEXT=1 NO_TCLTK=1 NO_PERL=1 \
                     NO_PYTHON=1 CFLAGS='-O2 -I.' all t/helper/test-tool",
         },
+        units: 480,
         small: false,
     },
     Corpus {
@@ -277,6 +286,7 @@ pub const CORPUS: &[Corpus] = &[
             flags: "-std=gnu++17 -O1 -I include -I test -isystem $PACKAGES/googletest/googletest/include \
                     -isystem $PACKAGES/googletest/googlemock/include -DGTEST_HAS_STD_WSTRING=1",
         },
+        units: 38,
         small: false,
     },
     Corpus {
@@ -287,6 +297,7 @@ pub const CORPUS: &[Corpus] = &[
             options: "-DCMAKE_BUILD_TYPE=Debug -Dgtest_build_samples=ON -Dgtest_build_tests=ON -Dgmock_build_tests=ON",
             generate: "",
         },
+        units: 95,
         small: false,
     },
     Corpus {
@@ -298,6 +309,7 @@ pub const CORPUS: &[Corpus] = &[
             flags: "-std=c++17 -O2 -DSPDLOG_COMPILED_LIB -DSPDLOG_FMT_EXTERNAL -I include -I tests \
                     -I $PACKAGES/fmtlib/include",
         },
+        units: 28,
         small: false,
     },
     Corpus {
@@ -309,6 +321,7 @@ pub const CORPUS: &[Corpus] = &[
                       -Dprotobuf_WITH_ZLIB=OFF",
             generate: "",
         },
+        units: 190,
         small: false,
     },
     Corpus {
@@ -320,6 +333,7 @@ pub const CORPUS: &[Corpus] = &[
                       -DABSL_LOCAL_GOOGLETEST_DIR=$PACKAGES/googletest",
             generate: "",
         },
+        units: 310,
         small: false,
     },
     Corpus {
@@ -334,6 +348,7 @@ pub const CORPUS: &[Corpus] = &[
             // As its own build has them: a hundred include directories.
             flags: "-std=c++14 -O2 -pthread $(printf ' -I %s' libs/*/include libs/numeric/*/include)",
         },
+        units: 520,
         small: false,
     },
 ];

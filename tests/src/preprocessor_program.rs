@@ -406,7 +406,10 @@ impl Writer<'_> {
             8 => format!("{name}_PASTE({name}_, {value})"),
             9 => format!("{name}_PASTE(1, {name}_PASTE(2, 3))").replace("1, ", &format!("{name}_EMPTY 1, ")),
             10 => format!("{name}_ALL({name}_{value}, 2)"),
-            11 => format!("{name}_GNU({name}_{value})"),
+            11 => {
+                let comma = self.pick(&["", ","]);
+                format!("({name}_GNU({name}_{value}{comma}) + 1)")
+            }
             12 => format!("{name}_GNU({name}_{value}, {number})"),
             13 => format!("{name}_CALL({name}_F)"),
             14 => format!("{name}_NAME\\\n(4, 5, {number})"),

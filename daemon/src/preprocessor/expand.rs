@@ -136,8 +136,7 @@ impl<'r, 'a> Expansion<'r, 'a> {
             None if !definition.pastes => ContextTokens::Body(Arc::clone(definition)),
             None => ContextTokens::Made(self.substitute(definition, &definition.body, &mut Vec::new())?),
             Some(parameters) => {
-                let Some(arguments) = self.arguments(parameters)? else { return Ok(false) };
-                let mut arguments = arguments.into_iter().map(Argument::new).collect();
+                let Some(mut arguments) = self.arguments(parameters)? else { return Ok(false) };
                 ContextTokens::Made(self.substitute(definition, &definition.body, &mut arguments)?)
             }
         };
@@ -149,7 +148,7 @@ impl<'r, 'a> Expansion<'r, 'a> {
     }
 
     /// The arguments of a call; None if no `(` follows (C17 6.10.3 p10, p11).
-    fn arguments(&mut self, parameters: Parameters) -> Result<Option<Vec<Vec<Token>>>, ScanError> {
+    fn arguments(&mut self, parameters: Parameters) -> Result<Option<Vec<Argument>>, ScanError> {
         match self.next_unexpanded()? {
             Some(token) if token.is(Symbol::OPEN) => {}
             Some(token) => {
@@ -183,14 +182,30 @@ impl<'r, 'a> Expansion<'r, 'a> {
                 last.push(token);
             }
         }
+        let lone_and_empty = arguments.len() == 1 && arguments[0].is_empty();
+        let omitted = parameters.variadic
+            && (arguments.len() < parameters.count || lone_and_empty && !self.keeps_comma_before_nothing());
         if parameters.variadic && arguments.len() + 1 == parameters.count {
             arguments.push(Vec::new());
         }
-        let none_given = parameters.count == 0 && arguments.len() == 1 && arguments[0].is_empty();
+        let none_given = parameters.count == 0 && lone_and_empty;
         if arguments.len() != parameters.count && !none_given {
             return Err(ScanError::not_sure("macro call", "wrong number of arguments"));
         }
-        Ok(Some(arguments))
+        let last = arguments.len() - 1;
+        let argument = |(at, tokens)| Argument { tokens, omitted: omitted && at == last, expanded: None };
+        Ok(Some(arguments.into_iter().enumerate().map(argument).collect()))
+    }
+
+    /// Whether `()` is one empty argument, rather than none, for a macro with nothing but `...`: strict C does so in
+    /// both compilers, strict C++ in GCC alone (libcpp macro.cc, `collect_args`; Clang TokenLexer.cpp,
+    /// `MaybeRemoveCommaBeforeVaArgs`).
+    fn keeps_comma_before_nothing(&self) -> bool {
+        let unit = self.replay.unit;
+        let strict = unit.predefined.is_defined(Symbol::STRICT_ANSI);
+        let since_c99 =
+            unit.predefined.integer(Symbol::STDC_VERSION).is_some_and(|version| version > 199_409);
+        strict && (unit.family == Family::Gcc || since_c99)
     }
 
     /// `body` with its parameters replaced, `#` and `##` carried out (C17 6.10.3.1 to 6.10.3.3).
@@ -209,6 +224,9 @@ impl<'r, 'a> Expansion<'r, 'a> {
             self.replay.spend(1)?;
             let mut pastes_on = token.has(Token::PASTE);
             let operand_of_paste = pastes_on || paste.is_some();
+            let argument =
+                arguments.get(token.text.number() as usize).filter(|_| token.kind == Kind::Parameter);
+            let drops_comma = !pastes_on && argument.is_some_and(|argument| argument.omitted);
             let made;
             let items: &[Token] = match token.kind {
                 Kind::Parameter => {
@@ -255,7 +273,7 @@ impl<'r, 'a> Expansion<'r, 'a> {
                 }
             };
             let empty_after_paste = items.is_empty() && paste.is_none_or(|left_empty| left_empty);
-            self.append(&mut out, items, paste, token, definition)?;
+            self.append(&mut out, items, paste, token, definition, drops_comma)?;
             paste = pastes_on.then_some(empty_after_paste);
         }
         Ok(out)
@@ -269,6 +287,7 @@ impl<'r, 'a> Expansion<'r, 'a> {
         paste: Option<bool>,
         token: Token,
         definition: &Macro,
+        drops_comma: bool,
     ) -> Result<(), ScanError> {
         let start = out.len();
         match (paste, items.split_first()) {
@@ -279,8 +298,9 @@ impl<'r, 'a> Expansion<'r, 'a> {
                         .is_some_and(|parameters| token.text.number() as usize + 1 == parameters.count);
                 let after_comma = out.last().is_some_and(|left| left.is(Symbol::COMMA));
                 match first {
-                    // GNU: `, ## __VA_ARGS__` drops the comma if there are no arguments, else pastes nothing.
-                    None if is_variadic && after_comma => {
+                    // GNU: `, ## __VA_ARGS__` drops the comma if the argument is left out (not if it is empty), else
+                    // pastes nothing.
+                    None if drops_comma && after_comma => {
                         out.pop();
                     }
                     None => {}
@@ -495,13 +515,9 @@ pub(super) fn header_of(tokens: &[Token]) -> Result<(Header, &[Token]), ScanErro
 /// One argument of a call.
 struct Argument {
     tokens: Vec<Token>,
+    /// The call ends before it, as only a variadic one's may.
+    omitted: bool,
     expanded: Option<Vec<Token>>,
-}
-
-impl Argument {
-    fn new(tokens: Vec<Token>) -> Argument {
-        Argument { tokens, expanded: None }
-    }
 }
 
 fn takes_variadic(definition: &Macro) -> bool {
