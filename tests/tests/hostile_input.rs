@@ -102,6 +102,10 @@ fn nasty() -> Vec<(String, Vec<u8>)> {
             (0..200_000).map(|n| format!("#define D{n} D{}\n", n + 1)).collect::<String>()
                 + "#if D0\n#endif\n",
         ),
+        (
+            "long questions",
+            format!("#if __has_builtin({})\n#endif\n", format!("{} ", "q".repeat(100_000)).repeat(2000)),
+        ),
         ("incbin", "asm(\".incbin \\\"x\\\"\");\n".repeat(50_000)),
         ("embed", "#embed \"h\" limit(__has_embed(\"h\"))\n".repeat(50_000)),
     ];

@@ -438,7 +438,11 @@ impl<'r, 'a> Expansion<'r, 'a> {
                 let operand = if expands { self.expand(&operand)? } else { operand };
                 let mut question = name.text.text().to_vec();
                 question.push(b'(');
-                operand.iter().for_each(|token| token.spell(&mut question));
+                for token in &operand {
+                    // Few tokens can be many bytes.
+                    self.replay.spend_bytes(token.text.text().len())?;
+                    token.spell(&mut question);
+                }
                 question.push(b')');
                 self.replay.ask(String::from_utf8_lossy(&question).into_owned(), 0)
             }
