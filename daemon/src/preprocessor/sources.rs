@@ -124,14 +124,14 @@ impl DiskSources {
         let looked_at = self.files.now();
         let mut file = File::open(path)?;
         // The descriptor's own stat: the path may lead elsewhere by now.
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
+        let fingerprint = Fingerprint::of_open(&file)?;
+        if !fingerprint.is_regular() {
             return Ok(None);
         }
-        let mut text = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0).saturating_add(1));
+        let size = usize::try_from(fingerprint.size_bytes()).unwrap_or(0);
+        let mut text = Vec::with_capacity(size.saturating_add(1));
         file.read_to_end(&mut text)?;
         let digest = Digest::of(&text);
-        let fingerprint = Fingerprint::from_metadata(&metadata);
         let version = Version { fingerprint, digest };
         self.files.remember(path, version, looked_at);
         let cached = self.by_content.get(&(digest, dialect)).map(|source| Arc::clone(&source));
@@ -181,21 +181,21 @@ impl DiskSources {
 
 /// What `stat` says of the regular file at `path`; None where there is none.
 fn stat(path: &Path) -> io::Result<Option<Fingerprint>> {
-    let metadata = match std::fs::metadata(path) {
-        Ok(metadata) => metadata,
+    let fingerprint = match Fingerprint::of(path) {
+        Ok(fingerprint) => fingerprint,
         // `a/b` where `a` is a file is as absent as where there is no `a`.
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(None);
         }
         Err(error) => return Err(error),
     };
-    if metadata.is_dir() {
+    if fingerprint.is_directory() {
         return Ok(None);
     }
-    if !metadata.is_file() {
+    if !fingerprint.is_regular() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
-    Ok(Some(Fingerprint::from_metadata(&metadata)))
+    Ok(Some(fingerprint))
 }
 
 impl Sources for DiskSources {
