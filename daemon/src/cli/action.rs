@@ -18,7 +18,7 @@ use crate::digest::Digest;
 use crate::paths;
 
 pub(super) fn action(surroundings: &Surroundings, words: Vec<OsString>) -> anyhow::Result<ExitCode> {
-    let invocation = surroundings.invocation(words, surroundings.cwd.clone())?;
+    let invocation = surroundings.typed(words)?;
     let action = match runtime()?.block_on(surroundings.dispatcher().action(&invocation)) {
         Ok(action) => action,
         Err(reason) => bail!("build the action: the command would run locally: {reason}"),

@@ -177,15 +177,20 @@ impl Surroundings {
     }
 
     /// A command as the launcher would send it from here.
-    fn invocation(&self, argv: Vec<OsString>, cwd: PathBuf) -> anyhow::Result<Arc<Invocation>> {
-        let invocation = Invocation {
+    fn invocation(&self, argv: Vec<OsString>, cwd: PathBuf) -> Invocation {
+        Invocation {
             argv,
             cwd,
             env: self.env.clone(),
             umask: 0o022,
             stdout_is_terminal: false,
             stderr_is_terminal: false,
-        };
+        }
+    }
+
+    /// The command that was typed, whose program must be there.
+    fn typed(&self, argv: Vec<OsString>) -> anyhow::Result<Arc<Invocation>> {
+        let invocation = self.invocation(argv, self.cwd.clone());
         let name = invocation.argv.first().context("read the command: it is empty")?;
         if invocation.executable().is_none() {
             anyhow::bail!("find {} in PATH", name.display());

@@ -9,10 +9,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 use std::sync::mpsc::Sender;
+use std::time::Duration;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -73,7 +75,7 @@ pub(super) fn scan(surroundings: &Surroundings, args: &ScanArgs) -> anyhow::Resu
     if let Some(database) = &args.compile_commands {
         return scan_all(surroundings, &dispatcher, database, args.jobs.max(1));
     }
-    let invocation = surroundings.invocation(args.words.clone(), surroundings.cwd.clone())?;
+    let invocation = surroundings.typed(args.words.clone())?;
     let scanned = match runtime()?.block_on(dispatcher.scan(&invocation)) {
         Ok(scanned) => scanned,
         Err(reason) => bail!("scan: the command would run locally: {reason}"),
@@ -116,6 +118,12 @@ struct Line<'a> {
     micros: u64,
 }
 
+/// Lines, each with the number of its entry.
+type Lines = Vec<(usize, Vec<u8>)>;
+
+/// How long a line may wait to be printed.
+const PATIENCE: Duration = Duration::from_millis(10);
+
 /// Scans all entries on as many threads as `jobs`, and prints what comes of them in their order.
 fn scan_all(
     surroundings: &Surroundings,
@@ -128,15 +136,23 @@ fn scan_all(
         serde_json::from_slice(&text).with_context(|| format!("read {}", database.display()))?;
     let next = AtomicUsize::new(0);
     let (sender, receiver) = std::sync::mpsc::channel();
-    let work = |sender: Sender<(usize, Vec<u8>)>| -> anyhow::Result<()> {
+    let work = |sender: Sender<Lines>| -> anyhow::Result<()> {
         dedicate_thread();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let mut lines = Lines::new();
+        let mut sent = Instant::now();
         while let Some((at, entry)) = next_of(&entries, &next) {
-            let line = runtime.block_on(scan_entry(surroundings, dispatcher, entry))?;
-            if sender.send((at, line)).is_err() {
-                break;
+            lines.push((at, runtime.block_on(scan_entry(surroundings, dispatcher, entry))?));
+            // Waking the printing thread for each line takes a third as long as making the line.
+            if sent.elapsed() >= PATIENCE {
+                sent = Instant::now();
+                if sender.send(std::mem::take(&mut lines)).is_err() {
+                    return Ok(());
+                }
             }
         }
+        // A reader that has gone wants no more.
+        let _ = sender.send(lines);
         Ok(())
     };
     std::thread::scope(|scope| {
@@ -161,11 +177,11 @@ fn next_of<'e>(entries: &'e [Entry], next: &AtomicUsize) -> Option<(usize, &'e E
 }
 
 /// Takes the receiver with it, so that whoever still sends learns that nobody reads any more.
-fn print_in_order(receiver: Receiver<(usize, Vec<u8>)>) -> anyhow::Result<()> {
+fn print_in_order(receiver: Receiver<Lines>) -> anyhow::Result<()> {
     let mut waiting = BTreeMap::new();
     let mut expected = 0;
     let mut out = std::io::stdout().lock();
-    for (at, line) in receiver {
+    for (at, line) in receiver.into_iter().flatten() {
         waiting.insert(at, line);
         while let Some(line) = waiting.remove(&expected) {
             expected += 1;
@@ -212,9 +228,10 @@ async fn find_inputs(
         (None, Some(command)) => shlex::split(command).ok_or("the command has an open quote")?,
         (None, None) => return Err("the entry has neither arguments nor command".to_owned()),
     };
+    if words.is_empty() {
+        return Err("the command is empty".to_owned());
+    }
     let words = words.into_iter().map(OsString::from).collect();
-    let invocation = surroundings
-        .invocation(words, surroundings.cwd.join(&entry.directory))
-        .map_err(|error| format!("{error:#}"))?;
+    let invocation = Arc::new(surroundings.invocation(words, surroundings.cwd.join(&entry.directory)));
     dispatcher.scan(&invocation).await.map_err(|reason| reason.to_string())
 }

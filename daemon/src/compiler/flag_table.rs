@@ -6,6 +6,8 @@
 //! Sources: the GCC 12 manual, "Option Summary"; the Clang 14 command line reference; `gcc --help=common` and
 //! its kin; `clang --help-hidden`.
 
+use std::sync::LazyLock;
+
 use Arity::Either;
 use Arity::Exact;
 use Arity::Joined;
@@ -132,9 +134,22 @@ pub(super) fn find(argument: &[u8]) -> Option<&'static Row> {
         Exact | Separate => argument == row.name.as_bytes(),
         Joined | Either => argument.starts_with(row.name.as_bytes()),
     };
-    let found = ROWS.iter().filter(fits).max_by_key(|row| row.name.len());
+    let letter = argument.get(1).copied().unwrap_or_default();
+    let found = BY_LETTER[usize::from(letter)].iter().copied().find(fits);
     found.or_else(|| find_feature(argument))
 }
+
+/// The rows by what follows the dash, the longest names first.
+static BY_LETTER: LazyLock<[Vec<&'static Row>; 256]> = LazyLock::new(|| {
+    let mut by_letter = [const { Vec::new() }; 256];
+    for row in ROWS {
+        by_letter[usize::from(row.name.as_bytes()[1])].push(row);
+    }
+    for rows in &mut by_letter {
+        rows.sort_by_key(|row: &&Row| std::cmp::Reverse(row.name.len()));
+    }
+    by_letter
+});
 
 fn find_feature(argument: &[u8]) -> Option<&'static Row> {
     let name = argument.strip_prefix(b"-f")?;

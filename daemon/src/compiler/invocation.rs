@@ -66,12 +66,22 @@ fn is_program(candidate: &Path) -> bool {
         && !is_masquerader(candidate)
 }
 
-/// Whether `program` is a symlink that ends in a known wrapper.
+/// Whether `program` is a symlink that ends in a known wrapper. Only the last component counts, so that no more
+/// than that is resolved.
 fn is_masquerader(program: &Path) -> bool {
-    let Ok(target) = std::fs::canonicalize(program) else { return false };
-    let name = target.file_name().unwrap_or_default();
+    let mut end = program.to_owned();
+    for _ in 0..MOST_LINKS {
+        let Ok(target) = std::fs::read_link(&end) else { break };
+        // Of an absolute target nothing is left of what it is joined to.
+        end.pop();
+        end.push(target);
+    }
+    let name = end.file_name().unwrap_or_default();
     MASQUERADERS.iter().any(|&wrapper| name == wrapper) && program.file_name() != Some(name)
 }
+
+/// More of them in a row lead nowhere (path_resolution(7)).
+const MOST_LINKS: usize = 40;
 
 #[cfg(test)]
 pub(super) mod tests {
