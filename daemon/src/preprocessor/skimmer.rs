@@ -1,6 +1,10 @@
 //! Walks over a file's bytes, past comments and literals, and stops at each directive (C17 5.1.1.2, phases 1 to 3).
 //! Knows nothing of what a directive means.
 
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
+
 use crate::preprocessor::Dialect;
 use crate::preprocessor::assembly;
 use crate::preprocessor::assembly::AssemblerRead;
@@ -44,6 +48,8 @@ pub(super) struct Skimmer<'t> {
     word_start: usize,
     code: bool,
     facts: Facts,
+    /// Some of [`Finders::words`] stand in it.
+    has_words: bool,
     /// Comments and literals in order, if the file has words that only count outside of them.
     blanks: Option<Vec<Blank>>,
     /// Where the assembler's words stand that were not yet passed, the first one last.
@@ -74,6 +80,27 @@ const ASSEMBLER_WORDS: &[&[u8]] = &[b".incbin", b".include", b".INCBIN", b".INCL
 /// Pragmas that change macros, so that `_Pragma` hides a directive in a line of code.
 const PRAGMA_WORDS: &[&[u8]] = &[b"push_macro", b"pop_macro"];
 
+/// Words that need a closer look, wherever they stand; most files have none of them.
+struct Finders {
+    assembler: [Finder<'static>; 3],
+    asm: Finder<'static>,
+    /// Of `__DATE__`, `__TIME__`, `__TIMESTAMP__`, `push_macro`, `pop_macro` and `_Pragma`.
+    words: [Finder<'static>; 4],
+    /// The ends of words for the time, which `##` may have cut off.
+    ends: [Finder<'static>; 2],
+}
+
+static FINDERS: LazyLock<Finders> = LazyLock::new(|| Finders {
+    assembler: [".inc", ".INC", ".Inc"].map(Finder::new),
+    asm: Finder::new("asm"),
+    words: ["__DATE", "__TIME", "_macro", "_Pragma"].map(Finder::new),
+    ends: ["E__", "P__"].map(Finder::new),
+});
+
+fn mentions(text: &[u8], words: &[Finder<'_>]) -> bool {
+    words.iter().any(|word| word.find(text).is_some())
+}
+
 /// Bytes at which skimming over code has to look closer.
 const SPECIAL: [bool; 256] = {
     let mut special = [false; 256];
@@ -95,12 +122,16 @@ impl<'t> Skimmer<'t> {
         }
         facts.lone_carriage_return = memchr::memchr_iter(b'\r', text)
             .any(|at| !matches!(text.get(at + 1), Some(b'\n' | b'\r') | None));
-        let mentions = |words: &[&[u8]]| words.iter().any(|word| memchr::memmem::find(text, word).is_some());
-        let includes = dialect.assembler || mentions(&[b"asm"]);
-        let mut assembler_words = assembly::positions(text, includes);
-        assembler_words.reverse();
-        let look_closer =
-            !assembler_words.is_empty() || mentions(&[b"__DATE__", b"__TIME", b"_macro", b"_Pragma"]);
+        let finders = &*FINDERS;
+        let mut includes = dialect.assembler;
+        let mut assembler_words = Vec::new();
+        if mentions(text, &finders.assembler) {
+            includes |= finders.asm.find(text).is_some();
+            assembler_words = assembly::positions(text, includes);
+            assembler_words.reverse();
+        }
+        let has_words = mentions(text, &finders.words);
+        let look_closer = !assembler_words.is_empty() || has_words;
         Skimmer {
             text,
             dialect,
@@ -109,6 +140,7 @@ impl<'t> Skimmer<'t> {
             word_start: 0,
             code: false,
             facts,
+            has_words,
             blanks: look_closer.then(Vec::new),
             assembler_words,
             includes,
@@ -617,6 +649,9 @@ impl<'t> Skimmer<'t> {
     /// `__DA ## TE__`: the second part as a word of its own, which is rare enough to count wherever it stands; the
     /// first part where all but underscores belong to it and the file pastes.
     fn look_for_parts_of_time_words(&mut self) {
+        if !self.has_words && !mentions(self.text, &FINDERS.ends) {
+            return;
+        }
         let text = self.text;
         let pastes = memchr::memmem::find(text, b"##").is_some();
         let parts: [(&[u8], bool); 4] =

@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
 use dashmap::DashMap;
+use foldhash::fast::RandomState;
 
 /// An interned spelling. Symbols live as long as the process: the daemon sees the identifiers of the directives
 /// of the sources that it compiles, a few megabytes for a large tree.
@@ -73,7 +74,7 @@ impl std::fmt::Debug for Symbol {
 
 /// Texts stand in chunks of doubling size that never move, so that reading one takes no lock.
 struct Interner {
-    symbols: DashMap<&'static [u8], Symbol>,
+    symbols: DashMap<&'static [u8], Symbol, RandomState>,
     chunks: [OnceLock<Chunk>; CHUNKS],
     count: AtomicU32,
     /// About what all symbols take, in bytes.
@@ -118,7 +119,7 @@ impl Interner {
 
 static INTERNER: LazyLock<Interner> = LazyLock::new(|| {
     let interner = Interner {
-        symbols: DashMap::new(),
+        symbols: DashMap::default(),
         chunks: [const { OnceLock::new() }; CHUNKS],
         count: AtomicU32::new(0),
         size_bytes: AtomicUsize::new(0),
