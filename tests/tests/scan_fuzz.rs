@@ -1,4 +1,5 @@
 //! The scanner against the compilers' `-M`, over random programs: both must list the same files, neither more nor less.
+//! And against itself: whatever is taken from summaries of headers must be what replaying them finds.
 //! Knows nothing of how the programs are made.
 //!
 //! `FARCC_FUZZ_CASES=100000` makes a long run, `FARCC_FUZZ_SEED=7` another one. Many programs are packed into one unit,
@@ -6,6 +7,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::borrow::Borrow;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::Path;
@@ -28,6 +30,8 @@ use farccd::files::Files;
 use farccd::preprocessor::DiskSources;
 use farccd::preprocessor::Language;
 use farccd::preprocessor::MacroOption;
+use farccd::preprocessor::Memo;
+use farccd::preprocessor::Scan;
 use farccd::preprocessor::ScanError;
 
 /// Programs in one unit.
@@ -72,6 +76,7 @@ struct Tally {
     rejected: Vec<String>,
     not_sure: Vec<String>,
     compiler_runs: usize,
+    summaries_applied: usize,
 }
 
 struct Trial<'a> {
@@ -83,6 +88,34 @@ struct Trial<'a> {
 /// What was written a moment ago counts as settled: each unit has its own sources.
 fn long_after() -> SystemTime {
     SystemTime::now() + Duration::from_secs(60)
+}
+
+fn flags(setting: Option<&str>) -> UnitFlags {
+    let define = |value: &str| MacroOption::Define(OsString::from(format!("{SETTING}={value}")));
+    UnitFlags {
+        user: std::iter::once(PathBuf::from(".")).chain(NEXT_DIRECTORIES.iter().map(PathBuf::from)).collect(),
+        macros: setting.into_iter().map(define).collect(),
+        ..UnitFlags::default()
+    }
+}
+
+/// All that a scan says, line by line.
+fn describe(scan: &anyhow::Result<impl Borrow<Scan>>) -> String {
+    let scan = match scan {
+        Ok(scan) => scan.borrow(),
+        Err(error) => return format!("{error:#}\n"),
+    };
+    let sorted = |what: &str, paths: BTreeSet<PathBuf>| -> String {
+        paths.iter().map(|path| format!("{what} {}\n", path.display())).collect()
+    };
+    let opened: String = scan.paths().iter().map(|path| format!("opens {}\n", path.display())).collect();
+    let probed = scan.probed.iter().map(|file| file.path.clone()).collect();
+    let assembled = scan.assembled.iter().map(|file| file.path.clone()).collect();
+    opened
+        + &sorted("probes", probed)
+        + &sorted("assembles", assembled)
+        + &sorted("looks in vain for", scan.failed_lookups.paths().collect())
+        + &format!("time {} {}\n", scan.uses_time, scan.uses_timestamp)
 }
 
 impl Trial<'_> {
@@ -97,14 +130,7 @@ impl Trial<'_> {
         std::fs::write(self.directory.join("main"), main).unwrap();
         let sources = DiskSources::new(Arc::new(Files::with_clock(long_after)));
         for setting in [None, Some("5")] {
-            let define = |value: &str| MacroOption::Define(OsString::from(format!("{SETTING}={value}")));
-            let flags = UnitFlags {
-                user: std::iter::once(PathBuf::from("."))
-                    .chain(NEXT_DIRECTORIES.iter().map(PathBuf::from))
-                    .collect(),
-                macros: setting.into_iter().map(define).collect(),
-                ..UnitFlags::default()
-            };
+            let flags = flags(setting);
             tally.compiler_runs += 1;
             let listed = match self.compiler.dependencies(self.directory, Path::new("main"), &flags) {
                 Ok(listed) => listed,
@@ -134,7 +160,47 @@ impl Trial<'_> {
                 return Outcome::Different(format!("{setting:?}: the scan has {} besides", excess.display()));
             }
         }
-        Outcome::Same
+        match self.difference_by_summaries(programs, &sources, tally) {
+            None => Outcome::Same,
+            Some(what) => Outcome::Different(what),
+        }
+    }
+
+    /// Scans units of the same headers in other orders and circumstances, by summaries and without.
+    fn difference_by_summaries(
+        &self,
+        programs: &[Program],
+        sources: &DiskSources,
+        tally: &mut Tally,
+    ) -> Option<String> {
+        let memo = Memo::summarizing_all(DiskSources::new(Arc::new(Files::with_clock(long_after))));
+        let every = |step: usize| programs.iter().step_by(step);
+        let orders: [(&str, Vec<&Program>); 4] = [
+            ("in order", every(1).collect()),
+            ("in order again", every(1).collect()),
+            ("every other", every(2).collect()),
+            ("backwards, twice", every(1).rev().chain(every(3)).collect()),
+        ];
+        for ((order, programs), setting) in
+            orders.iter().flat_map(|order| [None, Some("5"), Some("6")].map(|setting| (order, setting)))
+        {
+            let name = format!("main {order}");
+            let text: String =
+                programs.iter().map(|program| format!("#include \"{}/main.h\"\n", program.name)).collect();
+            std::fs::write(self.directory.join(&name), text).unwrap();
+            let unit = self.compiler.unit(self.probe, self.directory, Path::new(&name), &flags(setting));
+            // Learns the compiler's answers, which the memory has to have.
+            let replayed = self.compiler.scan(&unit, sources);
+            let summarized = memo.scan(&unit);
+            let (replayed, summarized) =
+                (describe(&replayed), describe(&summarized.map_err(anyhow::Error::from)));
+            if replayed != summarized {
+                let lines = replayed.lines().zip(summarized.lines()).find(|(left, right)| left != right);
+                return Some(format!("{order}, {setting:?}: summaries differ from a replay: {lines:?}"));
+            }
+        }
+        tally.summaries_applied += memo.summaries_applied();
+        None
     }
 
     fn lay(&self, program: &Program) {
@@ -257,15 +323,18 @@ fn run(seed: u64, cases: usize) {
         whole.cases += tally.cases;
         whole.rejected.extend(tally.rejected);
         whole.compiler_runs += tally.compiler_runs;
+        whole.summaries_applied += tally.summaries_applied;
         whole.not_sure.extend(tally.not_sure);
     }
+    assert!(whole.summaries_applied > whole.cases, "{} summaries held", whole.summaries_applied);
     say(&format!(
-        "seed {seed}: {} random programs, {} rejected by the compiler, {} not sure; {} compiler runs, {:.0} programs \
-         a minute",
+        "seed {seed}: {} random programs, {} rejected by the compiler, {} not sure; {} compiler runs, {} headers \
+         taken from summaries, {:.0} programs a minute",
         whole.cases,
         whole.rejected.len(),
         whole.not_sure.len(),
         whole.compiler_runs,
+        whole.summaries_applied,
         whole.cases as f64 / started.elapsed().as_secs_f64() * 60.0,
     ));
 }

@@ -3,6 +3,7 @@
 
 use crate::preprocessor::ScanError;
 use crate::preprocessor::assembly::AssemblerRead;
+use crate::preprocessor::recording::Event;
 use crate::preprocessor::replay::INCLUDE_COST;
 use crate::preprocessor::replay::Replay;
 use crate::preprocessor::source_file::Directive;
@@ -10,6 +11,7 @@ use crate::preprocessor::source_file::Directive;
 impl Replay<'_> {
     /// Lists what the assembler reads. A file that is nowhere is its own affair: the code may not be used.
     pub(super) fn assemble(&mut self, reads: &[AssemblerRead]) -> Result<(), ScanError> {
+        self.recording.note(Event::Unclear);
         let mut pending = reads.to_vec();
         while let Some(read) = pending.pop() {
             self.spend(INCLUDE_COST + self.assembled.len())?;

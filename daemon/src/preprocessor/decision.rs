@@ -36,13 +36,13 @@ struct Decision {
 
 impl Decisions {
     /// The value of the condition, if it was decided under these circumstances.
-    pub(super) fn recall(&self, family: Family, macros: &MacroTable, answers: &Answers) -> Recalled {
+    pub(super) fn recall(&self, family: Family, macros: &MacroTable, answers: &Answers) -> Recalled<'_> {
         let Some(decision) = self.of(family).get() else { return Recalled::Nothing };
         let same_answer =
             |(question, value): &(String, i64)| answers.get(question).is_some_and(|now| *now == *value);
         let same_macro = |(name, state): &(Symbol, State)| macros.is_in_state(*name, state);
         match decision.macros.iter().all(same_macro) && decision.answers.iter().all(same_answer) {
-            true => Recalled::Holds(decision.holds),
+            true => Recalled::Holds(decision.holds, &decision.macros),
             false => Recalled::Otherwise,
         }
     }
@@ -67,9 +67,9 @@ impl Decisions {
 }
 
 /// What is known of a condition.
-pub(super) enum Recalled {
-    /// Its value under these circumstances.
-    Holds(bool),
+pub(super) enum Recalled<'a> {
+    /// Its value under these circumstances, and the macros by which it was decided.
+    Holds(bool, &'a [(Symbol, State)]),
     /// Its value under other circumstances only.
     Otherwise,
     /// It has never been decided.

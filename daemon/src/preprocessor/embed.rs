@@ -11,6 +11,7 @@ use crate::preprocessor::ScanError;
 use crate::preprocessor::expand::Expansion;
 use crate::preprocessor::expand::header_of;
 use crate::preprocessor::expression;
+use crate::preprocessor::recording::Event;
 use crate::preprocessor::replay::INCLUDE_COST;
 use crate::preprocessor::replay::Replay;
 use crate::preprocessor::search::DirectoryId;
@@ -61,6 +62,7 @@ impl Replay<'_> {
     /// The value of `__has_embed(…)`; its tokens come expanded.
     pub(super) fn has_embed(&mut self, tokens: &[Token]) -> Result<i64, ScanError> {
         self.looked_elsewhere();
+        self.recording.note(Event::Unclear);
         let (header, parameters) = header_of(tokens)?;
         let parameters = read_parameters(parameters)?;
         let mut is_empty = false;
@@ -103,6 +105,7 @@ impl Replay<'_> {
 
     /// `#embed` itself.
     pub(super) fn embed(&mut self, header: Header) -> Result<(), ScanError> {
+        self.recording.note(Event::Unclear);
         let (Header::Quoted(name) | Header::Angled(name)) = header else {
             return Err(self.not_sure_here("#embed"));
         };

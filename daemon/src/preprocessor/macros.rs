@@ -183,6 +183,9 @@ pub(super) enum State {
     Absent,
 }
 
+/// What a change replaced: nothing, the unit's own definition, or (the inner None) that it was undefined.
+pub(super) type Previous = Option<Option<Arc<Macro>>>;
+
 /// The macros that are defined at one point of a unit.
 pub(super) struct MacroTable<'a> {
     predefined: &'a Predefined,
@@ -236,12 +239,23 @@ impl<'a> MacroTable<'a> {
         }
     }
 
-    pub(super) fn define(&mut self, definition: &Arc<Macro>) {
-        self.own.insert(definition.name, Some(Arc::clone(definition)));
+    /// What a name was before a change, of which `previous` is what the change replaced; None: there was no change.
+    pub(super) fn state_before(&self, name: Symbol, previous: Option<&Previous>) -> State {
+        let predefined = || match self.predefined.get(name) {
+            Some(definition) => State::Defined(Arc::clone(definition)),
+            None => State::Absent,
+        };
+        match previous {
+            None => self.state(name),
+            Some(None) => predefined(),
+            Some(Some(Some(definition))) => State::Defined(Arc::clone(definition)),
+            Some(Some(None)) => State::Undefined,
+        }
     }
 
-    pub(super) fn undefine(&mut self, name: Symbol) {
-        self.own.insert(name, None);
+    /// Gives a name a definition, or (None) undefines it.
+    pub(super) fn set(&mut self, name: Symbol, definition: Option<Arc<Macro>>) -> Previous {
+        self.own.insert(name, definition)
     }
 
     /// `#pragma push_macro("name")`.
@@ -250,10 +264,9 @@ impl<'a> MacroTable<'a> {
         self.pushed.entry(name).or_default().push(state);
     }
 
-    /// `#pragma pop_macro("name")`; without a matching push it does nothing.
-    pub(super) fn pop(&mut self, name: Symbol) {
-        if let Some(state) = self.pushed.get_mut(&name).and_then(Vec::pop) {
-            self.own.insert(name, state);
-        }
+    /// `#pragma pop_macro("name")`: what the name was. Without a matching push it does nothing.
+    pub(super) fn pop(&mut self, name: Symbol) -> Option<Previous> {
+        let state = self.pushed.get_mut(&name).and_then(Vec::pop)?;
+        Some(self.own.insert(name, state))
     }
 }

@@ -6,6 +6,7 @@
 //! changed within the clock's granularity of the moment it was looked at is not trusted by its `stat`: files are read
 //! again, look-ups made again.
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,8 +14,12 @@ use std::sync::PoisonError;
 use std::sync::RwLock;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
 use dashmap::DashMap;
+use foldhash::HashMap;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
 
 use crate::digest::Digest;
 use crate::digest::Hasher;
@@ -32,7 +37,10 @@ use crate::preprocessor::Scan;
 use crate::preprocessor::ScanError;
 use crate::preprocessor::SearchPath;
 use crate::preprocessor::TranslationUnit;
-use crate::preprocessor::scan;
+use crate::preprocessor::replay::Replay;
+use crate::preprocessor::replay::scan_with;
+use crate::preprocessor::summaries::Summaries;
+use crate::preprocessor::summaries::Thrift;
 use crate::preprocessor::survey::Evidence;
 
 /// When the scans take more memory than this, all are forgotten: some ten thousand units take a third of it.
@@ -41,6 +49,7 @@ const LARGEST_MEMORY_BYTES: usize = 256 << 20;
 /// The scans of all units, shared by all connections.
 pub struct Memo {
     sources: DiskSources,
+    summaries: Summaries,
     scans: DashMap<Digest, Arc<Remembered>>,
     /// About what they take, in bytes.
     size_bytes: AtomicUsize,
@@ -49,8 +58,8 @@ pub struct Memo {
 /// One scan, and what shows that it still holds.
 struct Remembered {
     scan: Arc<Scan>,
-    /// For each file of the scan, whether its `stat` can be trusted.
-    settled: Box<[bool]>,
+    /// The files of the scan, those of one directory together.
+    directories: Box<[Siblings]>,
     evidence: RwLock<Arc<Evidence>>,
     size_bytes: usize,
     /// The key holds their addresses: as long as they live, nothing else has them.
@@ -60,15 +69,26 @@ struct Remembered {
 impl Memo {
     /// An empty memory over `sources`.
     pub fn new(sources: DiskSources) -> Memo {
-        Memo { sources, scans: DashMap::new(), size_bytes: AtomicUsize::new(0) }
+        Memo::with_thrift(sources, Thrift::Worthwhile)
+    }
+
+    /// An empty memory that takes all it can from summaries of headers, whatever that costs: for tests of them.
+    pub fn summarizing_all(sources: DiskSources) -> Memo {
+        Memo::with_thrift(sources, Thrift::All)
+    }
+
+    fn with_thrift(sources: DiskSources, thrift: Thrift) -> Memo {
+        let summaries = Summaries::new(thrift);
+        Memo { sources, summaries, scans: DashMap::new(), size_bytes: AtomicUsize::new(0) }
     }
 
     /// The files that `unit` reads, from memory or by scanning it.
     ///
     /// # Errors
-    /// See [`scan`]; errors are not remembered.
+    /// See [`scan`](crate::preprocessor::scan); errors are not remembered.
     pub fn scan(&self, unit: &TranslationUnit) -> Result<Arc<Scan>, ScanError> {
-        let key = key(unit);
+        let context = context(unit);
+        let key = key(unit, context);
         let remembered = self.scans.get(&key).map(|entry| Arc::clone(&entry));
         if let Some(remembered) = remembered
             && remembered.holds(&self.sources)
@@ -76,20 +96,21 @@ impl Memo {
             return Ok(Arc::clone(&remembered.scan));
         }
         let started = self.sources.files().now();
-        let mut scan = scan(unit, &self.sources)?;
+        let context = self.summaries.context(context, &unit.predefined, &unit.answers);
+        let mut scan = scan_with(Replay::new(unit, &self.sources).with_summaries(&self.summaries, context))?;
         let evidence = std::mem::take(&mut scan.evidence).since(started);
         let scan = Arc::new(scan);
-        let is_settled = |file: &Arc<InputFile>| file.version.fingerprint.is_settled(started);
-        let settled: Box<[bool]> = scan.all_files().map(is_settled).collect();
+        let directories = by_directory(&scan, started);
         let size_bytes = size_of::<Remembered>()
-            + settled.len() * (1 + size_of::<Arc<InputFile>>())
+            + size_of_val(&*directories)
+            + scan.all_files().count() * (size_of::<Sibling>() + size_of::<Arc<InputFile>>())
             + scan.failed_lookups.size_bytes()
             + evidence.size_bytes();
         self.remember(
             key,
             Remembered {
                 scan: Arc::clone(&scan),
-                settled,
+                directories,
                 evidence: RwLock::new(Arc::new(evidence)),
                 size_bytes,
                 _compiler: (Arc::clone(&unit.predefined), Arc::clone(&unit.answers)),
@@ -119,17 +140,21 @@ impl Memo {
         self.scans.len()
     }
 
-    /// About how much memory the scans take, in bytes; the files that they share are counted with the
-    /// [sources](DiskSources::size_bytes).
+    /// How often the summary of a header took the place of replaying it.
+    pub fn summaries_applied(&self) -> usize {
+        self.summaries.applied()
+    }
+
+    /// About how much memory the scans and the summaries of headers take, in bytes; the files that they share are
+    /// counted with the [sources](DiskSources::size_bytes).
     pub fn size_bytes(&self) -> usize {
-        self.size_bytes.load(Ordering::Relaxed)
+        self.size_bytes.load(Ordering::Relaxed) + self.summaries.size_bytes()
     }
 }
 
 impl Remembered {
     fn holds(&self, sources: &DiskSources) -> bool {
-        let mut files = self.scan.all_files().zip(&self.settled);
-        if !files.all(|(file, settled)| is_unchanged(file, *settled, sources.files())) {
+        if !self.directories.iter().all(|directory| directory.is_unchanged(sources.files())) {
             return false;
         }
         let evidence = Arc::clone(&self.evidence.read().unwrap_or_else(PoisonError::into_inner));
@@ -141,6 +166,45 @@ impl Remembered {
     }
 }
 
+/// Files in one directory, each with whether its `stat` can be trusted.
+struct Siblings(Box<[Sibling]>);
+type Sibling = (Arc<InputFile>, bool);
+
+/// From so many files on, it takes less time to open their directory and look at them from there.
+const MANY_SIBLINGS: usize = 12;
+
+impl Siblings {
+    fn is_unchanged(&self, files: &Files) -> bool {
+        let Some((first, _)) = self.0.first().filter(|_| self.0.len() >= MANY_SIBLINGS) else {
+            return self.0.iter().all(|(file, settled)| is_unchanged(file, *settled, files));
+        };
+        let directory = split(&first.path).0;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let Ok(directory) = rustix::fs::open(directory, flags, Mode::empty()) else { return false };
+        self.0.iter().all(|(file, settled)| match settled {
+            true => Fingerprint::below(&directory, split(&file.path).1)
+                .is_ok_and(|now| now == file.version.fingerprint),
+            false => is_unchanged(file, false, files),
+        })
+    }
+}
+
+/// The directory of a file, and its name there; both as they are written, `..` and `//` kept.
+fn split(path: &Path) -> (&OsStr, &OsStr) {
+    let bytes = path.as_os_str().as_bytes();
+    let slash = bytes.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
+    (OsStr::from_bytes(&bytes[..slash]), OsStr::from_bytes(&bytes[slash..]))
+}
+
+fn by_directory(scan: &Scan, started: SystemTime) -> Box<[Siblings]> {
+    let mut directories: HashMap<&OsStr, Vec<Sibling>> = HashMap::default();
+    for file in scan.all_files() {
+        let settled = file.version.fingerprint.is_settled(started);
+        directories.entry(split(&file.path).0).or_default().push((Arc::clone(file), settled));
+    }
+    directories.into_values().map(|files| Siblings(files.into())).collect()
+}
+
 fn is_unchanged(file: &InputFile, settled: bool, files: &Files) -> bool {
     match settled {
         true => Fingerprint::of(&file.path).is_ok_and(|now| now == file.version.fingerprint),
@@ -149,26 +213,49 @@ fn is_unchanged(file: &InputFile, settled: bool, files: &Files) -> bool {
     }
 }
 
-/// Everything of a unit that a scan depends on. The compiler's macros and answers are known by their addresses: they
-/// are shared by all units of one toolchain, and replaced as a whole.
-fn key(unit: &TranslationUnit) -> Digest {
+/// Everything of a unit that a scan depends on; `context` is the [`context`] of the same unit.
+fn key(unit: &TranslationUnit, context: Digest) -> Digest {
+    let mut hasher = Hasher::new();
+    hasher.field(Digest::hash(&context));
+    hasher.field(unit.source.as_os_str().as_bytes());
+    number(&mut hasher, unit.macros.len());
+    for option in &unit.macros {
+        let (kind, text) = match option {
+            MacroOption::Define(text) => (b"D", text),
+            MacroOption::Undefine(text) => (b"U", text),
+        };
+        hasher.field(kind);
+        hasher.field(text.as_bytes());
+    }
+    for include in &unit.forced_includes {
+        let (kind, file) = match include {
+            ForcedInclude::Include(file) => (b"i", file),
+            ForcedInclude::Macros(file) => (b"m", file),
+        };
+        hasher.field(kind);
+        hasher.field(file.as_os_str().as_bytes());
+    }
+    hasher.finish()
+}
+
+/// Everything that many units have in common: all but the source, the macros and what is read before the source. The
+/// compiler's macros and answers are known by their addresses: they are shared by all units of one toolchain, and
+/// replaced as a whole.
+fn context(unit: &TranslationUnit) -> Digest {
     let TranslationUnit {
         cwd,
-        source,
+        source: _,
         language,
         family,
         lexing: Lexing { trigraphs, no_operator_names },
         search_path: SearchPath { quote, angle, user_directories, embed, assembler },
         predefined,
-        macros,
-        forced_includes,
+        macros: _,
+        forced_includes: _,
         answers,
     } = unit;
     let mut hasher = Hasher::new();
-    let number = |hasher: &mut Hasher, number: usize| hasher.field(&number.to_le_bytes());
-    let path = |hasher: &mut Hasher, path: &Path| hasher.field(path.as_os_str().as_bytes());
-    path(&mut hasher, cwd);
-    path(&mut hasher, source);
+    hasher.field(cwd.as_os_str().as_bytes());
     hasher.field(language.name().as_bytes());
     hasher.field(match family {
         Family::Gcc => b"gcc",
@@ -183,28 +270,15 @@ fn key(unit: &TranslationUnit) -> Digest {
     number(&mut hasher, *user_directories);
     for directories in [quote, angle, embed, assembler] {
         number(&mut hasher, directories.len());
-        directories.iter().for_each(|directory| path(&mut hasher, directory));
+        directories.iter().for_each(|directory| hasher.field(directory.as_os_str().as_bytes()));
     }
     number(&mut hasher, Arc::as_ptr(predefined).addr());
     number(&mut hasher, Arc::as_ptr(answers).addr());
-    number(&mut hasher, macros.len());
-    for option in macros {
-        let (kind, text) = match option {
-            MacroOption::Define(text) => (b"D", text),
-            MacroOption::Undefine(text) => (b"U", text),
-        };
-        hasher.field(kind);
-        hasher.field(text.as_bytes());
-    }
-    for include in forced_includes {
-        let (kind, file) = match include {
-            ForcedInclude::Include(file) => (b"i", file),
-            ForcedInclude::Macros(file) => (b"m", file),
-        };
-        hasher.field(kind);
-        path(&mut hasher, file);
-    }
     hasher.finish()
+}
+
+fn number(hasher: &mut Hasher, number: usize) {
+    hasher.field(&number.to_le_bytes());
 }
 
 #[cfg(test)]

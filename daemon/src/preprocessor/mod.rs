@@ -18,15 +18,20 @@ mod source_file;
 mod sources;
 mod token;
 
+mod absence;
 mod assembled;
+mod beginning;
 mod decision;
 mod embed;
 mod expand;
 mod expression;
 mod macros;
 mod names;
+mod recording;
 mod replay;
 mod search;
+mod summaries;
+mod summary;
 mod survey;
 
 mod failed_lookups;

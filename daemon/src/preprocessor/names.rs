@@ -13,6 +13,7 @@ use crate::preprocessor::expand::Expansion;
 use crate::preprocessor::expand::is_operator;
 use crate::preprocessor::expression;
 use crate::preprocessor::macros::Macro;
+use crate::preprocessor::recording::Event;
 use crate::preprocessor::replay::Replay;
 use crate::preprocessor::source_file::Tokens;
 use crate::preprocessor::symbol::Symbol;
@@ -31,7 +32,10 @@ impl Replay<'_> {
         // Whether `and` is an operator is no circumstance that is noted.
         let decisions = source.decisions(place).filter(|_| !self.unit.lexing.no_operator_names);
         let recalled = decisions.map(|known| known.recall(family, &self.macros, &self.unit.answers));
-        if let Some(Recalled::Holds(holds)) = recalled {
+        if let Some(Recalled::Holds(holds, macros)) = recalled {
+            if self.recording.is_on() {
+                macros.iter().for_each(|(name, _)| self.recording.note(Event::Looked(*name)));
+            }
             return Ok(holds);
         }
         if matches!(recalled, Some(Recalled::Nothing)) {
@@ -48,6 +52,7 @@ impl Replay<'_> {
 
     /// The definition of `name`, noted among the circumstances of a condition.
     pub(super) fn macro_of(&mut self, name: Symbol) -> Option<Arc<Macro>> {
+        self.recording.note(Event::Looked(name));
         if let Some(circumstances) = &mut self.circumstances {
             circumstances.looked_at_macro(name, self.macros.state(name));
         }
@@ -56,6 +61,7 @@ impl Replay<'_> {
 
     /// Whether the unit undefined `name` itself, noted likewise.
     pub(super) fn is_undefined(&mut self, name: Symbol) -> bool {
+        self.recording.note(Event::Looked(name));
         if let Some(circumstances) = &mut self.circumstances {
             circumstances.looked_at_macro(name, self.macros.state(name));
         }
@@ -78,6 +84,7 @@ impl Replay<'_> {
             return *answer;
         }
         self.looked_elsewhere();
+        self.recording.note(Event::Unclear);
         if self.asked.insert(question.clone()) {
             self.questions.push(question);
         }
@@ -120,6 +127,7 @@ impl Replay<'_> {
         // What `__FLT_EVAL_METHOD__` is, the compiler answered: that is noted.
         if value.is_some() && name != Symbol::FLT_EVAL_METHOD {
             self.looked_elsewhere();
+            self.recording.note(Event::Unclear);
         }
         Ok(value)
     }

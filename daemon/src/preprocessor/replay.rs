@@ -2,7 +2,6 @@
 //! Knows nothing of bytes: files come stripped.
 
 use std::collections::HashSet;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,8 +11,6 @@ use crate::files::InputFile;
 use crate::files::Version;
 use crate::preprocessor::Dialect;
 use crate::preprocessor::Family;
-use crate::preprocessor::ForcedInclude;
-use crate::preprocessor::MacroOption;
 use crate::preprocessor::Scan;
 use crate::preprocessor::ScanError;
 use crate::preprocessor::SourceFile;
@@ -21,16 +18,20 @@ use crate::preprocessor::Sources;
 use crate::preprocessor::TranslationUnit;
 use crate::preprocessor::decision::Circumstances;
 use crate::preprocessor::expand::Expansion;
+use crate::preprocessor::macros::Macro;
 use crate::preprocessor::macros::MacroTable;
+use crate::preprocessor::recording::Event;
+use crate::preprocessor::recording::Mark;
+use crate::preprocessor::recording::Recording;
 use crate::preprocessor::search::FileId;
 use crate::preprocessor::search::Found;
 use crate::preprocessor::search::Search;
 use crate::preprocessor::skimmer::TIMESTAMP_WORD;
-use crate::preprocessor::skimmer::time_word;
 use crate::preprocessor::source_file::Condition;
 use crate::preprocessor::source_file::Directive;
 use crate::preprocessor::source_file::Header;
 use crate::preprocessor::source_file::Including;
+use crate::preprocessor::summaries::Summaries;
 use crate::preprocessor::symbol::Symbol;
 
 /// GCC's `-fmax-include-depth` and Clang's fixed limit.
@@ -50,7 +51,11 @@ const BYTE_COST: usize = 4;
 /// # Errors
 /// See [`ScanError`]. While questions are open, they are the answer, whatever else went wrong.
 pub fn scan(unit: &TranslationUnit, sources: &dyn Sources) -> Result<Scan, ScanError> {
-    let mut replay = Replay::new(unit, sources);
+    scan_with(Replay::new(unit, sources))
+}
+
+/// The same, with a replay that may know summaries of headers.
+pub(super) fn scan_with(mut replay: Replay<'_>) -> Result<Scan, ScanError> {
     let result = replay.unit();
     if !replay.questions.is_empty() {
         return Err(ScanError::Unanswered(replay.questions));
@@ -102,8 +107,8 @@ pub(super) struct Replay<'a> {
     /// Some file is to be read once; from then on, files under other names are compared.
     seen_once: bool,
     once: HashSet<Same>,
-    time_words: u8,
-    redefined_time_words: u8,
+    pub(super) time_words: u8,
+    pub(super) redefined_time_words: u8,
     /// The file being replayed was named on the command line, or included by one that was.
     pub(super) forced: bool,
     /// The number of the line of the directive that is being replayed; 0: unknown.
@@ -111,6 +116,9 @@ pub(super) struct Replay<'a> {
     budget: usize,
     /// What the condition that is being evaluated depends on, if that is to be kept.
     pub(super) circumstances: Option<Circumstances>,
+    /// The summaries of headers, and the context for which they are made.
+    summaries: Option<(&'a Summaries, u32)>,
+    pub(super) recording: Recording,
 }
 
 /// One file that is being replayed.
@@ -121,18 +129,22 @@ pub(super) struct Frame {
     at: usize,
     /// A `#line` was met: lines and the file's name are no longer known.
     pub(super) renumbered: bool,
+    /// Where it began, if a summary is wanted.
+    mark: Option<Mark>,
+    /// How many levels deep files were included from it so far.
+    depth: usize,
 }
 
 /// What makes two files the same for `#pragma once`. GCC compares size, time in seconds and content (libcpp
 /// files.cc, `has_unique_contents`); Clang compares inodes.
 #[derive(PartialEq, Eq, Hash)]
-enum Same {
+pub(super) enum Same {
     Content(i64, Digest),
     FileId((u64, u64)),
 }
 
 impl Same {
-    fn of(family: Family, version: Version) -> Same {
+    pub(super) fn of(family: Family, version: Version) -> Same {
         match family {
             Family::Gcc => Same::Content(version.fingerprint.modified_seconds(), version.digest),
             Family::Clang => Same::FileId(version.fingerprint.file_id()),
@@ -166,110 +178,15 @@ impl<'a> Replay<'a> {
             line: 0,
             budget: BUDGET,
             circumstances: None,
+            summaries: None,
+            recording: Recording::default(),
         }
     }
 
-    /// In the order of GCC and Clang: the command line's macros, `-imacros`, what GCC includes by itself,
-    /// `-include`, the source.
-    fn unit(&mut self) -> Result<(), ScanError> {
-        let unit = self.unit;
-        let Some(source) = self.search.source(&unit.source)? else {
-            return Err(ScanError::Missing {
-                name: unit.source.display().to_string(),
-                from: unit.cwd.clone(),
-            });
-        };
-        self.open(source)?;
-        for option in &unit.macros {
-            self.macro_option(option)?;
-        }
-        self.forced = true;
-        for forced in &unit.forced_includes {
-            if let ForcedInclude::Macros(path) = forced {
-                self.forced_include(path)?;
-            }
-        }
-        if self.pre_includes() {
-            // What the compiler includes by itself is never a precompiled header, nor in the way of one.
-            let looks_for_precompiled = std::mem::take(&mut self.search.looks_for_precompiled);
-            if let Some(found) = self.search.angled(Symbol::of(b"stdc-predef.h"))? {
-                self.enter(found.file, Some(found), false)?;
-                self.run()?;
-            }
-            self.search.looks_for_precompiled = looks_for_precompiled;
-        }
-        for forced in &unit.forced_includes {
-            if let ForcedInclude::Include(path) = forced {
-                self.forced_include(path)?;
-            }
-        }
-        self.forced = false;
-        self.enter(source, None, false)?;
-        self.run()
-    }
-
-    /// Whether GCC includes `stdc-predef.h`: when hosted and with its standard directories (gcc/c-family/c-opts.cc,
-    /// `push_command_line_include`). Under `-nostdinc` only `-I` directories are left.
-    fn pre_includes(&self) -> bool {
-        self.unit.family == Family::Gcc
-            && self.unit.predefined.integer(Symbol::STDC_HOSTED) != Some(0)
-            && self.unit.search_path.angle.len() > self.unit.search_path.user_directories
-    }
-
-    fn macro_option(&mut self, option: &MacroOption) -> Result<(), ScanError> {
-        let mut text = Vec::new();
-        match option {
-            MacroOption::Define(definition) => {
-                text.extend_from_slice(b"#define ");
-                // Both compilers ignore what follows a newline.
-                let definition =
-                    definition.as_bytes().split(|&byte| byte == b'\n').next().unwrap_or_default();
-                match definition.iter().position(|&byte| byte == b'=') {
-                    Some(equals) => {
-                        text.extend_from_slice(&definition[..equals]);
-                        text.push(b' ');
-                        text.extend_from_slice(&definition[equals + 1..]);
-                    }
-                    None => {
-                        text.extend_from_slice(definition);
-                        text.extend_from_slice(b" 1");
-                    }
-                }
-            }
-            MacroOption::Undefine(name) => {
-                text.extend_from_slice(b"#undef ");
-                text.extend_from_slice(name.as_bytes());
-            }
-        }
-        let line = SourceFile::parse(&text, self.dialect);
-        self.time_words |= line.facts().time_words;
-        for directive in line.directives() {
-            match directive {
-                Directive::Define(definition) => {
-                    // `-D__DATE__=…`: what the word expands to is then known.
-                    self.redefined_time_words |= time_word(definition.name);
-                    self.macros.define(definition);
-                }
-                Directive::Undefine(name) => self.macros.undefine(*name),
-                _ => return Err(ScanError::not_sure("macro option", String::from_utf8_lossy(&text))),
-            }
-        }
-        Ok(())
-    }
-
-    fn forced_include(&mut self, path: &Path) -> Result<(), ScanError> {
-        let name = Symbol::of(path.as_os_str().as_bytes());
-        if self.unit.family == Family::Clang {
-            self.search.refuse_precompiled(name.text(), &[".pch", ".gch"])?;
-        }
-        let directory = self.search.working_directory();
-        let found = self.search.quoted(directory, name)?;
-        let Some(found) = found else {
-            return Err(ScanError::Missing { name: name.display(), from: self.unit.cwd.clone() });
-        };
-        self.search.looks_for_precompiled = false;
-        self.enter(found.file, Some(found), false)?;
-        self.run()
+    /// With the summaries of headers that were replayed in the same context.
+    pub(super) fn with_summaries(mut self, summaries: &'a Summaries, context: u32) -> Replay<'a> {
+        self.summaries = Some((summaries, context));
+        self
     }
 
     /// Takes `amount` off what the unit may still cost.
@@ -288,16 +205,25 @@ impl<'a> Replay<'a> {
         self.spend(length.saturating_mul(BYTE_COST))
     }
 
+    /// Whether the unit may include `depth` levels deeper, and cost `cost` more.
+    pub(super) fn has_room_for(&self, depth: usize, cost: usize) -> bool {
+        self.frames.len() + depth < DEEPEST_INCLUDE && self.budget >= cost
+    }
+
+    /// What the unit has cost since its budget was `budget`.
+    pub(super) fn spent_since(&self, budget: usize) -> usize {
+        budget - self.budget
+    }
+
     /// Lists a file when it is opened for the first time, and looks at its facts.
-    fn open(&mut self, id: FileId) -> Result<(), ScanError> {
+    pub(super) fn open(&mut self, id: FileId) -> Result<(), ScanError> {
         let file = self.search.file_mut(id);
         if file.opened {
             return Ok(());
         }
         file.opened = true;
         self.opened.push(id);
-        let source = Arc::clone(&self.search.file(id).source);
-        let facts = source.facts();
+        let facts = self.search.file(id).source.facts();
         self.time_words |= facts.time_words;
         let reason = if facts.not_sure.is_some() {
             facts.not_sure
@@ -324,9 +250,10 @@ impl<'a> Replay<'a> {
     }
 
     /// Begins to replay a file, unless it is to be read once or its guard is defined.
-    fn enter(&mut self, id: FileId, found: Option<Found>, import: bool) -> Result<(), ScanError> {
+    pub(super) fn enter(&mut self, id: FileId, found: Option<Found>, import: bool) -> Result<(), ScanError> {
         self.spend(INCLUDE_COST)?;
         let file = self.search.file_mut(id);
+        self.recording.note(Event::Came(id, file.once));
         if file.once {
             return Ok(());
         }
@@ -337,7 +264,11 @@ impl<'a> Replay<'a> {
         self.open(id)?;
         let family = self.unit.family;
         let same = || Same::of(family, version);
-        let is_once = self.seen_once && self.once.contains(&same());
+        let is_once = self.is_once(&same());
+        if is_once || import {
+            // It depends on all files that the unit has come to.
+            self.recording.note(Event::Unclear);
+        }
         if import {
             // Even if it is not entered now.
             self.seen_once = true;
@@ -346,8 +277,11 @@ impl<'a> Replay<'a> {
                 return Ok(());
             }
         }
-        if source.facts().guard.is_some_and(|guard| self.macros.is_defined(guard)) {
-            return Ok(());
+        if let Some(guard) = source.facts().guard {
+            self.recording.note(Event::Looked(guard));
+            if self.macros.is_defined(guard) {
+                return Ok(());
+            }
         }
         // Few files are imported, so what was replayed is not noted for them.
         let replayed = |same: &Same| {
@@ -364,22 +298,100 @@ impl<'a> Replay<'a> {
         if self.frames.len() >= DEEPEST_INCLUDE {
             return Err(ScanError::NotSure("include depth".to_owned()));
         }
-        self.search.file_mut(id).times += 1;
-        self.frames.push(Frame { file: id, found, source, at: 0, renumbered: false });
+        self.replays(id);
+        let Some(mark) = self.recalled(id, &source, found)? else { return Ok(()) };
+        self.frames.push(Frame { file: id, found, source, at: 0, renumbered: false, mark, depth: 0 });
         Ok(())
     }
 
-    fn pragma_once(&mut self) {
-        let Some(frame) = self.frames.last() else { return };
-        let file = self.search.file_mut(frame.file);
+    /// Takes what a file does from a summary (None), or else says whether to make one.
+    #[allow(
+        clippy::option_option,
+        reason = "the outer one is whether to replay, the inner whether to record"
+    )]
+    fn recalled(
+        &mut self,
+        id: FileId,
+        source: &SourceFile,
+        found: Option<Found>,
+    ) -> Result<Option<Option<Mark>>, ScanError> {
+        let Some((summaries, context)) = self.summaries else { return Ok(Some(None)) };
+        let Some(found) = found.filter(|_| source.includes()) else { return Ok(Some(None)) };
+        let slot = summaries.of(&self.search.file(id).input, context, self.search.found_number(found));
+        if slot.is_small() {
+            return Ok(Some(None));
+        }
+        for summary in slot.known().iter() {
+            if let Some(holding) = self.holds(summary) {
+                slot.held(summary);
+                self.apply(summary, holding)?;
+                self.went_deeper(summary.depth);
+                return Ok(None);
+            }
+        }
+        let budget = self.budget;
+        let wanted = slot.missed(self.recording.is_on());
+        Ok(Some(wanted.then(|| self.recording.begin(slot, budget))))
+    }
+
+    /// A file that the current one included has been done, and included files `depth` levels deep itself.
+    fn went_deeper(&mut self, depth: usize) {
+        if let Some(frame) = self.frames.last_mut() {
+            frame.depth = frame.depth.max(depth + 1);
+        }
+    }
+
+    pub(super) fn replays(&mut self, id: FileId) {
+        self.recording.note(Event::Replayed(id));
+        self.search.file_mut(id).times += 1;
+    }
+
+    pub(super) fn probed(&mut self, id: FileId) {
+        self.recording.note(Event::Probed(id));
+        self.search.file_mut(id).probed = true;
+    }
+
+    /// Whether a file that is the same is to be read once.
+    pub(super) fn is_once(&self, same: &Same) -> bool {
+        self.seen_once && self.once.contains(same)
+    }
+
+    /// From now on the file is to be read once.
+    pub(super) fn once(&mut self, id: FileId) {
+        self.recording.note(Event::Once(id));
+        let file = self.search.file_mut(id);
         file.once = true;
         let version = file.input.version;
         self.seen_once = true;
         self.once.insert(Same::of(self.unit.family, version));
     }
 
+    pub(super) fn define(&mut self, definition: &Arc<Macro>) {
+        let previous = self.macros.set(definition.name, Some(Arc::clone(definition)));
+        if self.recording.is_on() {
+            self.recording.note(Event::Changed(definition.name, previous));
+        }
+    }
+
+    pub(super) fn undefine(&mut self, name: Symbol) {
+        let previous = self.macros.set(name, None);
+        self.recording.note(Event::Changed(name, previous));
+    }
+
+    fn push_macro(&mut self, name: Symbol) {
+        self.macros.push(name);
+        self.recording.note(Event::Pushed(name));
+    }
+
+    fn pop_macro(&mut self, name: Symbol) {
+        self.recording.note(Event::Popped(name));
+        if let Some(previous) = self.macros.pop(name) {
+            self.recording.note(Event::Changed(name, previous));
+        }
+    }
+
     /// Replays until all frames are done.
-    fn run(&mut self) -> Result<(), ScanError> {
+    pub(super) fn run(&mut self) -> Result<(), ScanError> {
         while let Some(frame) = self.frames.last() {
             let source = Arc::clone(&frame.source);
             let mut at = frame.at;
@@ -394,10 +406,19 @@ impl<'a> Replay<'a> {
             if self.frames.len() > depth {
                 self.frames[depth - 1].at = at;
             } else {
-                self.frames.pop();
+                self.leave();
             }
         }
         Ok(())
+    }
+
+    /// The current file has been replayed.
+    fn leave(&mut self) {
+        let Some(frame) = self.frames.pop() else { return };
+        self.went_deeper(frame.depth);
+        if let Some(mark) = frame.mark {
+            self.recorded(&mark, frame.depth);
+        }
     }
 
     /// Replays one directive; the index of the next.
@@ -407,15 +428,19 @@ impl<'a> Replay<'a> {
             // The end of a branch that was taken.
             Directive::Else(_, links) => return Ok(links.end as usize),
             Directive::Endif => {}
-            Directive::Define(definition) => self.macros.define(definition),
-            Directive::Undefine(name) => self.macros.undefine(*name),
+            Directive::Define(definition) => self.define(definition),
+            Directive::Undefine(name) => self.undefine(*name),
             Directive::Include(including, header, line) => {
                 self.line = *line;
                 self.include(source, *including, *header)?;
             }
-            Directive::PragmaOnce => self.pragma_once(),
-            Directive::PushMacro(name) => self.macros.push(*name),
-            Directive::PopMacro(name) => self.macros.pop(*name),
+            Directive::PragmaOnce => {
+                if let Some(frame) = self.frames.last() {
+                    self.once(frame.file);
+                }
+            }
+            Directive::PushMacro(name) => self.push_macro(*name),
+            Directive::PopMacro(name) => self.pop_macro(*name),
             Directive::Line => {
                 if let Some(frame) = self.frames.last_mut() {
                     frame.renumbered = true;
@@ -506,16 +531,21 @@ impl<'a> Replay<'a> {
             Header::Quoted(name) | Header::Angled(name) => name,
             Header::Computed(_) => return Ok(None),
         };
-        if next
-            && !in_source
-            && let Some(found) = self.search.next(found_in, name)?
-        {
-            return Ok(found);
+        let after = if next && !in_source { self.search.next_after(found_in) } else { None };
+        let start = match (after, header) {
+            (Some(start), _) => start,
+            (None, Header::Quoted(_)) => Some(own_directory),
+            (None, _) => self.search.first_angled(),
+        };
+        if let Some(start) = start {
+            self.recording.note(Event::Searched(start, name));
         }
-        match header {
-            Header::Quoted(_) => self.search.quoted(own_directory, name),
-            _ => self.search.angled(name),
+        let found = self.search.from(start, name)?;
+        if found.is_none() && name.text().starts_with(b"/") {
+            // Such a search is not remembered.
+            self.recording.note(Event::Unclear);
         }
+        Ok(found)
     }
 
     /// The value of `__has_include(header)` or `__has_include_next(header)`.
@@ -527,7 +557,7 @@ impl<'a> Replay<'a> {
         self.search.looks_for_precompiled = looks_for_precompiled;
         match found? {
             Some(found) => {
-                self.search.file_mut(found.file).probed = true;
+                self.probed(found.file);
                 Ok(1)
             }
             None => Ok(0),

@@ -1,9 +1,12 @@
 //! Finds included files along the search path, and remembers within one unit what was found and what was not.
 //! Knows nothing of macros or conditionals.
 
+use std::borrow::Borrow;
 use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::hash::BuildHasherDefault;
+use std::hash::Hash;
+use std::hash::Hasher;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -18,6 +21,7 @@ use crate::paths;
 use crate::preprocessor::Dialect;
 use crate::preprocessor::FailedLookups;
 use crate::preprocessor::Family;
+use crate::preprocessor::Loaded;
 use crate::preprocessor::ScanError;
 use crate::preprocessor::SourceFile;
 use crate::preprocessor::Sources;
@@ -31,7 +35,7 @@ use crate::preprocessor::symbol::SymbolMap;
 
 /// A directory: first the quote and angle directories of the search path in order, then those of including files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct DirectoryId(u32);
+pub(super) struct DirectoryId(pub(super) u32);
 
 /// A file as found by one path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,7 +53,7 @@ pub(super) struct File {
     /// Its absolute path and its version.
     pub(super) input: Arc<InputFile>,
     /// As the compiler spells it: the directory as spelled, and the name.
-    pub(super) spelled: Vec<u8>,
+    pub(super) spelled: Arc<[u8]>,
     pub(super) source: Arc<SourceFile>,
     /// The directory for the quoted includes of this file.
     pub(super) directory: DirectoryId,
@@ -61,12 +65,35 @@ pub(super) struct File {
     pub(super) times: u32,
 }
 
+/// A file as the key of a map: known by its path.
+struct ByPath(Arc<InputFile>);
+
+impl Borrow<[u8]> for ByPath {
+    fn borrow(&self) -> &[u8] {
+        self.0.path.as_os_str().as_bytes()
+    }
+}
+
+impl Hash for ByPath {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Borrow::<[u8]>::borrow(self).hash(state);
+    }
+}
+
+impl PartialEq for ByPath {
+    fn eq(&self, other: &ByPath) -> bool {
+        self.0.path.as_os_str() == other.0.path.as_os_str()
+    }
+}
+
+impl Eq for ByPath {}
+
 /// A directory that is searched.
-struct Directory {
+pub(super) struct Directory {
     /// As spelled, without a slash at the end; the working directory is empty.
     spelled: Vec<u8>,
     /// Absolute.
-    path: PathBuf,
+    pub(super) path: PathBuf,
 }
 
 impl Directory {
@@ -81,18 +108,19 @@ pub(super) struct Search<'a> {
     family: Family,
     dialect: Dialect,
     sources: &'a dyn Sources,
-    directories: Vec<Directory>,
+    pub(super) directories: Vec<Directory>,
     directory_ids: HashMap<Vec<u8>, DirectoryId>,
-    survey: Survey<'a>,
+    pub(super) survey: Survey<'a>,
     /// For the first components of names, the directories of the search path that may have them.
     candidates: HashMap<&'static [u8], Rc<[u32]>>,
-    /// How many directories are quote directories, and how many belong to the search path at all.
+    /// How many directories are quote directories, and how many belong to the search path at all: they have the same
+    /// numbers in every unit with that path.
     quote: u32,
-    fixed: u32,
+    pub(super) fixed: u32,
     embed: &'a [PathBuf],
     assembler: &'a [PathBuf],
     files: Vec<File>,
-    by_path: HashMap<OsString, FileId>,
+    by_path: HashMap<ByPath, FileId>,
     /// Under which name each file, by device and inode, was found first; for Clang alone.
     first_names: HashMap<(u64, u64), FileId>,
     /// What a search from one directory on ends at.
@@ -143,7 +171,22 @@ impl<'a> Search<'a> {
     }
 
     pub(super) fn is_opened(&self, path: &Path) -> bool {
-        self.by_path.get(path.as_os_str()).is_some_and(|&id| self.file(id).opened)
+        self.known(path).is_some_and(|id| self.file(id).opened)
+    }
+
+    /// The file at `path` (absolute), if the unit has come to it.
+    pub(super) fn known(&self, path: &Path) -> Option<FileId> {
+        self.by_path.get(path.as_os_str().as_bytes()).copied()
+    }
+
+    /// Under which name Clang met the file first, if it has.
+    pub(super) fn first_name(&self, file: &InputFile) -> Option<FileId> {
+        self.first_names.get(&file.version.fingerprint.file_id()).copied()
+    }
+
+    /// The file at `path` (absolute), without adding it to the unit; None also if it cannot be read.
+    pub(super) fn look_at(&self, path: &Path) -> Option<Loaded> {
+        self.sources.load(path, self.dialect).ok().flatten()
     }
 
     pub(super) fn files(&self) -> impl Iterator<Item = &File> {
@@ -155,41 +198,22 @@ impl<'a> Search<'a> {
         self.load(path.as_os_str().as_bytes().to_vec())
     }
 
-    /// `"name"` in a file of `directory`: there, then along the whole path.
-    pub(super) fn quoted(
-        &mut self,
-        directory: DirectoryId,
-        name: Symbol,
-    ) -> Result<Option<Found>, ScanError> {
-        self.from(Some(directory), name)
+    /// Where the search for `<name>` begins.
+    pub(super) fn first_angled(&self) -> Option<DirectoryId> {
+        (self.quote < self.fixed).then_some(DirectoryId(self.quote))
     }
 
-    /// `<name>`.
-    pub(super) fn angled(&mut self, name: Symbol) -> Result<Option<Found>, ScanError> {
-        let start = (self.quote < self.fixed).then_some(DirectoryId(self.quote));
-        self.from(start, name)
-    }
-
-    /// `#include_next` in a file that was found in `directory`; None: it is a plain include there (GCC manual,
-    /// "Wrapper Headers").
-    pub(super) fn next(
-        &mut self,
-        directory: Option<DirectoryId>,
-        name: Symbol,
-    ) -> Result<Option<Option<Found>>, ScanError> {
-        let Some(directory) = directory else { return Ok(None) };
+    /// Where that of `#include_next` begins in a file that was found in `directory`; the outer None: it is a plain
+    /// include there (GCC manual, "Wrapper Headers").
+    pub(super) fn next_after(&self, directory: Option<DirectoryId>) -> Option<Option<DirectoryId>> {
+        let directory = directory?;
         // For Clang, what was found next to its includer was not found by searching.
         if self.family == Family::Clang && directory.0 >= self.fixed {
-            return Ok(None);
+            return None;
         }
-        let after = self.after(directory);
-        self.from(after, name).map(Some)
-    }
-
-    /// The directory that is searched after `directory`: after an includer's own, the path begins.
-    fn after(&self, directory: DirectoryId) -> Option<DirectoryId> {
+        // After an includer's own directory, the path begins.
         let next = if directory.0 >= self.fixed { 0 } else { directory.0 + 1 };
-        (next < self.fixed).then_some(DirectoryId(next))
+        Some((next < self.fixed).then_some(DirectoryId(next)))
     }
 
     /// The working directory, where files named on the command line are looked for first.
@@ -197,7 +221,17 @@ impl<'a> Search<'a> {
         self.directory_id(b"")
     }
 
-    fn directory_id(&mut self, directory: &[u8]) -> DirectoryId {
+    /// Where a file was found, as far as it matters for `#include_next` in it, in every unit with the same search path.
+    pub(super) fn found_number(&self, found: Found) -> u32 {
+        found.directory.map_or(u32::MAX, |directory| directory.0.min(self.fixed))
+    }
+
+    /// A directory as spelled.
+    pub(super) fn spelled(&self, directory: DirectoryId) -> &[u8] {
+        &self.directories[directory.0 as usize].spelled
+    }
+
+    pub(super) fn directory_id(&mut self, directory: &[u8]) -> DirectoryId {
         if let Some(&id) = self.directory_ids.get(directory) {
             return id;
         }
@@ -207,8 +241,18 @@ impl<'a> Search<'a> {
         id
     }
 
-    /// Searches from `start` on.
-    fn from(&mut self, start: Option<DirectoryId>, name: Symbol) -> Result<Option<Found>, ScanError> {
+    /// Searches from `start` on; after an includer's own directory, along the whole path.
+    pub(super) fn from(
+        &mut self,
+        start: Option<DirectoryId>,
+        name: Symbol,
+    ) -> Result<Option<Found>, ScanError> {
+        // First of all, for it is nearly always so.
+        if let Some(start) = start
+            && let Some(&found) = self.chains.get(&(start, name))
+        {
+            return Ok(found);
+        }
         if name.text().starts_with(b"/") {
             let file = self.probe_path(name.text().to_vec())?;
             if file.is_none() {
@@ -220,12 +264,31 @@ impl<'a> Search<'a> {
         if name.text().is_empty() {
             return Err(ScanError::NotSure("empty file name".to_owned()));
         }
-        if let Some(&found) = self.chains.get(&(start, name)) {
-            return Ok(found);
-        }
         let found = self.chain(start, name)?;
         self.chains.insert((start, name), found);
         Ok(found)
+    }
+
+    /// What the search from `start` on ended at.
+    pub(super) fn remembered(&self, start: DirectoryId, name: Symbol) -> Option<Found> {
+        self.chains.get(&(start, name)).copied().flatten()
+    }
+
+    /// Records what a search ends at.
+    pub(super) fn remember(&mut self, start: DirectoryId, name: Symbol, found: Option<Found>) {
+        self.chains.entry((start, name)).or_insert(found);
+    }
+
+    /// Whether a directory has no file `name`, by looking for it.
+    pub(super) fn is_absent(&mut self, id: DirectoryId, name: Symbol) -> bool {
+        let spelled = self.spelled_in(id, name);
+        let path = paths::absolute(self.cwd, Path::new(OsStr::from_bytes(&spelled)));
+        if self.known(&path).is_some() || !matches!(self.sources.load(&path, self.dialect), Ok(None)) {
+            return false;
+        }
+        let directory = &self.directories[id.0 as usize];
+        self.survey.was_absent((id.0, &directory.path), name);
+        true
     }
 
     /// The directories that may have the name, in order.
@@ -254,7 +317,7 @@ impl<'a> Search<'a> {
 
     /// The directories of the search path that may have the directory in which `name` would be: of a hundred
     /// directories, few have the same one.
-    fn candidates(&mut self, name: Symbol) -> Rc<[u32]> {
+    pub(super) fn candidates(&mut self, name: Symbol) -> Rc<[u32]> {
         let parent = survey::parent(name);
         if let Some(candidates) = self.candidates.get(parent) {
             return Rc::clone(candidates);
@@ -271,8 +334,9 @@ impl<'a> Search<'a> {
     /// What one directory has under a name.
     fn probe(&mut self, id: DirectoryId, name: Symbol) -> Result<Option<FileId>, ScanError> {
         let directory = &self.directories[id.0 as usize];
-        // Few names are looked for in an includer's own directory, and most are there.
-        let is_listed = id.0 < self.fixed && !self.looks_for_precompiled;
+        // In many an includer's own directory all names are found: it is not listed before one was not.
+        let is_listed = id.0 < self.fixed || self.survey.was_asked(id.0);
+        let is_listed = is_listed && !self.looks_for_precompiled;
         if is_listed && self.survey.lacks((id.0, &directory.path), name) {
             return Ok(None);
         }
@@ -379,7 +443,7 @@ impl<'a> Search<'a> {
 
     fn load(&mut self, spelled: Vec<u8>) -> Result<Option<FileId>, ScanError> {
         let path = paths::absolute(self.cwd, Path::new(OsStr::from_bytes(&spelled)));
-        if let Some(&file) = self.by_path.get(path.as_os_str()) {
+        if let Some(&file) = self.by_path.get(path.as_os_str().as_bytes()) {
             return Ok(Some(file));
         }
         let loaded = match self.sources.load(&path, self.dialect) {
@@ -392,10 +456,14 @@ impl<'a> Search<'a> {
             Some(slash) => &spelled[..slash],
             None => b"",
         };
-        let directory = directory.to_vec();
-        let directory = self.directory_id(&directory);
+        let directory = self.directory_id(directory);
+        Ok(Some(self.add(spelled.into(), directory, loaded)))
+    }
+
+    /// Adds a file that the unit had not come to yet.
+    pub(super) fn add(&mut self, spelled: Arc<[u8]>, directory: DirectoryId, loaded: Loaded) -> FileId {
         let id = FileId(number(self.files.len()));
-        self.by_path.insert(path.into(), id);
+        self.by_path.insert(ByPath(Arc::clone(&loaded.file)), id);
         if self.family == Family::Clang {
             self.first_names.entry(loaded.file.version.fingerprint.file_id()).or_insert(id);
         }
@@ -409,7 +477,7 @@ impl<'a> Search<'a> {
             once: false,
             times: 0,
         });
-        Ok(Some(id))
+        id
     }
 
     /// Whether it is unclear which directory the quoted includes of a file belong to: Clang 14 takes that of the name

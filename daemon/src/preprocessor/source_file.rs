@@ -24,6 +24,7 @@ pub struct SourceFile {
     tokens: Vec<Token>,
     facts: Facts,
     decisions: Box<[Decisions]>,
+    includes: bool,
 }
 
 /// What the scanner must know of the lines that are no directives.
@@ -147,7 +148,8 @@ impl SourceFile {
         let decisions = (0..conditions).map(|_| Decisions::default()).collect();
         directives.shrink_to_fit();
         tokens.shrink_to_fit();
-        SourceFile { directives, tokens, facts, decisions }
+        let includes = directives.iter().any(|directive| matches!(directive, Directive::Include(..)));
+        SourceFile { directives, tokens, facts, decisions, includes }
     }
 
     pub(super) fn directives(&self) -> &[Directive] {
@@ -165,6 +167,11 @@ impl SourceFile {
     /// What is known of a condition's value; the place is that in [`Condition::Expression`].
     pub(super) fn decisions(&self, place: u32) -> Option<&Decisions> {
         self.decisions.get(place as usize)
+    }
+
+    /// Whether it includes others.
+    pub(super) fn includes(&self) -> bool {
+        self.includes
     }
 
     /// Whether an included file may be looked for next to this one.

@@ -71,6 +71,11 @@ impl<'a> Survey<'a> {
         Survey { sources, names: HashMap::default(), evidence: Evidence::default() }
     }
 
+    /// Whether names in the directory were asked about.
+    pub(super) fn was_asked(&self, directory: u32) -> bool {
+        self.names.contains_key(&(directory, &b""[..]))
+    }
+
     /// Whether `parent` below the directory may be there.
     pub(super) fn may_have(&mut self, directory: (u32, &Path), parent: &'static [u8]) -> bool {
         !matches!(self.names(directory, parent), Names::None)
@@ -99,6 +104,34 @@ impl<'a> Survey<'a> {
                 self.evidence.is_incomplete |= !is_plain(last);
             }
             Names::Unknown => self.evidence.is_incomplete = true,
+        }
+    }
+
+    /// The listing of `below` in the directory.
+    pub(super) fn listing(&mut self, directory: (u32, &Path), below: &'static [u8]) -> Option<&Arc<Listing>> {
+        match self.names(directory, below) {
+            Names::Listed(place) => Some(&self.evidence.listings[place]),
+            Names::None | Names::Unknown => None,
+        }
+    }
+
+    /// The listing that tells of names with these first components in the directory, and what it lists below that: all
+    /// of the components, or fewer where the next one is not there.
+    pub(super) fn shown_by(
+        &mut self,
+        directory: (u32, &Path),
+        mut parent: &'static [u8],
+    ) -> Option<(&'static [u8], Arc<Listing>)> {
+        loop {
+            match self.names(directory, parent) {
+                Names::Listed(place) => return Some((parent, Arc::clone(&self.evidence.listings[place]))),
+                Names::Unknown => return None,
+                Names::None if parent.is_empty() => return None,
+                Names::None => {
+                    let slash = parent.iter().rposition(|&byte| byte == b'/');
+                    parent = slash.map_or(&[][..], |slash| &parent[..slash]);
+                }
+            }
         }
     }
 
