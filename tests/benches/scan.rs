@@ -26,8 +26,9 @@ use farccd::dispatch::Dispatcher;
 use farccd::dispatch::dedicate_thread;
 use farccd::stats::Stats;
 
-/// Two in C, two in C++.
-const PROJECTS: &[&str] = &["git", "redis", "protobuf", "abseil"];
+/// In C, then in C++.
+const PROJECTS: &[&str] =
+    &["git", "redis", "sqlite3", "zstd", "musl", "protobuf", "abseil", "fmtlib", "googletest"];
 /// Rounds over a project; each is compared in itself.
 const ROUNDS: usize = 5;
 /// Units of a round for which the compiler is asked.
