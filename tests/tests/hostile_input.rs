@@ -107,6 +107,30 @@ fn nasty() -> Vec<(String, Vec<u8>)> {
             format!("#if __has_builtin({})\n#endif\n", format!("{} ", "q".repeat(100_000)).repeat(2000)),
         ),
         ("incbin", "asm(\".incbin \\\"x\\\"\");\n".repeat(50_000)),
+        (
+            "names in a question",
+            format!(
+                "#define A {}\n#if __has_builtin({})\n#endif\n",
+                "a".repeat(1 << 20),
+                "A ".repeat(1 << 12)
+            ),
+        ),
+        (
+            "names in a header name",
+            format!("#define A {}\n#define L <\n#include L {}>\n", "a".repeat(1 << 20), "A ".repeat(1 << 12)),
+        ),
+        ("header names without end", format!("#if {}\n#endif\n", "__has_include(<".repeat(100_000))),
+        (
+            "#elif that decide nothing, again and again",
+            format!(
+                "#if __INCLUDE_LEVEL__ < 16\n#include \"h\"\n#include \"main.c\"\n#include \"main.c\"\n#endif\n\x01#ifdef X\n{}#endif\n",
+                "#elifdef X\n".repeat(20_000)
+            ),
+        ),
+        (
+            "a body beside many parameters",
+            format!("#define F({}z) {}\n", parameters[..1000].join(",") + ",", "b ".repeat(2_000_000)),
+        ),
         ("embed", "#embed \"h\" limit(__has_embed(\"h\"))\n".repeat(50_000)),
     ];
     all.iter().map(|(what, text)| ((*what).to_owned(), text.clone().into_bytes())).collect()

@@ -16,6 +16,9 @@ use crate::preprocessor::token::Kind;
 use crate::preprocessor::token::Token;
 use crate::preprocessor::token::lex_token;
 
+/// No path has more bytes (`PATH_MAX` of Linux).
+const LONGEST_NAME: usize = 4096;
+
 /// How deep arguments may nest in arguments; each level is a recursion.
 const DEEPEST: u32 = 100;
 
@@ -173,6 +176,9 @@ impl<'r, 'a> Expansion<'r, 'a> {
                     depth = outer;
                 }
                 Symbol::COMMA if token.kind == Kind::Punctuator && depth == 0 && !in_variadic => {
+                    if arguments.len() >= parameters.count {
+                        return Err(ScanError::not_sure("macro call", "wrong number of arguments"));
+                    }
                     arguments.push(Vec::new());
                     continue;
                 }
@@ -512,6 +518,10 @@ pub(super) fn header_of(tokens: &[Token]) -> Result<(Header, &[Token]), ScanErro
             name.push(b' ');
         }
         token.spell(&mut name);
+        // Each token may be a megabyte.
+        if name.len() > LONGEST_NAME {
+            return Err(ScanError::NotSure("file name too long".to_owned()));
+        }
     }
     Err(malformed())
 }

@@ -91,10 +91,18 @@ fn parameter_list<'a>(mut tokens: &'a [Token], names: &mut Vec<Symbol>) -> Optio
     }
 }
 
+/// So many names are searched one by one, faster than by a table.
+const FEW_PARAMETERS: usize = 16;
+
 fn prepare_body(tokens: &[Token], names: &[Symbol], function_like: bool) -> Option<(Box<[Token]>, bool)> {
     let mut body: Vec<Token> = Vec::with_capacity(tokens.len());
     let mut pastes = false;
     let mut stringify = false;
+    let mut indices: SymbolMap<Symbol, usize> = SymbolMap::default();
+    if names.len() > FEW_PARAMETERS {
+        // Of two with one name, the first counts.
+        indices.extend(names.iter().enumerate().rev().map(|(index, name)| (*name, index)));
+    }
     for &token in tokens {
         if token.is(Symbol::HASH_HASH) {
             // C17 6.10.3.3 p1: not at either end of the body.
@@ -109,7 +117,13 @@ fn prepare_body(tokens: &[Token], names: &[Symbol], function_like: bool) -> Opti
             continue;
         }
         let mut token = token;
-        let index = names.iter().position(|&name| token.kind == Kind::Identifier && token.text == name);
+        let index = match token.kind {
+            Kind::Identifier if names.len() <= FEW_PARAMETERS => {
+                names.iter().position(|&name| name == token.text)
+            }
+            Kind::Identifier => indices.get(&token.text).copied(),
+            _ => None,
+        };
         if let Some(index) = index {
             token.kind = Kind::Parameter;
             token.text = Symbol::from_number(u32::try_from(index).ok()?);

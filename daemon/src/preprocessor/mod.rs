@@ -127,8 +127,16 @@ pub enum ScanError {
     Unanswered(Vec<String>),
 }
 
+/// A macro can make a spelling of megabytes, of which a message shows this many bytes.
+const LONGEST_DETAIL: usize = 4096;
+
 impl ScanError {
     fn not_sure(reason: &'static str, detail: impl Into<String>) -> ScanError {
-        ScanError::NotSure(format!("{reason}: {}", detail.into()))
+        let mut detail = detail.into();
+        if detail.len() > LONGEST_DETAIL {
+            detail.truncate(detail.floor_char_boundary(LONGEST_DETAIL));
+            detail.push('…');
+        }
+        ScanError::NotSure(format!("{reason}: {detail}"))
     }
 }

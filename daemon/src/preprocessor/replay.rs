@@ -478,6 +478,7 @@ impl<'a> Replay<'a> {
                 }
                 _ => return Ok(at + 1),
             };
+            self.spend(1)?;
             let holds = match condition {
                 Condition::Expression(tokens, line, place) => {
                     self.line = line;

@@ -88,6 +88,8 @@ pub(super) fn lex_line(line: &[u8], dialect: Dialect, header_names: HeaderNames,
     let first = tokens.len();
     let mut at = 0;
     let mut space = 0;
+    // Once no `>` is left, a line of nothing but `__has_include(<` is not searched again and again.
+    let mut unclosed = false;
     while let Some(&byte) = line.get(at) {
         if is_blank(byte) {
             space = Token::SPACE;
@@ -95,17 +97,18 @@ pub(super) fn lex_line(line: &[u8], dialect: Dialect, header_names: HeaderNames,
             continue;
         }
         let opens_header_name = byte == b'<'
+            && !unclosed
             && match header_names {
                 HeaderNames::Nowhere => false,
                 HeaderNames::First => tokens.len() == first,
                 HeaderNames::AfterHasInclude => follows_has_include(&tokens[first..]),
             };
-        let (kind, text, end) =
-            if opens_header_name && let Some(length) = line[at + 1..].iter().position(|&byte| byte == b'>') {
-                (Kind::HeaderName, Symbol::of(&line[at + 1..at + 1 + length]), at + length + 2)
-            } else {
-                lex_token(line, at, dialect)
-            };
+        let closing = if opens_header_name { memchr::memchr(b'>', &line[at..]) } else { None };
+        unclosed |= opens_header_name && closing.is_none();
+        let (kind, text, end) = match closing {
+            Some(length) => (Kind::HeaderName, Symbol::of(&line[at + 1..at + length]), at + length + 1),
+            None => lex_token(line, at, dialect),
+        };
         tokens.push(Token { kind, flags: space, text });
         space = 0;
         at = end;
