@@ -30,9 +30,9 @@ use farccd::files::Files;
 use farccd::preprocessor::DiskSources;
 use farccd::preprocessor::Language;
 use farccd::preprocessor::MacroOption;
-use farccd::preprocessor::Memo;
 use farccd::preprocessor::Scan;
 use farccd::preprocessor::ScanError;
+use farccd::preprocessor::Summaries;
 
 /// Programs in one unit.
 const PACKED: usize = 60;
@@ -173,7 +173,7 @@ impl Trial<'_> {
         sources: &DiskSources,
         tally: &mut Tally,
     ) -> Option<String> {
-        let memo = Memo::summarizing_all(DiskSources::new(Arc::new(Files::with_clock(long_after))));
+        let summaries = Summaries::of_all();
         let every = |step: usize| programs.iter().step_by(step);
         let orders: [(&str, Vec<&Program>); 4] = [
             ("in order", every(1).collect()),
@@ -189,9 +189,9 @@ impl Trial<'_> {
                 programs.iter().map(|program| format!("#include \"{}/main.h\"\n", program.name)).collect();
             std::fs::write(self.directory.join(&name), text).unwrap();
             let unit = self.compiler.unit(self.probe, self.directory, Path::new(&name), &flags(setting));
-            // Learns the compiler's answers, which the memory has to have.
+            // Learns the compiler's answers, which the second scan has to have.
             let replayed = self.compiler.scan(&unit, sources);
-            let summarized = memo.scan(&unit);
+            let summarized = summaries.scan(&unit, sources);
             let (replayed, summarized) =
                 (describe(&replayed), describe(&summarized.map_err(anyhow::Error::from)));
             if replayed != summarized {
@@ -199,7 +199,7 @@ impl Trial<'_> {
                 return Some(format!("{order}, {setting:?}: summaries differ from a replay: {lines:?}"));
             }
         }
-        tally.summaries_applied += memo.summaries_applied();
+        tally.summaries_applied += summaries.applied();
         None
     }
 

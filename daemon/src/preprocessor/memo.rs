@@ -22,25 +22,16 @@ use rustix::fs::Mode;
 use rustix::fs::OFlags;
 
 use crate::digest::Digest;
-use crate::digest::Hasher;
 use crate::files::Files;
 use crate::files::Fingerprint;
 use crate::files::InputFile;
 use crate::preprocessor::Answers;
 use crate::preprocessor::DiskSources;
-use crate::preprocessor::Family;
-use crate::preprocessor::ForcedInclude;
-use crate::preprocessor::Lexing;
-use crate::preprocessor::MacroOption;
 use crate::preprocessor::Predefined;
 use crate::preprocessor::Scan;
 use crate::preprocessor::ScanError;
-use crate::preprocessor::SearchPath;
 use crate::preprocessor::TranslationUnit;
-use crate::preprocessor::replay::Replay;
-use crate::preprocessor::replay::scan_with;
 use crate::preprocessor::summaries::Summaries;
-use crate::preprocessor::summaries::Thrift;
 use crate::preprocessor::survey::Evidence;
 
 /// When the scans take more memory than this, all are forgotten: some ten thousand units take a third of it.
@@ -69,17 +60,7 @@ struct Remembered {
 impl Memo {
     /// An empty memory over `sources`.
     pub fn new(sources: DiskSources) -> Memo {
-        Memo::with_thrift(sources, Thrift::Worthwhile)
-    }
-
-    /// An empty memory that takes all it can from summaries of headers, whatever that costs: for tests of them.
-    pub fn summarizing_all(sources: DiskSources) -> Memo {
-        Memo::with_thrift(sources, Thrift::All)
-    }
-
-    fn with_thrift(sources: DiskSources, thrift: Thrift) -> Memo {
-        let summaries = Summaries::new(thrift);
-        Memo { sources, summaries, scans: DashMap::new(), size_bytes: AtomicUsize::new(0) }
+        Memo { sources, summaries: Summaries::new(), scans: DashMap::new(), size_bytes: AtomicUsize::new(0) }
     }
 
     /// The files that `unit` reads, from memory or by scanning it.
@@ -87,8 +68,8 @@ impl Memo {
     /// # Errors
     /// See [`scan`](crate::preprocessor::scan); errors are not remembered.
     pub fn scan(&self, unit: &TranslationUnit) -> Result<Arc<Scan>, ScanError> {
-        let context = context(unit);
-        let key = key(unit, context);
+        let context = unit.context();
+        let key = unit.key(context);
         let remembered = self.scans.get(&key).map(|entry| Arc::clone(&entry));
         if let Some(remembered) = remembered
             && remembered.holds(&self.sources)
@@ -96,8 +77,7 @@ impl Memo {
             return Ok(Arc::clone(&remembered.scan));
         }
         let started = self.sources.files().now();
-        let context = self.summaries.context(context, &unit.predefined, &unit.answers);
-        let mut scan = scan_with(Replay::new(unit, &self.sources).with_summaries(&self.summaries, context))?;
+        let mut scan = self.summaries.scan_in(context, unit, &self.sources)?;
         let evidence = std::mem::take(&mut scan.evidence).since(started);
         let scan = Arc::new(scan);
         let directories = by_directory(&scan, started);
@@ -138,11 +118,6 @@ impl Memo {
     /// How many units are remembered.
     pub fn units(&self) -> usize {
         self.scans.len()
-    }
-
-    /// How often the summary of a header took the place of replaying it.
-    pub fn summaries_applied(&self) -> usize {
-        self.summaries.applied()
     }
 
     /// About how much memory the scans and the summaries of headers take, in bytes; the files that they share are
@@ -213,74 +188,6 @@ fn is_unchanged(file: &InputFile, settled: bool, files: &Files) -> bool {
     }
 }
 
-/// Everything of a unit that a scan depends on; `context` is the [`context`] of the same unit.
-fn key(unit: &TranslationUnit, context: Digest) -> Digest {
-    let mut hasher = Hasher::new();
-    hasher.field(Digest::hash(&context));
-    hasher.field(unit.source.as_os_str().as_bytes());
-    number(&mut hasher, unit.macros.len());
-    for option in &unit.macros {
-        let (kind, text) = match option {
-            MacroOption::Define(text) => (b"D", text),
-            MacroOption::Undefine(text) => (b"U", text),
-        };
-        hasher.field(kind);
-        hasher.field(text.as_bytes());
-    }
-    for include in &unit.forced_includes {
-        let (kind, file) = match include {
-            ForcedInclude::Include(file) => (b"i", file),
-            ForcedInclude::Macros(file) => (b"m", file),
-        };
-        hasher.field(kind);
-        hasher.field(file.as_os_str().as_bytes());
-    }
-    hasher.finish()
-}
-
-/// Everything that many units have in common: all but the source, the macros and what is read before the source. The
-/// compiler's macros and answers are known by their addresses: they are shared by all units of one toolchain, and
-/// replaced as a whole.
-fn context(unit: &TranslationUnit) -> Digest {
-    let TranslationUnit {
-        cwd,
-        source: _,
-        language,
-        family,
-        lexing: Lexing { trigraphs, no_operator_names },
-        search_path: SearchPath { quote, angle, user_directories, embed, assembler },
-        predefined,
-        macros: _,
-        forced_includes: _,
-        answers,
-    } = unit;
-    let mut hasher = Hasher::new();
-    hasher.field(cwd.as_os_str().as_bytes());
-    hasher.field(language.name().as_bytes());
-    hasher.field(match family {
-        Family::Gcc => b"gcc",
-        Family::Clang => b"clang",
-    });
-    hasher.field(match trigraphs {
-        None => b"",
-        Some(false) => b"-",
-        Some(true) => b"+",
-    });
-    number(&mut hasher, usize::from(*no_operator_names));
-    number(&mut hasher, *user_directories);
-    for directories in [quote, angle, embed, assembler] {
-        number(&mut hasher, directories.len());
-        directories.iter().for_each(|directory| hasher.field(directory.as_os_str().as_bytes()));
-    }
-    number(&mut hasher, Arc::as_ptr(predefined).addr());
-    number(&mut hasher, Arc::as_ptr(answers).addr());
-    hasher.finish()
-}
-
-fn number(hasher: &mut Hasher, number: usize) {
-    hasher.field(&number.to_le_bytes());
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
@@ -289,7 +196,9 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+    use crate::preprocessor::ForcedInclude;
     use crate::preprocessor::Language;
+    use crate::preprocessor::MacroOption;
     use crate::preprocessor::tests::unit;
 
     /// What was written a moment ago counts as settled.

@@ -35,6 +35,7 @@ mod summary;
 mod survey;
 
 mod failed_lookups;
+mod identity;
 mod memo;
 
 #[cfg(test)]
@@ -50,6 +51,7 @@ pub use sources::DiskSources;
 pub use sources::Loaded;
 pub use sources::MemorySources;
 pub use sources::Sources;
+pub use summaries::Summaries;
 pub use unit::Answers;
 pub use unit::Family;
 pub use unit::ForcedInclude;

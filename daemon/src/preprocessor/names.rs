@@ -33,6 +33,7 @@ impl Replay<'_> {
         let decisions = source.decisions(place).filter(|_| !self.unit.lexing.no_operator_names);
         let recalled = decisions.map(|known| known.recall(family, &self.macros, &self.unit.answers));
         if let Some(Recalled::Holds(holds, macros)) = recalled {
+            self.spend(macros.len())?;
             if self.recording.is_on() {
                 macros.iter().for_each(|(name, _)| self.recording.note(Event::Looked(*name)));
             }

@@ -47,6 +47,9 @@ pub(super) enum Event {
     Unclear,
 }
 
+/// After so many, no summary is made: of what is so long it would be of no use, and memory is bounded.
+const MOST_EVENTS: usize = 1 << 18;
+
 /// The events since the outermost header of which a summary is wanted.
 #[derive(Default)]
 pub(super) struct Recording {
@@ -65,7 +68,7 @@ pub(super) struct Mark {
 impl Recording {
     /// Notes an event, if any summary is wanted.
     pub(super) fn note(&mut self, event: Event) {
-        if self.open > 0 {
+        if self.open > 0 && self.events.len() < MOST_EVENTS {
             self.events.push(event);
         }
     }
@@ -118,6 +121,9 @@ impl Replay<'_> {
 
     /// None: something happened that no summary can tell.
     fn summarize(&mut self, mark: &Mark, depth: usize) -> Option<Summary> {
+        if self.recording.events.len() >= MOST_EVENTS {
+            return None;
+        }
         let events = std::mem::take(&mut self.recording.events);
         let summary = self.summary_of(&events[mark.event..], self.spent_since(mark.budget), depth);
         self.recording.events = events;

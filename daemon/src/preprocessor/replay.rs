@@ -322,7 +322,7 @@ impl<'a> Replay<'a> {
             return Ok(Some(None));
         }
         for summary in slot.known().iter() {
-            if let Some(holding) = self.holds(summary) {
+            if let Some(holding) = self.holding(summary)? {
                 slot.held(summary);
                 self.apply(summary, holding)?;
                 self.went_deeper(summary.depth);

@@ -17,6 +17,12 @@ use crate::digest::Digest;
 use crate::files::InputFile;
 use crate::preprocessor::Answers;
 use crate::preprocessor::Predefined;
+use crate::preprocessor::Scan;
+use crate::preprocessor::ScanError;
+use crate::preprocessor::Sources;
+use crate::preprocessor::TranslationUnit;
+use crate::preprocessor::replay::Replay;
+use crate::preprocessor::replay::scan_with;
 use crate::preprocessor::summary::Summary;
 use crate::preprocessor::symbol::Symbol;
 
@@ -38,7 +44,7 @@ const FIRST_CREDIT_FILES: i64 = 600;
 
 /// Of which headers summaries are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Thrift {
+enum Thrift {
     /// Of those where it is likely to save time.
     Worthwhile,
     /// Of all that include others, whenever none holds: for tests of what summaries say.
@@ -46,7 +52,7 @@ pub(super) enum Thrift {
 }
 
 /// The summaries of all headers, shared by all units.
-pub(super) struct Summaries {
+pub struct Summaries {
     contexts: DashMap<Digest, Context, RandomState>,
     next_context: AtomicU32,
     slots: DashMap<Key, Arc<Slot>, RandomState>,
@@ -88,8 +94,24 @@ pub(super) struct Slot {
     accounts: Arc<Accounts>,
 }
 
+impl Default for Summaries {
+    fn default() -> Summaries {
+        Summaries::new()
+    }
+}
+
 impl Summaries {
-    pub(super) fn new(thrift: Thrift) -> Summaries {
+    /// None yet; they will be made where that is likely to save time.
+    pub fn new() -> Summaries {
+        Summaries::with_thrift(Thrift::Worthwhile)
+    }
+
+    /// None yet; they will be made of every header that includes others, whatever it costs: for tests of them.
+    pub fn of_all() -> Summaries {
+        Summaries::with_thrift(Thrift::All)
+    }
+
+    fn with_thrift(thrift: Thrift) -> Summaries {
         Summaries {
             contexts: DashMap::default(),
             next_context: AtomicU32::new(0),
@@ -103,13 +125,28 @@ impl Summaries {
         }
     }
 
-    /// The number of a context, known by the digest of all that belongs to it.
-    pub(super) fn context(
+    /// As [`scan`](crate::preprocessor::scan), with what is known of headers, and learning more of them. What was
+    /// scanned before must have been in these `sources`.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn scan(&self, unit: &TranslationUnit, sources: &dyn Sources) -> Result<Scan, ScanError> {
+        self.scan_in(unit.context(), unit, sources)
+    }
+
+    /// The same; `context` is that of the unit.
+    pub(super) fn scan_in(
         &self,
-        digest: Digest,
-        predefined: &Arc<Predefined>,
-        answers: &Arc<Answers>,
-    ) -> u32 {
+        context: Digest,
+        unit: &TranslationUnit,
+        sources: &dyn Sources,
+    ) -> Result<Scan, ScanError> {
+        let context = self.context(context, &unit.predefined, &unit.answers);
+        scan_with(Replay::new(unit, sources).with_summaries(self, context))
+    }
+
+    /// The number of a context, known by the digest of all that belongs to it.
+    fn context(&self, digest: Digest, predefined: &Arc<Predefined>, answers: &Arc<Answers>) -> u32 {
         if self.size_bytes() > LARGEST_MEMORY_BYTES {
             self.contexts.clear();
             self.slots.clear();
@@ -140,12 +177,12 @@ impl Summaries {
     }
 
     /// How often one took the place of a replay.
-    pub(super) fn applied(&self) -> usize {
+    pub fn applied(&self) -> usize {
         self.accounts.applied.load(Ordering::Relaxed)
     }
 
     /// About how much memory they take, in bytes.
-    pub(super) fn size_bytes(&self) -> usize {
+    pub fn size_bytes(&self) -> usize {
         self.accounts.size_bytes.load(Ordering::Relaxed) + self.slots.len() * (size_of::<Slot>() + 64)
     }
 }

@@ -101,8 +101,21 @@ impl Where {
 }
 
 impl Replay<'_> {
-    /// Whether replaying the header now would do what `summary` says. Nothing of the unit changes by asking.
-    pub(super) fn holds(&mut self, summary: &Summary) -> Option<Holding> {
+    /// Whether replaying the header now would do what `summary` says. But for its budget, nothing of the unit changes by
+    /// asking.
+    ///
+    /// # Errors
+    /// [`ScanError::NotSure`]: too much work.
+    pub(super) fn holding(&mut self, summary: &Summary) -> Result<Option<Holding>, ScanError> {
+        let holding = self.holds(summary);
+        if holding.is_none() {
+            // What held costs what the replay cost.
+            self.spend(summary.before.len() + summary.files.len() + summary.absent.len())?;
+        }
+        Ok(holding)
+    }
+
+    fn holds(&mut self, summary: &Summary) -> Option<Holding> {
         if !self.has_room_for(summary.depth, summary.cost) {
             return None;
         }
@@ -253,8 +266,8 @@ mod tests {
     use crate::files::Files;
     use crate::preprocessor::DiskSources;
     use crate::preprocessor::Language;
-    use crate::preprocessor::Memo;
     use crate::preprocessor::Scan;
+    use crate::preprocessor::Summaries;
     use crate::preprocessor::TranslationUnit;
     use crate::preprocessor::scan;
     use crate::preprocessor::tests::unit;
@@ -268,7 +281,8 @@ mod tests {
     struct Project {
         directory: tempfile::TempDir,
         unit: TranslationUnit,
-        memo: Memo,
+        sources: DiskSources,
+        summaries: Summaries,
         units: usize,
     }
 
@@ -279,8 +293,8 @@ mod tests {
             unit.cwd = directory.path().to_owned();
             unit.search_path.angle = vec!["a".into(), "b".into()];
             unit.search_path.user_directories = 2;
-            let memo = Memo::summarizing_all(DiskSources::new(Arc::new(Files::with_clock(long_after))));
-            let project = Project { directory, unit, memo, units: 0 };
+            let sources = DiskSources::new(Arc::new(Files::with_clock(long_after)));
+            let project = Project { directory, unit, sources, summaries: Summaries::of_all(), units: 0 };
             for name in ["a", "b"] {
                 std::fs::create_dir(project.at(name)).unwrap();
                 // A directory without names tells nothing about its file system.
@@ -307,8 +321,8 @@ mod tests {
             let name = format!("unit{}.c", self.units);
             self.write(&name, text);
             self.unit.source = name.into();
-            let before = self.memo.summaries_applied();
-            let summarized = self.memo.scan(&self.unit);
+            let before = self.summaries.applied();
+            let summarized = self.summaries.scan(&self.unit, &self.sources);
             let fresh = DiskSources::new(Arc::new(Files::with_clock(long_after)));
             let replayed = scan(&self.unit, &fresh);
             match (summarized, replayed) {
@@ -320,7 +334,7 @@ mod tests {
                     panic!("by summaries {:?}, by replaying {:?}", summarized.err(), replayed.err())
                 }
             }
-            self.memo.summaries_applied() - before
+            self.summaries.applied() - before
         }
     }
 
@@ -553,7 +567,14 @@ mod tests {
         assert_eq!(project.applied("#include <d0.h>\n"), 0);
         assert_eq!(project.applied("#include <d0.h>\n"), 1);
         project.applied("#include <far0.h>\n");
-        assert!(project.memo.scan(&project.unit).unwrap_err().to_string().contains("include depth"));
+        assert!(
+            project
+                .summaries
+                .scan(&project.unit, &project.sources)
+                .unwrap_err()
+                .to_string()
+                .contains("include depth")
+        );
         assert_eq!(Path::new("unit3.c"), project.unit.source);
     }
 }
