@@ -136,7 +136,8 @@ impl ScanError {
     fn not_sure(reason: &'static str, detail: impl Into<String>) -> ScanError {
         let mut detail = detail.into();
         if detail.len() > LONGEST_DETAIL {
-            detail.truncate(detail.floor_char_boundary(LONGEST_DETAIL));
+            let end = (0..=LONGEST_DETAIL).rev().find(|&end| detail.is_char_boundary(end));
+            detail.truncate(end.unwrap_or_default());
             detail.push('…');
         }
         ScanError::NotSure(format!("{reason}: {detail}"))
