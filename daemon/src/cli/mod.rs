@@ -173,7 +173,7 @@ impl Surroundings {
 
     /// A dispatcher in this process, for commands that only look.
     fn dispatcher(&self) -> Dispatcher {
-        Dispatcher::new(self.directories(), Arc::new(Stats::load(&self.stats_file())))
+        Dispatcher::of_one_moment(self.directories(), Arc::new(Stats::load(&self.stats_file())))
     }
 
     /// A command as the launcher would send it from here.

@@ -150,8 +150,26 @@ impl Dispatcher {
     /// A dispatcher with nothing in memory.
     pub fn new(directories: Directories, stats: Arc<Stats>) -> Dispatcher {
         let files = Arc::new(Files::default());
+        let sources = DiskSources::new(Arc::clone(&files));
+        Dispatcher::over(directories, stats, files, sources)
+    }
+
+    /// A dispatcher with nothing in memory, which looks at each source file once: for a process that scans many units as
+    /// they are at one moment, and ends.
+    pub fn of_one_moment(directories: Directories, stats: Arc<Stats>) -> Dispatcher {
+        let files = Arc::new(Files::default());
+        let sources = DiskSources::of_one_moment(Arc::clone(&files));
+        Dispatcher::over(directories, stats, files, sources)
+    }
+
+    fn over(
+        directories: Directories,
+        stats: Arc<Stats>,
+        files: Arc<Files>,
+        sources: DiskSources,
+    ) -> Dispatcher {
         Dispatcher {
-            scans: Arc::new(Memo::new(DiskSources::new(Arc::clone(&files)))),
+            scans: Arc::new(Memo::new(sources)),
             toolchains: Toolchains::new(Arc::clone(&files), directories.state.join("toolchains")),
             files,
             stores: DashMap::new(),

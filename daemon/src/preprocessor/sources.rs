@@ -69,6 +69,8 @@ pub struct DiskSources {
     by_content: DashMap<(Digest, Dialect), Arc<SourceFile>, RandomState>,
     /// About what both take, in bytes.
     size_bytes: AtomicUsize,
+    /// Whether a file is looked at again each time, in case that it has changed.
+    looks_again: bool,
 }
 
 /// One version of a file, in the dialects in which it was read: seldom more than one.
@@ -93,7 +95,14 @@ impl DiskSources {
             by_path: DashMap::default(),
             by_content: DashMap::default(),
             size_bytes: AtomicUsize::new(0),
+            looks_again: true,
         }
+    }
+
+    /// Looks at each file once, whatever happens to it afterwards: for a process that scans many units as they are at
+    /// one moment, and ends.
+    pub fn of_one_moment(files: Arc<Files>) -> DiskSources {
+        DiskSources { looks_again: false, ..DiskSources::new(files) }
     }
 
     /// The memory in which the digests are recorded.
@@ -111,9 +120,10 @@ impl DiskSources {
         self.by_content.len()
     }
 
-    fn remembered(&self, path: &Path, fingerprint: Fingerprint, dialect: Dialect) -> Option<Loaded> {
+    /// What was read at `path`; None where it is known by now to have changed.
+    fn remembered(&self, path: &Path, now: Option<Fingerprint>, dialect: Dialect) -> Option<Loaded> {
         let stripped = self.by_path.get(path.as_os_str())?;
-        if stripped.file.version.fingerprint != fingerprint {
+        if now.is_some_and(|now| now != stripped.file.version.fingerprint) {
             return None;
         }
         let (_, source) = stripped.sources.iter().find(|(of, _)| *of == dialect)?;
@@ -200,8 +210,13 @@ fn stat(path: &Path) -> io::Result<Option<Fingerprint>> {
 
 impl Sources for DiskSources {
     fn load(&self, path: &Path, dialect: Dialect) -> io::Result<Option<Loaded>> {
+        if !self.looks_again
+            && let Some(loaded) = self.remembered(path, None, dialect)
+        {
+            return Ok(Some(loaded));
+        }
         let Some(fingerprint) = stat(path)? else { return Ok(None) };
-        match self.remembered(path, fingerprint, dialect) {
+        match self.remembered(path, Some(fingerprint), dialect) {
             Some(loaded) => Ok(Some(loaded)),
             None => self.read(path, dialect),
         }
