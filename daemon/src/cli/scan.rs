@@ -156,18 +156,20 @@ fn scan_all(
         Ok(())
     };
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..jobs)
+        let printer = scope.spawn(|| print_in_order(receiver));
+        let others: Vec<_> = (1..jobs)
             .map(|_| {
                 let sender = sender.clone();
                 scope.spawn(|| work(sender))
             })
             .collect();
-        drop(sender);
-        print_in_order(receiver)?;
-        for thread in threads {
-            thread.join().map_err(|_| anyhow!("scan: a thread panicked"))??;
+        // This thread has the heap that grows in the largest steps.
+        let mut worked = work(sender);
+        for thread in others.into_iter().chain([printer]) {
+            let outcome = thread.join().unwrap_or_else(|_| Err(anyhow!("scan: a thread panicked")));
+            worked = worked.and(outcome);
         }
-        Ok(ExitCode::SUCCESS)
+        worked.map(|()| ExitCode::SUCCESS)
     })
 }
 
