@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -296,6 +298,53 @@ fn one_file_under_two_names() {
                 assert!(error.to_string().contains("one file under two names"), "{error}");
             }
             (Family::Clang, Ok(scanned)) => panic!("{scanned:?}"),
+        }
+    }
+}
+
+/// What a header may be called, byte by byte, in both forms of `#include`.
+#[test]
+fn names_of_any_bytes() {
+    let names: &[&[u8]] = &[
+        b"a b.h",
+        b"a,b.h",
+        b"a'b.h",
+        b"$a#b.h",
+        b"a\\b.h",
+        b"a//b.h",
+        b"a/*b*/.h",
+        b"a%:.h",
+        b"-a.h",
+        b"..h",
+        b"gr\xc3\xbcn.h",
+        b"latin\xfcone.h",
+    ];
+    for compiler in Compiler::installed(Language::C, &[]) {
+        let probe = compiler.probe().unwrap();
+        for name in names {
+            for (open, close) in [(b'"', b'"'), (b'<', b'>')] {
+                let directory = tempfile::tempdir().unwrap();
+                let header = Path::new("i").join(OsStr::from_bytes(name));
+                std::fs::create_dir_all(directory.path().join(&header).parent().unwrap()).unwrap();
+                std::fs::write(directory.path().join(&header), "").unwrap();
+                let text = [b"#include ", &[open][..], name, &[close], b"\n"].concat();
+                std::fs::write(directory.path().join("main.c"), text).unwrap();
+                let flags = UnitFlags { user: vec!["i".into()], ..UnitFlags::default() };
+                let unit = compiler.unit(&probe, directory.path(), Path::new("main.c"), &flags);
+                // How a depfile spells such a name is another matter.
+                let mut command = compiler.command();
+                command.current_dir(directory.path()).args(flags.arguments()).args(["-E", "main.c"]);
+                let opened = command.output().unwrap().status.success();
+                let what = format!("{} {}", compiler.program, String::from_utf8_lossy(name));
+                match compiler.scan(&unit, &sources()) {
+                    Ok(scanned) => {
+                        assert!(opened, "{what}: {scanned:?}");
+                        let paths = scanned.paths();
+                        assert!(paths.iter().any(|path| path.ends_with(&header)), "{what}: {paths:?}");
+                    }
+                    Err(error) => assert!(!opened, "{what}: {error}"),
+                }
+            }
         }
     }
 }
