@@ -12,6 +12,8 @@ use std::os::fd::BorrowedFd;
 use std::os::fd::FromRawFd;
 use std::os::fd::OwnedFd;
 use std::ptr;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use libc::c_int;
@@ -161,9 +163,12 @@ pub fn reset_all() {
 /// launcher started (`perl -e 'alarm 60; exec @ARGV'`).
 pub struct Ticks {
     timer: libc::timer_t,
-    former: libc::sigaction,
     mask: libc::sigset_t,
 }
+
+/// How many threads are interrupted, and what the signal did before: the last one to end puts that back, for what is
+/// still to come to another would end the process.
+static TICKING: Mutex<(usize, Option<libc::sigaction>)> = Mutex::new((0, None));
 
 /// Unused by Linux itself on the supported architectures.
 const TICK: c_int = libc::SIGSTKFLT;
@@ -189,8 +194,12 @@ impl Ticks {
             return Err(io::Error::last_os_error());
         }
         let handler: extern "C" fn(c_int) = ignore_tick;
+        let mut ticking = TICKING.lock().unwrap_or_else(PoisonError::into_inner);
+        ticking.0 += 1;
         // No SA_RESTART: the point is to interrupt.
         let former = set_disposition(TICK, handler as libc::sighandler_t);
+        ticking.1.get_or_insert(former);
+        drop(ticking);
         let (mut set, mut mask) = (empty_set(), empty_set());
         let interval = libc::timespec {
             tv_sec: libc::time_t::try_from(interval.as_secs()).unwrap_or(libc::time_t::MAX),
@@ -203,7 +212,7 @@ impl Ticks {
             libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, &mut mask);
             libc::timer_settime(timer, 0, &times, ptr::null_mut());
         }
-        Ok(Ticks { timer, former, mask })
+        Ok(Ticks { timer, mask })
     }
 }
 
@@ -213,7 +222,14 @@ impl Drop for Ticks {
         unsafe {
             libc::timer_delete(self.timer);
             libc::pthread_sigmask(libc::SIG_SETMASK, &self.mask, ptr::null_mut());
-            libc::sigaction(TICK, &self.former, ptr::null_mut());
+        }
+        let mut ticking = TICKING.lock().unwrap_or_else(PoisonError::into_inner);
+        ticking.0 -= 1;
+        if ticking.0 == 0
+            && let Some(former) = ticking.1.take()
+        {
+            // SAFETY: the structure came from the kernel by the same call.
+            unsafe { libc::sigaction(TICK, &former, ptr::null_mut()) };
         }
     }
 }
