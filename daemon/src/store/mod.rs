@@ -22,6 +22,7 @@ use std::io;
 use std::io::Read;
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -234,6 +235,39 @@ impl Store {
         temporary.as_file().set_permissions(Permissions::from_mode(mode & 0o7777)).map_err(failed)?;
         temporary.persist(destination).map_err(|error| failed(error.error))?;
         Ok(true)
+    }
+
+    /// Writes a blob over what is at `destination`, as a compiler does that opens it for writing: a symlink is followed,
+    /// the mode and the other names of a file stay. A file that is not there yet, or of which nobody could tell, appears
+    /// whole, with the permissions `mode`, as by [`install`](Store::install). `false` when the blob is not in the store.
+    ///
+    /// # Errors
+    /// When the blob cannot be read or the destination not be written to.
+    pub fn overwrite(&self, digest: &Digest, destination: &Path, mode: u32) -> Result<bool, StoreError> {
+        let own = rustix::process::geteuid().as_raw();
+        let is_plain = match std::fs::symlink_metadata(destination) {
+            Ok(there) => {
+                let same_mode = there.mode() & 0o7777 == mode & 0o7777;
+                there.is_file() && there.nlink() == 1 && there.uid() == own && same_mode
+            }
+            Err(_) => true,
+        };
+        if is_plain {
+            return self.install(digest, destination, mode);
+        }
+        let Some(blob) = self.open_sized(digest)? else { return Ok(false) };
+        let failed = |error| StoreError::new("write", destination, error);
+        let is_new = !destination.exists();
+        let mut open = OpenOptions::new();
+        open.read(true).write(true).create(true).truncate(true).custom_flags(NONBLOCK);
+        let mut file = open.open(destination).map_err(failed)?;
+        if is_new {
+            file.set_permissions(Permissions::from_mode(mode & 0o7777)).map_err(failed)?;
+        }
+        if !file.metadata().map_err(failed)?.is_file() {
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
+        }
+        self.fill(digest, &blob, &mut file).map_err(failed)
     }
 
     /// Writes a blob into `file` (empty, open for reading and writing), verified; `false` when the blob is not
