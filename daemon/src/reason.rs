@@ -30,6 +30,9 @@ pub enum Reason {
     UnsupportedEnvironment(String),
     /// A response file is missing, unreadable or nested too deeply; its path.
     ResponseFile(String),
+    /// The command writes what stands between source and object (`-save-temps`, `-fdump-…`), for somebody who looks at
+    /// this one compile; the flag.
+    Intermediates(String),
     /// `__DATE__`, `__TIME__` or `__TIMESTAMP__` is used, and SOURCE_DATE_EPOCH does not fix what it expands to.
     TimeMacro,
     /// The scanner cannot follow the source, and what the source does there the compiler's `-M` does not list:
@@ -40,6 +43,8 @@ pub enum Reason {
     Modules(String),
     /// The compiler did not answer the questions about itself; what failed.
     ToolchainProbe(String),
+    /// The compiler is a script: what it adds to a command, and which compiler it ends in, only it knows; its path.
+    WrapperScript(String),
     /// A source or header is not there: the compiler's own message is wanted; its name.
     InputMissing(String),
     /// An input cannot be read by the daemon; path and cause.
@@ -56,7 +61,8 @@ pub enum Reason {
     SystemPath(String),
     /// A path or an argument is not UTF-8, which REAPI's messages cannot carry.
     UnsupportedName(String),
-    /// The compiler, or a program that it starts, lies outside the image that workers share; its path.
+    /// The compiler, or a program that it starts, lies outside the image that workers share, or makes other bytes there;
+    /// its path, or what makes the difference.
     ToolchainNotShared(String),
     /// A `[[route]]` of the configuration sends the command here; its pattern.
     Route(String),
@@ -96,10 +102,12 @@ impl Reason {
             Reason::UnsupportedFlag(_) => "unsupported_flag",
             Reason::UnsupportedEnvironment(_) => "unsupported_environment",
             Reason::ResponseFile(_) => "response_file",
+            Reason::Intermediates(_) => "intermediates",
             Reason::TimeMacro => "time_macro",
             Reason::NotSure(_) => "not_sure",
             Reason::Modules(_) => "modules",
             Reason::ToolchainProbe(_) => "toolchain_probe",
+            Reason::WrapperScript(_) => "wrapper_script",
             Reason::InputMissing(_) => "input_missing",
             Reason::InputUnreadable(_) => "input_unreadable",
             Reason::InputChanged(_) => "input_changed",
@@ -129,9 +137,11 @@ impl Reason {
             | Reason::UnsupportedFlag(detail)
             | Reason::UnsupportedEnvironment(detail)
             | Reason::ResponseFile(detail)
+            | Reason::Intermediates(detail)
             | Reason::NotSure(detail)
             | Reason::Modules(detail)
             | Reason::ToolchainProbe(detail)
+            | Reason::WrapperScript(detail)
             | Reason::InputMissing(detail)
             | Reason::InputUnreadable(detail)
             | Reason::InputChanged(detail)

@@ -10,6 +10,7 @@ use farccd::compiler::depfile;
 use farccd::preprocessor::Dialect;
 use farccd::preprocessor::Family;
 use farccd::preprocessor::ForcedInclude;
+use farccd::preprocessor::Form;
 use farccd::preprocessor::Language;
 use farccd::preprocessor::Lexing;
 use farccd::preprocessor::MacroOption;
@@ -42,6 +43,7 @@ fn unit(mode: &(Language, Family, &str)) -> TranslationUnit {
         cwd: PathBuf::from("/w"),
         source: PathBuf::from("main.c"),
         language: *language,
+        form: Form::Source,
         family: *family,
         lexing: Lexing::default(),
         search_path: SearchPath {

@@ -14,6 +14,7 @@ use anyhow::bail;
 use farccd::preprocessor::Answers;
 use farccd::preprocessor::Family;
 use farccd::preprocessor::ForcedInclude;
+use farccd::preprocessor::Form;
 use farccd::preprocessor::Language;
 use farccd::preprocessor::Lexing;
 use farccd::preprocessor::MacroOption;
@@ -136,6 +137,7 @@ impl Compiler {
             cwd: cwd.to_owned(),
             source: source.to_owned(),
             language: self.language,
+            form: Form::Source,
             family: self.family,
             search_path: SearchPath {
                 quote: flags.quote.clone(),
@@ -274,6 +276,8 @@ impl UnitFlags {
         }
         for forced in &self.forced_includes {
             let (flag, file) = match forced {
+                // Of no effect of its own in these tests.
+                ForcedInclude::Text(_) => continue,
                 ForcedInclude::Include(file) => ("-include", file),
                 ForcedInclude::Macros(file) => ("-imacros", file),
             };

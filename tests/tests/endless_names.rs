@@ -9,6 +9,7 @@ use std::sync::Arc;
 use farccd::files::Files;
 use farccd::preprocessor::DiskSources;
 use farccd::preprocessor::Family;
+use farccd::preprocessor::Form;
 use farccd::preprocessor::Language;
 use farccd::preprocessor::Lexing;
 use farccd::preprocessor::Memo;
@@ -27,6 +28,7 @@ fn names_are_kept_up_to_a_limit() {
         cwd: directory.path().to_owned(),
         source: PathBuf::from("main.c"),
         language: Language::C,
+        form: Form::Source,
         family: Family::Clang,
         lexing: Lexing::default(),
         search_path: SearchPath::default(),

@@ -19,8 +19,9 @@ use farcc_tests::space::TestSpace;
 use farccd::action::Action;
 use farccd::action::Circumstances;
 use farccd::action::CommandSpec;
-use farccd::action::OutputKind;
+use farccd::compiler::ExpectedOutput;
 use farccd::compiler::Invocation;
+use farccd::compiler::OutputKind;
 use farccd::config::Remote;
 use farccd::digest::Digest;
 use farccd::dispatch::Directories;
@@ -68,7 +69,10 @@ fn action(project: &Path, inputs: Vec<Arc<InputFile>>) -> Action {
         environment: BTreeMap::from(environment),
         cwd: project,
         directories: vec![project.join("include")],
-        outputs: vec![(OutputKind::Object, project.join("a.o")), (OutputKind::Depfile, project.join("a.d"))],
+        outputs: vec![
+            ExpectedOutput::replacing(OutputKind::Object, project.join("a.o")),
+            ExpectedOutput::replacing(OutputKind::Depfile, project.join("a.d")),
+        ],
     };
     let circumstances = Circumstances {
         toolchain: Digest::of(b"this machine's"),

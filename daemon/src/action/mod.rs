@@ -16,6 +16,7 @@ use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
 use bazel_remote_apis::google::protobuf as google;
 use prost::Message;
 
+use crate::compiler::ExpectedOutput;
 use crate::digest::Digest;
 use crate::digest::Hasher;
 use crate::files::InputFile;
@@ -28,7 +29,6 @@ pub use input_root::InputRootError;
 pub use input_root::Located;
 pub use outputs::InstallError;
 pub use outputs::Output;
-pub use outputs::OutputKind;
 pub use outputs::collect;
 pub use outputs::find;
 pub use outputs::install;
@@ -48,7 +48,7 @@ pub struct CommandSpec<'a> {
     /// Directories that must exist besides those of the inputs: of the search path, `$PWD`.
     pub directories: Vec<PathBuf>,
     /// What the command makes: kind and path, as opened.
-    pub outputs: Vec<(OutputKind, PathBuf)>,
+    pub outputs: Vec<ExpectedOutput>,
 }
 
 /// What the key depends on besides the command and its inputs.
@@ -117,8 +117,8 @@ impl Action {
             }
         }
         let mut outputs = Vec::new();
-        for (kind, path) in &spec.outputs {
-            outputs.push(Output::locate(&mut builder, &cwd, *kind, path)?);
+        for expected in &spec.outputs {
+            outputs.push(Output::locate(&mut builder, &cwd, expected)?);
         }
         let input_root = builder.build();
         let platform = platform(circumstances.platform);
@@ -223,6 +223,7 @@ impl From<InputRootError> for Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compiler::OutputKind;
     use crate::files::Files;
 
     /// The action of compiling `a.c` with a header in a scratch workspace, after `change`.
@@ -235,7 +236,7 @@ mod tests {
             environment: BTreeMap::new(),
             cwd: scratch,
             directories: vec![scratch.join("missing")],
-            outputs: vec![(OutputKind::Object, scratch.join("a.o"))],
+            outputs: vec![ExpectedOutput::replacing(OutputKind::Object, scratch.join("a.o"))],
         };
         let mut circumstances = Circumstances {
             toolchain: Digest::of(b"toolchain"),
@@ -263,7 +264,7 @@ mod tests {
         let changed = [
             action(&scratch, |spec, _| spec.arguments.push("-O1".into())).key,
             action(&scratch, |spec, _| drop(spec.environment.insert("A".into(), "b".into()))).key,
-            action(&scratch, |spec, _| spec.outputs[0].1.set_file_name("b.o")).key,
+            action(&scratch, |spec, _| spec.outputs[0].path.set_file_name("b.o")).key,
             action(&scratch, |_, circumstances| circumstances.toolchain = Digest::of(b"other")).key,
             action(&scratch, |_, circumstances| circumstances.salt = "salt").key,
         ];

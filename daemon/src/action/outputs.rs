@@ -9,24 +9,16 @@ use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
 
 use crate::action::InputRootBuilder;
 use crate::action::Located;
+use crate::compiler::ExpectedOutput;
+use crate::compiler::OutputKind;
+use crate::compiler::Placement;
 use crate::digest::Digest;
 use crate::paths;
 use crate::reason::Reason;
 use crate::store::Store;
 use crate::store::StoreError;
 
-/// What an output is to farcc.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum OutputKind {
-    /// The user's depfile: audited and installed.
-    Depfile,
-    /// A depfile that the user did not ask for: audited only.
-    AuditDepfile,
-    /// The object: installed last, since a build tool that sees it takes the command for done.
-    Object,
-}
-
-/// One file that a command makes.
+/// One file that a command makes, in the tree of an action.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
     /// What it is to farcc.
@@ -35,6 +27,10 @@ pub struct Output {
     pub path: PathBuf,
     /// Its name in REAPI: relative to the working directory.
     pub remote: String,
+    /// Whether the command can succeed without making it.
+    pub is_optional: bool,
+    /// What becomes of what is there already.
+    pub placement: Placement,
 }
 
 /// Why outputs were not installed.
@@ -55,18 +51,18 @@ pub enum InstallError {
 }
 
 impl Output {
-    /// The output that is opened as `path` (absolute); its directory joins the input tree.
+    /// The output whose path is absolute; its directory joins the input tree.
     ///
     /// # Errors
-    /// When it cannot be an output of an action: its directory is missing or part of the image, it is no
-    /// regular file now, or its name is not UTF-8.
+    /// When it cannot be an output of an action: its directory is missing or part of the image, what is there now or what
+    /// a symlink there leads to is no regular file, or its name is not UTF-8.
     pub fn locate(
         builder: &mut InputRootBuilder,
         cwd: &Path,
-        kind: OutputKind,
-        path: &Path,
+        expected: &ExpectedOutput,
     ) -> Result<Output, Reason> {
-        let special = std::fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_file());
+        let path = expected.path.as_path();
+        let special = std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file());
         let (Some(parent), Some(name), false) = (path.parent(), path.file_name(), special) else {
             return Err(Reason::SpecialOutput);
         };
@@ -75,12 +71,13 @@ impl Output {
         };
         let remote = paths::relative(cwd, &directory.join(name));
         let remote = remote.to_str().ok_or_else(|| Reason::UnsupportedName(path.display().to_string()))?;
-        Ok(Output { kind, path: path.to_owned(), remote: remote.to_owned() })
+        let ExpectedOutput { kind, is_optional, placement, .. } = *expected;
+        Ok(Output { kind, path: path.to_owned(), remote: remote.to_owned(), is_optional, placement })
     }
 }
 
-/// Puts every output of `result` into its place, atomically one by one, the object last. `umask` is the
-/// user's; `is_wanted` is asked right before each.
+/// Puts every output of `result` into its place, one by one, the object last; atomically but where the compiler
+/// overwrites as well. `umask` is the user's; `is_wanted` is asked right before each.
 ///
 /// # Errors
 /// When an output is missing in the result or the store, cannot be written, or is not wanted any more. Outputs
@@ -98,7 +95,11 @@ pub fn install(
     let mut made = Vec::new();
     for output in in_order {
         let not_made = || InstallError::NotMade(output.path.clone());
-        let file = find(result, output).ok_or_else(not_made)?;
+        let file = match find(result, output) {
+            Some(file) => file,
+            None if output.is_optional => continue,
+            None => return Err(not_made()),
+        };
         let digest = file.digest.as_ref().and_then(|digest| Digest::try_from(digest).ok());
         made.push((output, digest.ok_or_else(not_made)?, file.is_executable));
     }
@@ -107,11 +108,24 @@ pub fn install(
             return Err(InstallError::Unwanted);
         }
         let mode = (if is_executable { 0o777 } else { 0o666 }) & !umask;
-        if !store.install(&digest, &output.path, mode)? {
+        let overwrites = match output.placement {
+            Placement::Replaced => false,
+            Placement::Unlinked => is_dangling(&output.path),
+            Placement::Overwritten => true,
+        };
+        let installed = match overwrites {
+            true => store.overwrite(&digest, &output.path, mode),
+            false => store.install(&digest, &output.path, mode),
+        };
+        if !installed? {
             return Err(InstallError::Gone(output.path.clone()));
         }
     }
     Ok(())
+}
+
+fn is_dangling(path: &Path) -> bool {
+    path.is_symlink() && !path.exists()
 }
 
 /// The file of `result` that is `output`.
@@ -127,7 +141,7 @@ pub fn find<'a>(result: &'a re::ActionResult, output: &Output) -> Option<&'a re:
 pub fn collect(store: &Store, outputs: &[Output]) -> Result<Vec<re::OutputFile>, StoreError> {
     let mut files = Vec::new();
     for output in outputs.iter().filter(|output| output.kind != OutputKind::AuditDepfile) {
-        let Ok(metadata) = std::fs::symlink_metadata(&output.path) else { continue };
+        let Ok(metadata) = std::fs::metadata(&output.path) else { continue };
         let digest = store.put_file(&output.path)?;
         files.push(re::OutputFile {
             path: output.remote.clone(),

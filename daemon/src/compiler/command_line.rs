@@ -12,6 +12,7 @@ use crate::compiler::flag_table;
 use crate::compiler::flag_table::Arity;
 use crate::compiler::flag_table::Meaning;
 use crate::compiler::response_file;
+use crate::compiler::search_path;
 use crate::reason::Reason;
 
 /// All arguments after the program's name, response files expanded.
@@ -62,6 +63,39 @@ impl CommandLine {
     pub(super) fn with(&self, meaning: Meaning) -> impl Iterator<Item = &Argument> {
         self.arguments.iter().filter(move |argument| argument.meaning == meaning)
     }
+
+    /// What `-Xclang` hands on, in order: a value comes with an `-Xclang` of its own.
+    pub(super) fn clang_options(&self) -> Vec<ClangOption<'_>> {
+        let mut words = self.with(Meaning::Xclang).map(Argument::value);
+        let mut options = Vec::new();
+        while let Some(word) = words.next() {
+            options.push(match word.as_bytes() {
+                b"-emit-pch" => ClangOption::EmitPrecompiled,
+                b"-include" => words.next().map_or(ClangOption::Unknown(word), ClangOption::Include),
+                b"-include-pch" => {
+                    words.next().map_or(ClangOption::Unknown(word), ClangOption::IncludePrecompiled)
+                }
+                _ if flag_table::XCLANG_OPTIONS.iter().any(|&option| word == option) => ClangOption::Harmless,
+                _ => ClangOption::Unknown(word),
+            });
+        }
+        options
+    }
+}
+
+/// What `-Xclang` hands to Clang's own compiler: a flag with its value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ClangOption<'a> {
+    /// Neither reads nor writes files.
+    Harmless,
+    /// `-emit-pch`.
+    EmitPrecompiled,
+    /// `-include`.
+    Include(&'a OsStr),
+    /// `-include-pch`.
+    IncludePrecompiled(&'a OsStr),
+    /// Not understood.
+    Unknown(&'a OsStr),
 }
 
 /// A `-Wa,…` argument, taken apart.
@@ -69,6 +103,8 @@ impl CommandLine {
 pub(super) struct AssemblerList<'a> {
     /// Where the assembler looks for files, after the working directory.
     pub(super) directories: Vec<&'a OsStr>,
+    /// What `-a…=file` names: the assembler writes a listing there.
+    pub(super) listings: Vec<&'a OsStr>,
     /// Everything else.
     pub(super) options: Vec<&'a OsStr>,
 }
@@ -133,6 +169,9 @@ impl Argument {
             | Meaning::Include
             | Meaning::Macros
             | Meaning::DepfileName
+            | Meaning::WritesFile
+            | Meaning::ReadsFile
+            | Meaning::IncludePrecompiled
             | Meaning::ProbePath
             | Meaning::Sysroot => Some(Path::new(self.value())),
             _ => None,
@@ -157,7 +196,10 @@ impl Argument {
             match part.as_bytes().strip_prefix(b"-I") {
                 Some(b"") => list.directories.push(parts.next().filter(|part| !part.is_empty())?),
                 Some(directory) => list.directories.push(OsStr::from_bytes(directory)),
-                None => list.options.push(part),
+                None => match listing(part) {
+                    Some(file) => list.listings.extend(file),
+                    None => list.options.push(part),
+                },
             }
         }
         Some(list)
@@ -184,6 +226,16 @@ impl Argument {
         }
         Ok(list)
     }
+}
+
+/// For `-a[cdhlmns…][=file]`: the file, if one is named. Letter `g` adds the time, so that it is not among these (GNU as
+/// manual, "Enable Listings").
+fn listing(option: &OsStr) -> Option<Option<&OsStr>> {
+    let (letters, file) = search_path::split_at_byte(option, 2);
+    let rest = file.as_bytes();
+    let end = rest.iter().position(|&byte| byte == b'=').unwrap_or(rest.len());
+    let is_listing = letters == "-a" && rest[..end].iter().all(|letter| b"cdhlmns".contains(letter));
+    is_listing.then(|| rest.get(end + 1..).filter(|file| !file.is_empty()).map(OsStr::from_bytes))
 }
 
 /// What `-Wp,` hands to the preprocessor, as far as it is understood.

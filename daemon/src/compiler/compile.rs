@@ -1,19 +1,27 @@
-//! One source into one object: the command, and the variants of it that farcc runs.
+//! Sources into objects: the command, and the variants of it that farcc runs.
 //! Knows nothing of where they are run.
 
+use std::ffi::OsStr;
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::compiler::CommandLine;
 use crate::compiler::Invocation;
+use crate::compiler::Product;
+use crate::compiler::Source;
 use crate::compiler::Toolchain;
 use crate::compiler::command_line::Argument;
+use crate::compiler::command_line::ClangOption;
 use crate::compiler::flag_table::Meaning;
+use crate::compiler::outputs;
 use crate::compiler::search_path;
+use crate::paths;
 use crate::preprocessor::Family;
 use crate::preprocessor::ForcedInclude;
+use crate::preprocessor::Form;
 use crate::preprocessor::Language;
 use crate::preprocessor::Lexing;
 use crate::preprocessor::MacroOption;
@@ -24,20 +32,32 @@ use crate::preprocessor::TranslationUnit;
 pub struct Compile {
     /// Absolute path of the driver, symlinks not resolved.
     pub driver: PathBuf,
-    /// Language of the source.
+    /// Language of the sources.
     pub language: Language,
-    /// The source as written.
-    pub source: PathBuf,
-    /// The output as written, or its default name, which is relative to the working directory.
-    pub object: PathBuf,
-    /// The depfile as written, or the name that the driver derives.
-    pub depfile: Option<PathBuf>,
-    /// Whether the output is assembler text (`-S`) instead of an object.
-    pub assembly: bool,
+    /// What the sources are.
+    pub form: Form,
+    /// What is made of each.
+    pub product: Product,
+    /// At least one; the first named first.
+    pub sources: Vec<Source>,
     /// The arguments after the program's name, response files expanded.
     pub arguments: Vec<OsString>,
     /// The same, typed.
     pub(super) command_line: CommandLine,
+}
+
+/// How the inputs of a compile are held against what the compiler opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audit {
+    /// By the depfiles that the command asks for.
+    Depfile,
+    /// By one that farcc asks for besides.
+    AddedDepfile,
+    /// By what the compiler answers to `-M`: an argument that is added would be in the object, or stand for several
+    /// sources.
+    Question,
+    /// Not at all: text that includes nothing has no depfile.
+    Nothing,
 }
 
 impl Compile {
@@ -58,7 +78,12 @@ impl Compile {
     }
 
     /// What the scanner must know. Directories of the search path are looked at, as the compiler does.
-    pub fn translation_unit(&self, invocation: &Invocation, toolchain: &Toolchain) -> TranslationUnit {
+    pub fn translation_unit(
+        &self,
+        source: &Source,
+        invocation: &Invocation,
+        toolchain: &Toolchain,
+    ) -> TranslationUnit {
         let mut search_path = search_path::resolve(self, invocation, toolchain);
         search_path.assembler = self.assembler_directories();
         let mut forced_includes = Vec::new();
@@ -69,10 +94,19 @@ impl Compile {
                 _ => {}
             }
         }
+        // Before all else; where Clang is told of the text as well, that is read again.
+        let texts = self.precompiled_headers().into_iter().map(|header| header.with_extension(""));
+        forced_includes.splice(..0, texts.map(ForcedInclude::Text));
+        for option in self.command_line.clang_options() {
+            if let ClangOption::Include(file) = option {
+                forced_includes.push(ForcedInclude::Text(file.into()));
+            }
+        }
         TranslationUnit {
             cwd: invocation.cwd.clone(),
-            source: self.source.clone(),
+            source: source.path.clone(),
             language: self.language,
+            form: self.form,
             family: toolchain.family,
             search_path,
             predefined: Arc::clone(&toolchain.predefined),
@@ -81,6 +115,59 @@ impl Compile {
             lexing: self.lexing(),
             answers: Arc::clone(&toolchain.answers),
         }
+    }
+
+    /// `-include-pch`.
+    fn precompiled_headers(&self) -> Vec<PathBuf> {
+        let named = self.command_line.with(Meaning::IncludePrecompiled).map(Argument::value);
+        let options = self.command_line.clang_options();
+        let handed_on = options.iter().filter_map(|option| match option {
+            ClangOption::IncludePrecompiled(file) => Some(*file),
+            _ => None,
+        });
+        named.chain(handed_on).map(PathBuf::from).collect()
+    }
+
+    /// The files that the command reads besides its sources and what they include, absolute or relative to the working
+    /// directory; whether each must be there.
+    pub fn further_inputs(&self, invocation: &Invocation, family: Family) -> Vec<(PathBuf, bool)> {
+        let mut inputs: Vec<(PathBuf, bool)> = Vec::new();
+        for header in self.precompiled_headers() {
+            // What it was made of must be as it was: its text, and the source that CMake has it made of.
+            let text = header.with_extension("");
+            for suffix in ["c", "cxx", "cpp", "cc", "m", "mm"] {
+                let mut source = text.clone().into_os_string();
+                source.push(".");
+                source.push(suffix);
+                inputs.push((source.into(), false));
+            }
+            inputs.push((header, true));
+        }
+        for argument in self.command_line.with(Meaning::ReadsFile) {
+            inputs.push((argument.value().into(), true));
+        }
+        for argument in self.command_line.with(Meaning::ProfileUse) {
+            let value = argument.value().as_bytes();
+            let named = Path::new(OsStr::from_bytes(value));
+            match family {
+                Family::Clang if value.is_empty() => inputs.push(("default.profdata".into(), true)),
+                Family::Clang if invocation.cwd.join(named).is_dir() => {
+                    inputs.push((named.join("default.profdata"), true));
+                }
+                Family::Clang => inputs.push((named.into(), true)),
+                Family::Gcc => {
+                    let directory = self.command_line.with(Meaning::ProfileDirectory).last();
+                    let directory = directory.map_or(named, |directory| Path::new(directory.value()));
+                    let counts = self.sources.iter().filter_map(|source| outputs::stem(source, family));
+                    let counts = counts.flat_map(|stem| counts_of(&invocation.cwd, directory, &stem));
+                    inputs.extend(counts.map(|path| (path, false)));
+                    if !value.is_empty() && !invocation.cwd.join(named).is_dir() {
+                        inputs.push((named.into(), false));
+                    }
+                }
+            }
+        }
+        inputs
     }
 
     /// `-Wa,-I`.
@@ -150,14 +237,22 @@ impl Compile {
         (!self.command_line.has(Meaning::Recorded)).then(|| vec!["-fdiagnostics-color=always".into()])
     }
 
-    /// What to append to the arguments so that the compiler writes a depfile to `path`: nothing if the command
-    /// has one already, or if the object would record the addition. With it the scanner is audited. The object
-    /// does not change.
-    pub fn depfile_arguments(&self, path: &Path) -> Vec<OsString> {
-        match self.depfile.is_some() || self.command_line.has(Meaning::Recorded) {
-            true => Vec::new(),
-            false => vec!["-MD".into(), "-MF".into(), path.into()],
+    /// How the inputs that were found are held against what the compiler opens.
+    pub fn audit(&self) -> Audit {
+        if self.form == Form::Preprocessed {
+            Audit::Nothing
+        } else if self.sources.iter().all(|source| source.depfile.is_some()) {
+            Audit::Depfile
+        } else if self.command_line.has(Meaning::Recorded) || self.sources.len() > 1 {
+            Audit::Question
+        } else {
+            Audit::AddedDepfile
         }
+    }
+
+    /// What to append to the arguments so that the compiler writes a depfile to `path`. The object does not change.
+    pub fn depfile_arguments(&self, path: &Path) -> [OsString; 3] {
+        ["-MD".into(), "-MF".into(), path.into()]
     }
 
     /// The same command turned into the compiler's own `-M`: all files that it would read, system headers
@@ -168,6 +263,7 @@ impl Compile {
             match argument.meaning {
                 Meaning::Compile
                 | Meaning::Assemble
+                | Meaning::Preprocess
                 | Meaning::Output
                 | Meaning::Depfile
                 | Meaning::DepfileName
@@ -179,6 +275,39 @@ impl Compile {
             }
         }
         words.push("-M".into());
+        words
+    }
+
+    /// What makes of the command, moved to another machine, other bytes than here: GCC writes its flags into debug
+    /// information, and in another order when what stands for `-march=native` is on the command line.
+    pub fn is_bound_here(&self, family: Family) -> Option<&'static str> {
+        let debugs = |argument: &Argument| argument.name.as_bytes().starts_with(b"-g");
+        let is_bound =
+            family == Family::Gcc && self.asks_for_native() && self.command_line.arguments.iter().any(debugs);
+        is_bound.then_some("-march=native with debug information")
+    }
+
+    /// `-B`: where programs are looked for first.
+    pub(super) fn program_directories(&self) -> impl Iterator<Item = &Path> {
+        let paths = self.command_line.with(Meaning::ProbePath);
+        paths.filter(|argument| argument.name == "-B").map(|argument| Path::new(argument.value()))
+    }
+
+    /// Whether the machine itself is the target.
+    pub(super) fn asks_for_native(&self) -> bool {
+        self.command_line.has(Meaning::Native)
+    }
+
+    /// The arguments as they mean the same on every machine: `-march=native` and its kin are replaced by what they stand
+    /// for here. GCC's driver puts that before all other flags, too.
+    pub fn portable_arguments(&self, toolchain: &Toolchain) -> Vec<OsString> {
+        if !self.asks_for_native() {
+            return self.arguments.clone();
+        }
+        let mut words: Vec<OsString> = toolchain.native.iter().map(OsString::from).collect();
+        let others =
+            self.command_line.arguments.iter().filter(|argument| argument.meaning != Meaning::Native);
+        words.extend(others.flat_map(Argument::words));
         words
     }
 
@@ -211,17 +340,45 @@ impl Compile {
 
     /// Whether the command means the same with other paths: no flag ties its output to absolute paths.
     pub fn is_relocatable(&self) -> bool {
-        // Paths inside a list are not mapped.
-        self.assembler_directories().is_empty()
-            && !self.command_line.arguments.iter().any(|argument| {
-                matches!(argument.meaning, Meaning::Bound | Meaning::Recorded | Meaning::DirectoryPrefix)
-                    || argument.path().is_some_and(search_path::is_sysroot_relative)
-            })
+        // Paths inside a list are not mapped, and the names of further files stand in the object.
+        !self.command_line.arguments.iter().any(|argument| {
+            matches!(
+                argument.meaning,
+                Meaning::Bound
+                    | Meaning::Recorded
+                    | Meaning::DirectoryPrefix
+                    | Meaning::Writes(_)
+                    | Meaning::AssemblerList
+                    | Meaning::Xclang
+                    | Meaning::ProfileUse
+                    | Meaning::ProfileDirectory
+            ) || argument.path().is_some_and(search_path::is_sysroot_relative)
+        })
     }
 }
 
+/// Where GCC looks for the counts of an object (gcc/coverage.cc, `coverage_init`): beside it, or in a directory by its
+/// whole path, which is written with `#` for each slash, or below the directory. Which of them depends on what is absolute;
+/// that all may be taken costs nothing.
+fn counts_of(cwd: &Path, directory: &Path, stem: &Path) -> Vec<PathBuf> {
+    let mut beside = paths::absolute(cwd, stem).into_os_string();
+    beside.push(".gcda");
+    if directory.as_os_str().is_empty() {
+        return vec![beside.into()];
+    }
+    let mangled: Vec<u8> =
+        beside.as_bytes().iter().map(|&byte| if byte == b'/' { b'#' } else { byte }).collect();
+    let mut below = directory.as_os_str().to_owned();
+    below.push("/");
+    below.push(&beside);
+    vec![directory.join(OsStr::from_bytes(&mangled)), below.into(), beside.into()]
+}
+
 fn changes_answers(meaning: Meaning) -> bool {
-    matches!(meaning, Meaning::Probe | Meaning::ProbePath | Meaning::Sysroot | Meaning::DirectoryPrefix)
+    matches!(
+        meaning,
+        Meaning::Probe | Meaning::ProbePath | Meaning::Sysroot | Meaning::DirectoryPrefix | Meaning::Native
+    )
 }
 
 #[cfg(test)]
@@ -333,7 +490,7 @@ mod tests {
         invocation.stderr_is_terminal = true;
         invocation.env.push(("TERM".into(), "xterm".into()));
         assert_eq!(compile.colour_arguments(&invocation, Family::Clang), None);
-        assert!(compile.depfile_arguments(Path::new("a.d")).is_empty());
+        assert_eq!(compile.audit(), Audit::Question);
         assert!(!compile.is_relocatable());
     }
 

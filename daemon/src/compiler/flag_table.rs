@@ -45,6 +45,25 @@ pub(super) enum Chain {
     Embed,
 }
 
+/// A file that is made beside the object, named after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Further {
+    /// `-ftest-coverage`, `--coverage`: `.gcno`.
+    CoverageNotes,
+    /// `-fprofile-arcs`: some compilers make `.gcno` for it as well.
+    CoverageCounts,
+    /// `-fstack-usage`: `.su`.
+    StackUsage,
+    /// `-fcallgraph-info`: `.ci`.
+    CallGraph,
+    /// `-gsplit-dwarf`: `.dwo`.
+    SplitDebug,
+    /// `-ftime-trace`: `.json`.
+    TimeTrace,
+    /// `-fsave-optimization-record`: `.opt.yaml` or `.opt-record.json.gz`.
+    OptimisationRecord,
+}
+
 /// What a flag asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Meaning {
@@ -54,8 +73,18 @@ pub(super) enum Meaning {
     Compile,
     /// `-S`.
     Assemble,
-    /// `-E`, `-M`, `-MM`, `-fsyntax-only`: nothing is compiled.
+    /// `-E`.
     Preprocess,
+    /// `-M`, `-MM`, `-fsyntax-only`: nothing is made but messages.
+    Check,
+    /// `-P`, `-C`, `-CC`: what preprocessed text looks like.
+    PreprocessedText,
+    /// `-d…`: preprocessed text with other lines, assembler text with more comments, or dumps of the compiler's work.
+    Dump,
+    /// `-save-temps`, `-fdump-…`: files between the source and the object.
+    Intermediates,
+    /// `-emit-llvm`.
+    EmitLlvm,
     /// The compiler tells about itself.
     Information,
     /// `-o`.
@@ -84,6 +113,8 @@ pub(super) enum Meaning {
     PreprocessorList,
     /// `-Wa,…`: a list for the assembler.
     AssemblerList,
+    /// `-mllvm`: one argument for LLVM.
+    LlvmOption,
     /// `-Xclang`: one argument for Clang's own compiler.
     Xclang,
     /// Changes predefined macros, the built-in search path, or answers to `__has_…`.
@@ -96,6 +127,20 @@ pub(super) enum Meaning {
     Trigraphs,
     /// `-fno-operator-names`, likewise.
     OperatorNames,
+    /// A further file whose name comes of the object's.
+    Writes(Further),
+    /// A further file, which the value names.
+    WritesFile,
+    /// A file that is read, which the value names.
+    ReadsFile,
+    /// `-fprofile-use` and its kin: the counts of a training run are read.
+    ProfileUse,
+    /// `-fprofile-dir=`: where such counts are.
+    ProfileDirectory,
+    /// `-include-pch`.
+    IncludePrecompiled,
+    /// `-march=native` and its kin: what this machine is.
+    Native,
     /// Modules: the command reads or writes what other commands make of their sources.
     Modules,
     /// Chooses whether diagnostics have colours.
@@ -221,9 +266,9 @@ static ROWS: &[Row] = &[
     row("-c", Exact, Meaning::Compile),
     row("-S", Exact, Meaning::Assemble),
     row("-E", Exact, Meaning::Preprocess),
-    row("-M", Exact, Meaning::Preprocess),
-    row("-MM", Exact, Meaning::Preprocess),
-    row("-fsyntax-only", Exact, Meaning::Preprocess),
+    row("-M", Exact, Meaning::Check),
+    row("-MM", Exact, Meaning::Check),
+    row("-fsyntax-only", Exact, Meaning::Check),
     row("-o", Either, Meaning::Output),
     row("-x", Either, Meaning::Language),
     // Information.
@@ -261,7 +306,7 @@ static ROWS: &[Row] = &[
     row("--embed-dir=", Joined, Meaning::Directory(Chain::Embed)),
     row("-iwithsysroot", Either, Meaning::Unsupported),
     row("-include", Either, Meaning::Include),
-    row("-include-pch", Separate, Meaning::Unsupported),
+    row("-include-pch", Separate, Meaning::IncludePrecompiled),
     row("-imacros", Either, Meaning::Macros),
     row("-imultilib", Either, Meaning::Unsupported),
     row("-imultiarch", Either, Meaning::Unsupported),
@@ -287,11 +332,11 @@ static ROWS: &[Row] = &[
     row("-traditional", Exact, Meaning::Unsupported),
     row("-traditional-cpp", Exact, Meaning::Unsupported),
     row("-remap", Exact, Meaning::Unsupported),
-    row("-C", Exact, Meaning::Unsupported),
-    row("-CC", Exact, Meaning::Unsupported),
-    row("-P", Exact, Meaning::Unsupported),
-    row("-H", Exact, Meaning::Unsupported),
-    row("-d", Joined, Meaning::Unsupported),
+    row("-C", Exact, Meaning::PreprocessedText),
+    row("-CC", Exact, Meaning::PreprocessedText),
+    row("-P", Exact, Meaning::PreprocessedText),
+    row("-H", Exact, Meaning::Neutral),
+    row("-d", Joined, Meaning::Dump),
     // Depfiles.
     row("-fdeps-", Joined, Meaning::Modules),
     row("-MD", Exact, Meaning::Depfile),
@@ -314,7 +359,7 @@ static ROWS: &[Row] = &[
     row("-Xanalyzer", Separate, Meaning::Unsupported),
     row("-Xarch_", Joined, Meaning::Unsupported),
     row("-Xopenmp-target", Separate, Meaning::Unsupported),
-    row("-mllvm", Separate, Meaning::Unsupported),
+    row("-mllvm", Separate, Meaning::LlvmOption),
     // Modules of C++20 and of Clang; `-fno-modules` is what is so anyway.
     row("-fmodules", Exact, Meaning::Modules),
     row("-fmodules-", Joined, Meaning::Modules),
@@ -334,12 +379,12 @@ static ROWS: &[Row] = &[
     row("-O", Joined, Meaning::Probe),
     row("-ObjC", Joined, Meaning::Unsupported),
     row("-m", Joined, Meaning::Probe),
-    row("-mllvm=", Joined, Meaning::Unsupported),
+    row("-mllvm=", Joined, Meaning::LlvmOption),
     row("-module", Joined, Meaning::Modules),
     row("-meabi", Separate, Meaning::Unsupported),
-    row("-march=native", Joined, Meaning::Unsupported),
-    row("-mcpu=native", Joined, Meaning::Unsupported),
-    row("-mtune=native", Joined, Meaning::Unsupported),
+    row("-march=native", Exact, Meaning::Native),
+    row("-mcpu=native", Exact, Meaning::Native),
+    row("-mtune=native", Exact, Meaning::Native),
     row("-mmcu=", Joined, Meaning::Unsupported),
     row("-mthread-model", Separate, Meaning::Probe),
     row("-mlinker-version=", Joined, Meaning::LinkOnly),
@@ -357,7 +402,7 @@ static ROWS: &[Row] = &[
     row("--gcc-install-dir=", Joined, Meaning::ProbePath),
     row("-resource-dir", Separate, Meaning::ProbePath),
     row("-resource-dir=", Joined, Meaning::ProbePath),
-    row("-B", Either, Meaning::Unsupported),
+    row("-B", Either, Meaning::ProbePath),
     row("-no-canonical-prefixes", Exact, Meaning::Probe),
     row("-canonical-prefixes", Exact, Meaning::Probe),
     row("-integrated-as", Exact, Meaning::Probe),
@@ -378,11 +423,14 @@ static ROWS: &[Row] = &[
     row("-pedantic", Exact, Meaning::Neutral),
     row("-pedantic-errors", Exact, Meaning::Neutral),
     row("-Rpass", Joined, Meaning::Neutral),
-    row("--serialize-diagnostics", Separate, Meaning::Unsupported),
-    row("-serialize-diagnostics", Separate, Meaning::Unsupported),
+    row("--serialize-diagnostics", Separate, Meaning::WritesFile),
+    row("-serialize-diagnostics", Separate, Meaning::WritesFile),
     // Debugging.
     row("-g", Joined, Meaning::Neutral),
-    row("-gsplit-dwarf", Joined, Meaning::Unsupported),
+    row("-gsplit-dwarf", Exact, Meaning::Writes(Further::SplitDebug)),
+    row("-gsplit-dwarf=", Joined, Meaning::Unsupported),
+    row("-gsplit-dwarf=split", Exact, Meaning::Writes(Further::SplitDebug)),
+    row("-gsplit-dwarf=single", Exact, Meaning::Neutral),
     row("-gmodules", Exact, Meaning::Unsupported),
     row("-gen-", Joined, Meaning::Unsupported),
     row("-gcc-toolchain", Separate, Meaning::Unsupported),
@@ -425,27 +473,83 @@ static ROWS: &[Row] = &[
     row("-nostartfiles", Exact, Meaning::LinkOnly),
     row("-nolibc", Exact, Meaning::LinkOnly),
     // Other files, other outputs, other programs: their arity matters even where they are refused.
-    row("-aux-info", Separate, Meaning::Unsupported),
+    row("-aux-info", Separate, Meaning::WritesFile),
     row("-auxbase", Separate, Meaning::Unsupported),
     row("-dumpbase", Separate, Meaning::Unsupported),
     row("-dumpbase-ext", Separate, Meaning::Unsupported),
     row("-dumpdir", Separate, Meaning::Unsupported),
-    row("-save-temps", Joined, Meaning::Unsupported),
-    row("--save-temps", Joined, Meaning::Unsupported),
-    row("-specs", Separate, Meaning::Unsupported),
-    row("-specs=", Joined, Meaning::Unsupported),
-    row("--specs=", Joined, Meaning::Unsupported),
+    row("-save-temps", Joined, Meaning::Intermediates),
+    row("--save-temps", Joined, Meaning::Intermediates),
+    row("-specs", Separate, Meaning::ProbePath),
+    row("-specs=", Joined, Meaning::ProbePath),
+    row("--specs=", Joined, Meaning::ProbePath),
     row("-wrapper", Separate, Meaning::Unsupported),
-    row("--config", Separate, Meaning::Unsupported),
-    row("--config=", Joined, Meaning::Unsupported),
+    row("--config", Separate, Meaning::ProbePath),
+    row("--config=", Joined, Meaning::ProbePath),
     row("-working-directory", Separate, Meaning::Unsupported),
     row("-working-directory=", Joined, Meaning::Unsupported),
     row("-obj", Joined, Meaning::Unsupported),
-    row("-emit-llvm", Exact, Meaning::Unsupported),
-    row("--coverage", Exact, Meaning::Unsupported),
-    row("-coverage", Exact, Meaning::Unsupported),
+    row("-emit-llvm", Exact, Meaning::EmitLlvm),
+    row("--coverage", Exact, Meaning::Writes(Further::CoverageNotes)),
+    row("-coverage", Exact, Meaning::Writes(Further::CoverageNotes)),
     row("-time", Joined, Meaning::Unsupported),
     row("-index-store-path", Separate, Meaning::Unsupported),
+    row("-fdump-", Joined, Meaning::Intermediates),
+    // Further files, named after the object or by the flag.
+    row("-ftest-coverage", Exact, Meaning::Writes(Further::CoverageNotes)),
+    row("-fprofile-arcs", Exact, Meaning::Writes(Further::CoverageCounts)),
+    row("-fstack-usage", Exact, Meaning::Writes(Further::StackUsage)),
+    row("-fcallgraph-info", Exact, Meaning::Writes(Further::CallGraph)),
+    row("-fcallgraph-info=", Joined, Meaning::Writes(Further::CallGraph)),
+    row("-ftime-trace", Exact, Meaning::Writes(Further::TimeTrace)),
+    row("-fsave-optimization-record", Exact, Meaning::Writes(Further::OptimisationRecord)),
+    row("-fsave-optimization-record=", Joined, Meaning::Writes(Further::OptimisationRecord)),
+    row("-foptimization-record-passes=", Joined, Meaning::Neutral),
+    row("-ftime-trace-granularity=", Joined, Meaning::Neutral),
+    // Files that are read besides includes.
+    row("-fsanitize-ignorelist=", Joined, Meaning::ReadsFile),
+    row("-fsanitize-blacklist=", Joined, Meaning::ReadsFile),
+    row("-fsanitize-system-ignorelist=", Joined, Meaning::ReadsFile),
+    row("-fsanitize-coverage-allowlist=", Joined, Meaning::ReadsFile),
+    row("-fsanitize-coverage-whitelist=", Joined, Meaning::ReadsFile),
+    row("-fsanitize-coverage-ignorelist=", Joined, Meaning::ReadsFile),
+    row("-fsanitize-coverage-blacklist=", Joined, Meaning::ReadsFile),
+    row("-frandomize-layout-seed-file=", Joined, Meaning::ReadsFile),
+    row("-frandomize-layout-seed=", Joined, Meaning::Neutral),
+    row("-fprofile-list=", Joined, Meaning::ReadsFile),
+    row("-fprofile-sample-use=", Joined, Meaning::ReadsFile),
+    row("-fauto-profile=", Joined, Meaning::ReadsFile),
+    row("-fprofile-remapping-file=", Joined, Meaning::ReadsFile),
+    row("-fxray-always-instrument=", Joined, Meaning::ReadsFile),
+    row("-fxray-never-instrument=", Joined, Meaning::ReadsFile),
+    row("-fxray-attr-list=", Joined, Meaning::ReadsFile),
+    row("--warning-suppression-mappings=", Joined, Meaning::ReadsFile),
+    // Counts: where the program writes them is in the object, bound to where the object is.
+    row("-fprofile-generate", Exact, Meaning::Bound),
+    row("-fprofile-generate=", Joined, Meaning::Bound),
+    row("-fcs-profile-generate", Exact, Meaning::Bound),
+    row("-fprofile-instr-generate", Exact, Meaning::Bound),
+    row("-fprofile-instr-generate=", Joined, Meaning::Bound),
+    row("-fcoverage-mapping", Exact, Meaning::Bound),
+    row("-fprofile-update=", Joined, Meaning::Neutral),
+    row("-fprofile-values", Exact, Meaning::Neutral),
+    row("-fprofile-reorder-functions", Exact, Meaning::Neutral),
+    row("-fprofile-correction", Exact, Meaning::Neutral),
+    row("-fprofile-partial-training", Exact, Meaning::Neutral),
+    row("-fprofile-abs-path", Exact, Meaning::Bound),
+    row("-fprofile-prefix-path=", Joined, Meaning::Bound),
+    row("-fprofile-prefix-map=", Joined, Meaning::Bound),
+    row("-fprofile-filter-files=", Joined, Meaning::Neutral),
+    row("-fprofile-exclude-files=", Joined, Meaning::Neutral),
+    row("-fprofile-dir=", Joined, Meaning::ProfileDirectory),
+    row("-fprofile-use", Exact, Meaning::ProfileUse),
+    row("-fprofile-use=", Joined, Meaning::ProfileUse),
+    row("-fprofile-instr-use", Exact, Meaning::ProfileUse),
+    row("-fprofile-instr-use=", Joined, Meaning::ProfileUse),
+    row("-fbranch-probabilities", Exact, Meaning::ProfileUse),
+    row("-fdebug-compilation-dir", Separate, Meaning::Bound),
+    row("-fcanon-prefix-map", Exact, Meaning::Neutral),
+    row("-fpreprocessed", Exact, Meaning::Unsupported),
     // UTF-8 is what the scanner reads and what needs no conversion tables.
     row("-finput-charset=UTF-8", Exact, Meaning::Neutral),
     row("-finput-charset=utf-8", Exact, Meaning::Neutral),
@@ -455,6 +559,8 @@ static ROWS: &[Row] = &[
     row("-fdiagnostics-format=json", Exact, Meaning::Neutral),
     row("-fdiagnostics-format=json-stderr", Exact, Meaning::Neutral),
     row("-fdiagnostics-format=clang", Exact, Meaning::Neutral),
+    row("-fdiagnostics-format=sarif", Exact, Meaning::Neutral),
+    row("-fdiagnostics-format=sarif-stderr", Exact, Meaning::Neutral),
 ];
 
 /// `-Wa,` options that neither read nor write files; each also stands for itself with a value behind it.
@@ -484,6 +590,7 @@ pub(super) const ASSEMBLER_OPTIONS: &[&str] = &[
 /// `-Xclang` arguments that neither read nor write files and take no further argument.
 pub(super) const XCLANG_OPTIONS: &[&str] = &[
     "-disable-O0-optnone",
+    "-fno-pch-timestamp",
     "-disable-lifetime-markers",
     "-disable-llvm-passes",
     "-discard-value-names",
@@ -655,16 +762,16 @@ mod tests {
             ("-Wp,-MD,a.d", Meaning::PreprocessorList),
             ("-Wpedantic", Meaning::Neutral),
             ("-include", Meaning::Include),
-            ("-include-pch", Meaning::Unsupported),
+            ("-include-pch", Meaning::IncludePrecompiled),
             ("-iwithprefixbefore", Meaning::Directory(Chain::WithPrefixBefore)),
-            ("-march=native", Meaning::Unsupported),
+            ("-march=native", Meaning::Native),
             ("-march=x86-64-v3", Meaning::Probe),
             ("-MMD", Meaning::Depfile),
             ("-g3", Meaning::Neutral),
-            ("-gsplit-dwarf=single", Meaning::Unsupported),
+            ("-gsplit-dwarf=single", Meaning::Neutral),
             ("-static-libgcc", Meaning::LinkOnly),
             ("-std=gnu++20", Meaning::Probe),
-            ("-dM", Meaning::Unsupported),
+            ("-dM", Meaning::Dump),
             ("-print-search-dirs", Meaning::Information),
         ] {
             assert_eq!(meaning(argument), Some(expected), "{argument}");
@@ -686,22 +793,22 @@ mod tests {
             ("-frandom-seed=x.c", Some(Meaning::Neutral)),
             ("-ffile-prefix-map=/a=/b", Some(Meaning::Bound)),
             ("-flto=auto", Some(Meaning::Bound)),
-            ("-fprofile-use=x", None),
-            ("-fprofile-arcs", None),
+            ("-fprofile-use=x", Some(Meaning::ProfileUse)),
+            ("-fprofile-arcs", Some(Meaning::Writes(Further::CoverageCounts))),
             ("-fplugin=x.so", None),
-            ("-fdump-tree-all", None),
+            ("-fdump-tree-all", Some(Meaning::Intermediates)),
             ("-fmodules", Some(Meaning::Modules)),
             ("-fmodules-ts", Some(Meaning::Modules)),
             ("-fmodule-file=x", Some(Meaning::Modules)),
             ("-fdeps-format=p1689r5", Some(Meaning::Modules)),
             ("-fdelete-null-pointer-checks", Some(Meaning::Probe)),
-            ("-ftime-trace", None),
-            ("-fstack-usage", None),
-            ("-fsave-optimization-record", None),
-            ("-fcallgraph-info=su", None),
-            ("-fsanitize-ignorelist=x", None),
-            ("-fsanitize-coverage-allowlist=x", None),
-            ("-frandomize-layout-seed-file=x", None),
+            ("-ftime-trace", Some(Meaning::Writes(Further::TimeTrace))),
+            ("-fstack-usage", Some(Meaning::Writes(Further::StackUsage))),
+            ("-fsave-optimization-record", Some(Meaning::Writes(Further::OptimisationRecord))),
+            ("-fcallgraph-info=su", Some(Meaning::Writes(Further::CallGraph))),
+            ("-fsanitize-ignorelist=x", Some(Meaning::ReadsFile)),
+            ("-fsanitize-coverage-allowlist=x", Some(Meaning::ReadsFile)),
+            ("-frandomize-layout-seed-file=x", Some(Meaning::ReadsFile)),
             ("-fdiagnostics-format=sarif-file", None),
             ("-fbasic-block-sections=list=x", None),
             ("-fexec-charset=IBM1047", None),

@@ -61,6 +61,8 @@ pub(super) struct Probe {
     pub(super) files: Vec<PathBuf>,
     /// Directories whose content decides what the driver chooses.
     pub(super) watched: Vec<PathBuf>,
+    /// What stands for `-march=native` and its kin: the flags that say the same on every machine.
+    pub(super) native: Vec<String>,
 }
 
 /// The environment in which a compiler is asked: the command's own, without what only commands need, and in
@@ -143,6 +145,7 @@ impl Driver<'_> {
             programs: Vec::new(),
             files: Vec::new(),
             watched: Vec::new(),
+            native: Vec::new(),
         };
         probe.read_description(&description.stderr)?;
         probe.read_plan(plan);
@@ -203,7 +206,14 @@ impl Probe {
             let Some(command) = line.strip_prefix(b" ").filter(|command| !command.starts_with(b"(")) else {
                 continue;
             };
-            let mut words = words(command).into_iter();
+            let words = words(command);
+            if self.programs.is_empty() {
+                self.native = match self.family {
+                    Family::Gcc => gcc_native(&words),
+                    Family::Clang => clang_native(&words),
+                };
+            }
+            let mut words = words.into_iter();
             self.programs.extend(words.next());
             for word in words {
                 if let Some(file) = word.as_bytes().strip_prefix(b"-fsanitize-system-ignorelist=") {
@@ -212,6 +222,29 @@ impl Probe {
             }
         }
     }
+}
+
+/// GCC's driver puts what it found out about this machine right behind the source, and `-quiet` after it.
+fn gcc_native(words: &[OsString]) -> Vec<String> {
+    let after = words.iter().skip_while(|word| *word != "/dev/null").skip(1);
+    after.take_while(|word| *word != "-quiet").map(|word| word.to_string_lossy().into_owned()).collect()
+}
+
+/// Clang's driver names the processor, and each feature of it, there or not, for its own compiler.
+fn clang_native(words: &[OsString]) -> Vec<String> {
+    let mut native = Vec::new();
+    for pair in words.windows(2) {
+        let value = pair[1].to_string_lossy();
+        match pair[0].as_bytes() {
+            b"-target-cpu" => native.push(format!("-march={value}")),
+            b"-tune-cpu" => native.push(format!("-mtune={value}")),
+            b"-target-feature" => {
+                native.extend(["-Xclang", "-target-feature", "-Xclang", &value].map(str::to_owned));
+            }
+            _ => {}
+        }
+    }
+    native
 }
 
 /// The first line that tells of an error, else the last line.

@@ -30,7 +30,7 @@ enum Format {
 /// Refuses a driver that is not itself a compiler: what a script adds to a command may come from anywhere.
 ///
 /// # Errors
-/// [`Reason::ToolchainProbe`]: a script, or not to be read.
+/// [`Reason::WrapperScript`]; [`Reason::ToolchainProbe`]: it cannot be read.
 pub(super) fn check(program: &Path) -> Result<(), Reason> {
     format(program).map(drop)
 }
@@ -109,7 +109,7 @@ fn format(program: &Path) -> Result<Format, Reason> {
     let mut header = Vec::new();
     (&file).take(64).read_to_end(&mut header).map_err(error)?;
     if header.starts_with(b"#!") {
-        return Err(failed(program, "it is a script"));
+        return Err(Reason::WrapperScript(program.display().to_string()));
     }
     let not_elf = || failed(program, "it is no ELF program of this machine's byte order");
     let is_64 = match header.get(..6) {

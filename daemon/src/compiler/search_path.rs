@@ -312,7 +312,7 @@ mod tests {
                     invocation.env.extend(variables);
                     let compile = compile(&invocation);
                     let toolchain = toolchains.probe(&compile, &invocation).await.unwrap();
-                    let unit = compile.translation_unit(&invocation, &toolchain);
+                    let unit = compile.translation_unit(&compile.sources[0], &invocation, &toolchain);
                     let printed = printed_search_path(&invocation, &compile).await;
                     // Clang prints a directory by the first name under which it met it.
                     let named = |paths: Vec<PathBuf>| -> Vec<PathBuf> {
@@ -341,7 +341,8 @@ mod tests {
                 invocation(space.path(), &format!("{compiler} -c x.c -I a -I s -isystem s -I b -I none"));
             let compile = compile(&invocation);
             let toolchain = toolchains.probe(&compile, &invocation).await.unwrap();
-            let search_path = compile.translation_unit(&invocation, &toolchain).search_path;
+            let search_path =
+                compile.translation_unit(&compile.sources[0], &invocation, &toolchain).search_path;
             assert_eq!(search_path.angle[..3], ["a", "b", "s"].map(PathBuf::from), "{compiler}");
             assert_eq!(search_path.user_directories, 2, "{compiler}");
         }

@@ -3,7 +3,6 @@
 //! the files that are named.
 
 use std::ffi::OsStr;
-use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -11,19 +10,25 @@ use std::path::PathBuf;
 use crate::compiler::CommandLine;
 use crate::compiler::Compile;
 use crate::compiler::Invocation;
+use crate::compiler::Product;
+use crate::compiler::Source;
 use crate::compiler::command_line::Argument;
+use crate::compiler::command_line::ClangOption;
 use crate::compiler::driver_name;
 use crate::compiler::driver_name::ProgramKind;
 use crate::compiler::flag_table;
 use crate::compiler::flag_table::Chain;
 use crate::compiler::flag_table::Meaning;
+use crate::compiler::outputs;
+use crate::compiler::sources;
+use crate::preprocessor::Form;
 use crate::preprocessor::Language;
 use crate::reason::Reason;
 
 /// What one command asks for.
 #[derive(Debug, Clone)]
 pub enum Task {
-    /// One source into one object.
+    /// Sources into objects, or into what else one command makes of each.
     Compile(Box<Compile>),
     /// A link, or a compile and a link in one.
     Link,
@@ -81,41 +86,85 @@ fn classify_driver(invocation: &Invocation, default_language: Language) -> Resul
     if let Some(argument) = command_line.with(Meaning::Modules).next() {
         return Err(Reason::Modules(argument.text()));
     }
-    if command_line.has(Meaning::Preprocess) {
+    if command_line.has(Meaning::Check) {
         return Err(Reason::Preprocess);
     }
-    if !command_line.has(Meaning::Compile) && !command_line.has(Meaning::Assemble) {
-        return Ok(Task::Link);
-    }
+    let found = sources::find(&command_line, default_language);
+    let Some(product) = find_product(&command_line, &found)? else { return Ok(Task::Link) };
     check_environment(invocation)?;
+    if let Some(argument) = command_line.with(Meaning::Intermediates).next() {
+        return Err(Reason::Intermediates(argument.text()));
+    }
     for argument in &command_line.arguments {
-        check_argument(argument)?;
+        check_argument(argument, product)?;
     }
     check_directories(&command_line)?;
-    let (source, language) = find_source(&command_line, default_language)?;
-    let assembly = command_line.has(Meaning::Assemble);
-    if assembly && (command_line.has(Meaning::Compile) || language == Language::Assembler) {
-        return Err(Reason::UnsupportedFlag("-S".to_owned()));
-    }
+    let (paths, language, form) = found?;
+    check_clang_options(&command_line, form)?;
     let named_object = find_object(&command_line)?;
-    let object =
-        named_object.clone().unwrap_or_else(|| with_suffix(&source, if assembly { "s" } else { "o" }));
-    let depfile = find_depfile(&command_line, named_object.as_deref(), &source)?;
-    let outputs = [Some(&object), depfile.as_ref()];
-    for output in outputs.into_iter().flatten() {
-        check_output(&invocation.cwd, output, &source)?;
+    let several = paths.len() > 1;
+    if several && (named_object.is_some() || command_line.has(Meaning::DepfileName)) {
+        return Err(Reason::SeveralSources);
     }
-    if depfile.as_ref() == Some(&object) {
-        return Err(Reason::SpecialOutput);
+    let mut sources = Vec::new();
+    for path in paths {
+        let object = match &named_object {
+            Some(named) if named == Path::new("/dev/null") => None,
+            Some(named) => Some(named.clone()),
+            None => Some(outputs::default_object(&path, product, &command_line)),
+        };
+        let mut depfile = outputs::find_depfile(&command_line, named_object.as_deref(), &path)?;
+        if product == Product::Preprocessed && depfile.is_some() && !command_line.has(Meaning::DepfileName) {
+            // GCC takes the name of the output for the depfile's.
+            return Err(Reason::UnsupportedFlag("-MD without -MF, with -E".to_owned()));
+        }
+        if form == Form::Preprocessed {
+            // What includes nothing depends on nothing, both compilers find.
+            depfile = None;
+        }
+        for output in [&object, &depfile].into_iter().flatten() {
+            check_output(&invocation.cwd, output, &path)?;
+        }
+        if depfile.is_some() && depfile == object {
+            return Err(Reason::SpecialOutput);
+        }
+        sources.push(Source { path, object, depfile });
     }
-    check_precompiled(&command_line, &invocation.cwd)?;
     let program = &invocation.argv[0];
     let driver = invocation
         .executable()
         .ok_or_else(|| Reason::ToolchainProbe(format!("find {} in PATH", program.to_string_lossy())))?;
     let arguments = command_line.words();
-    let compile = Compile { driver, language, source, object, depfile, assembly, arguments, command_line };
+    let compile = Compile { driver, language, form, product, sources, arguments, command_line };
     Ok(Task::Compile(Box::new(compile)))
+}
+
+/// What is made of the sources; None: a program, if anything.
+fn find_product(
+    command_line: &CommandLine,
+    found: &Result<(Vec<PathBuf>, Language, Form), Reason>,
+) -> Result<Option<Product>, Reason> {
+    let form = found.as_ref().ok().map(|(_, _, form)| *form);
+    let assembles = command_line.has(Meaning::Assemble);
+    Ok(Some(if command_line.has(Meaning::Preprocess) {
+        let output = command_line.with(Meaning::Output).next();
+        if output.is_none_or(|output| output.value() == "-") {
+            return Err(Reason::Preprocess);
+        }
+        Product::Preprocessed
+    } else if form == Some(Form::Header) && !assembles {
+        Product::PrecompiledHeader
+    } else if assembles {
+        let is_assembler = found.as_ref().is_ok_and(|(_, language, _)| *language == Language::Assembler);
+        if command_line.has(Meaning::Compile) || is_assembler || form == Some(Form::Header) {
+            return Err(Reason::UnsupportedFlag("-S".to_owned()));
+        }
+        Product::Assembly
+    } else if command_line.has(Meaning::Compile) {
+        Product::Object
+    } else {
+        return Ok(None);
+    }))
 }
 
 fn check_environment(invocation: &Invocation) -> Result<(), Reason> {
@@ -133,18 +182,44 @@ fn check_environment(invocation: &Invocation) -> Result<(), Reason> {
 }
 
 /// Whether one argument, taken by itself, is understood.
-fn check_argument(argument: &Argument) -> Result<(), Reason> {
+fn check_argument(argument: &Argument, product: Product) -> Result<(), Reason> {
     let understood = match argument.meaning {
         Meaning::Unsupported => false,
         Meaning::AssemblerList => {
             argument.assembler_list().is_some_and(|list| list.options.into_iter().all(is_assembler_option))
         }
         Meaning::PreprocessorList => return argument.preprocessor_list().map(drop),
-        Meaning::Xclang => flag_table::XCLANG_OPTIONS.iter().any(|&option| argument.value() == option),
         Meaning::Directory(_) | Meaning::Include | Meaning::Macros => !argument.value().is_empty(),
+        Meaning::PreprocessedText => product == Product::Preprocessed,
+        Meaning::Dump => match product {
+            Product::Preprocessed => {
+                argument.value().as_bytes().iter().all(|letter| b"DIMNU".contains(letter))
+            }
+            _ if ["A", "p", "P", "D", "H"].iter().any(|&known| argument.value() == known) => true,
+            _ => return Err(Reason::Intermediates(argument.text())),
+        },
+        Meaning::LlvmOption => {
+            let value = argument.value().to_string_lossy();
+            !["/", "file", "output", "load", "stats"].iter().any(|&word| value.contains(word))
+        }
         _ => true,
     };
     if understood { Ok(()) } else { Err(Reason::UnsupportedFlag(argument.text())) }
+}
+
+fn check_clang_options(command_line: &CommandLine, form: Form) -> Result<(), Reason> {
+    let understood = |option: &ClangOption| match option {
+        ClangOption::EmitPrecompiled => form == Form::Header,
+        ClangOption::Unknown(_) => false,
+        _ => true,
+    };
+    match command_line.clang_options().into_iter().find(|option| !understood(option)) {
+        Some(ClangOption::Unknown(word)) => {
+            Err(Reason::UnsupportedFlag(format!("-Xclang {}", word.to_string_lossy())))
+        }
+        Some(_) => Err(Reason::UnsupportedFlag("-Xclang -emit-pch".to_owned())),
+        None => Ok(()),
+    }
 }
 
 fn is_assembler_option(option: &OsStr) -> bool {
@@ -186,59 +261,6 @@ fn check_directories(command_line: &CommandLine) -> Result<(), Reason> {
     Ok(())
 }
 
-/// The only input, and its language: by the last `-x` before it, else by its suffix.
-fn find_source(
-    command_line: &CommandLine,
-    default_language: Language,
-) -> Result<(PathBuf, Language), Reason> {
-    let mut chosen: Option<&OsStr> = None;
-    let mut source = None;
-    for argument in &command_line.arguments {
-        match argument.meaning {
-            Meaning::Language => chosen = Some(argument.value()).filter(|&language| language != "none"),
-            Meaning::Input if source.is_some() => return Err(Reason::SeveralSources),
-            Meaning::Input => source = Some((argument.value(), chosen)),
-            _ => {}
-        }
-    }
-    let Some((source, chosen)) = source else {
-        return Err(Reason::InputMissing("the command names no source".to_owned()));
-    };
-    if source == "-" || is_device(Path::new(source)) {
-        return Err(Reason::StandardInput);
-    }
-    let path = PathBuf::from(source);
-    let language = match chosen {
-        Some(name) => match name.as_bytes() {
-            b"c" => Language::C,
-            b"c++" => Language::Cxx,
-            b"objective-c" => Language::ObjectiveC,
-            b"objective-c++" => Language::ObjectiveCxx,
-            b"assembler-with-cpp" => Language::Assembler,
-            b"c++-module" | b"c++-system-header" | b"c++-user-header" | b"c++-header-unit-header" => {
-                return Err(Reason::Modules(format!("-x {}", name.to_string_lossy())));
-            }
-            _ => return Err(Reason::UnsupportedLanguage(name.to_string_lossy().into_owned())),
-        },
-        None => language_of_suffix(&path, default_language)?,
-    };
-    Ok((path, language))
-}
-
-/// GCC manual, "Options Controlling the Kind of Output": which suffix is which language.
-fn language_of_suffix(source: &Path, default_language: Language) -> Result<Language, Reason> {
-    let suffix = source.extension().unwrap_or_default();
-    match suffix.as_bytes() {
-        b"c" => Ok(default_language),
-        b"cc" | b"cp" | b"cxx" | b"cpp" | b"CPP" | b"c++" | b"C" => Ok(Language::Cxx),
-        b"m" => Ok(Language::ObjectiveC),
-        b"mm" | b"M" => Ok(Language::ObjectiveCxx),
-        b"S" | b"sx" => Ok(Language::Assembler),
-        b"cppm" | b"ccm" | b"cxxm" | b"c++m" | b"ixx" => Err(Reason::Modules(source.display().to_string())),
-        _ => Err(Reason::UnsupportedLanguage(suffix.to_string_lossy().into_owned())),
-    }
-}
-
 fn find_object(command_line: &CommandLine) -> Result<Option<PathBuf>, Reason> {
     let mut outputs = command_line.with(Meaning::Output);
     let object = outputs.next().map(|argument| PathBuf::from(argument.value()));
@@ -248,83 +270,17 @@ fn find_object(command_line: &CommandLine) -> Result<Option<PathBuf>, Reason> {
     }
 }
 
-/// The depfile that the command asks for. Where GCC and Clang name it differently (`-Wp,-MD,file` together with
-/// `-MF`), or one of them fails (`-MF` without `-MD`), the flag counts as not understood.
-fn find_depfile(
-    command_line: &CommandLine,
-    named_object: Option<&Path>,
-    source: &Path,
-) -> Result<Option<PathBuf>, Reason> {
-    let unsupported = |argument: &Argument| Reason::UnsupportedFlag(argument.text());
-    let named = command_line.with(Meaning::DepfileName).last();
-    let mut listed = None;
-    for argument in command_line.with(Meaning::PreprocessorList) {
-        if let Some(depfile) = argument.preprocessor_list()?.depfile
-            && (listed.replace(depfile).is_some() || named.is_some())
-        {
-            return Err(unsupported(argument));
-        }
-    }
-    if listed.is_some() {
-        return Ok(listed);
-    }
-    if command_line.has(Meaning::Depfile) {
-        return Ok(Some(match (named, named_object) {
-            (Some(name), _) => PathBuf::from(name.value()),
-            (None, Some(object)) => depfile_of_object(object),
-            (None, None) => with_suffix(source, "d"),
-        }));
-    }
-    match named.or(command_line.with(Meaning::DepfileContent).next()) {
-        Some(argument) => Err(unsupported(argument)),
-        None => Ok(None),
-    }
-}
-
-/// Both drivers put `.d` in the place of whatever follows the last dot of the base name, even the first:
-/// `out/.x` gives `out/.d`.
-fn depfile_of_object(object: &Path) -> PathBuf {
-    let name = object.file_name().unwrap_or_default().as_bytes();
-    let stem = name.iter().rposition(|&byte| byte == b'.').map_or(name, |dot| &name[..dot]);
-    let mut depfile = OsString::from(OsStr::from_bytes(stem));
-    depfile.push(".d");
-    object.with_file_name(depfile)
-}
-
-/// The default name of an output: the source's base name with another suffix, in the working directory.
-fn with_suffix(source: &Path, suffix: &str) -> PathBuf {
-    Path::new(source.file_name().unwrap_or_default()).with_extension(suffix)
-}
-
-/// Outputs are installed by rename, which is right for regular files only.
+/// What is there and is neither a regular file nor a symlink to one cannot be an output.
 fn check_output(cwd: &Path, output: &Path, source: &Path) -> Result<(), Reason> {
     let bytes = output.as_os_str().as_bytes();
-    let existing = std::fs::symlink_metadata(cwd.join(output));
+    let existing = std::fs::metadata(cwd.join(output));
     let special = bytes.is_empty()
         || bytes == b"-"
         || bytes.ends_with(b"/")
-        || is_device(output)
+        || sources::is_device(output)
         || output == source
         || existing.is_ok_and(|metadata| !metadata.is_file());
     if special { Err(Reason::SpecialOutput) } else { Ok(()) }
-}
-
-fn is_device(path: &Path) -> bool {
-    path.starts_with("/dev") || path.starts_with("/proc")
-}
-
-/// A compiler that finds `x.h.gch` or `x.h.pch` beside the `-include`d `x.h` may read it instead.
-fn check_precompiled(command_line: &CommandLine, cwd: &Path) -> Result<(), Reason> {
-    for argument in command_line.with(Meaning::Include) {
-        for suffix in [".gch", ".pch"] {
-            let mut precompiled = argument.value().to_owned();
-            precompiled.push(suffix);
-            if cwd.join(precompiled).exists() {
-                return Err(Reason::UnsupportedFlag(format!("{} ({suffix} exists)", argument.text())));
-            }
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -336,9 +292,17 @@ mod tests {
     fn describe(task: &Task) -> String {
         match task {
             Task::Compile(compile) => {
-                let depfile = compile.depfile.as_deref().map_or("-".into(), Path::to_string_lossy);
-                let language = compile.language;
-                format!("{language:?} {} {} {depfile}", compile.source.display(), compile.object.display())
+                let text = |path: &Option<PathBuf>| {
+                    path.as_ref().map_or("-".to_owned(), |path| path.display().to_string())
+                };
+                let sources = compile.sources.iter().map(|source| {
+                    format!("{} {} {}", source.path.display(), text(&source.object), text(&source.depfile))
+                });
+                let product = match compile.product {
+                    Product::Object | Product::Assembly => String::new(),
+                    other => format!("{other:?} "),
+                };
+                format!("{product}{:?} {}", compile.language, sources.collect::<Vec<_>>().join(" "))
             }
             Task::Local(reason) => format!("local {reason}"),
             other => format!("{other:?}"),
@@ -376,6 +340,19 @@ mod tests {
             ("gcc -c a.c -trigraphs -fno-operator-names --embed-dir=d", "C a.c a.o -"),
             ("gcc -c -x assembler-with-cpp a.s", "Assembler a.s a.o -"),
             ("/usr/bin/x86_64-linux-gnu-g++-12 -c a.cpp", "Cxx a.cpp a.o -"),
+            ("gcc -c a.c b.c", "C a.c a.o - b.c b.o -"),
+            ("gcc -c a.c d/b.c -MD", "C a.c a.o a.d d/b.c b.o b.d"),
+            ("gcc -c a.c -o /dev/null", "C a.c - -"),
+            ("gcc -c a.i -MD", "C a.i a.o -"),
+            ("gcc -c a.ii", "Cxx a.ii a.o -"),
+            ("gcc -c a.s -MD", "Assembler a.s a.o -"),
+            ("gcc -E a.c -o a.i", "Preprocessed C a.c a.i -"),
+            ("gcc -E a.c -o a.i -dD -P -MD -MF a.d", "Preprocessed C a.c a.i a.d"),
+            ("gcc -x c-header d/a.h", "PrecompiledHeader C d/a.h d/a.h.gch -"),
+            ("g++ -c d/a.h -MD", "PrecompiledHeader Cxx d/a.h d/a.h.gch a.d"),
+            ("g++ -c -x c++-header a.cxx -o a.pch", "PrecompiledHeader Cxx a.cxx a.pch -"),
+            ("clang -c -emit-llvm a.c", "C a.c a.bc -"),
+            ("clang -S -emit-llvm a.c", "C a.c a.ll -"),
             ("gcc -c a.c -MD", "C a.c a.o a.d"),
             ("gcc -c s/a.c -MD -MMD", "C s/a.c a.o a.d"),
             ("gcc -c a.c -MD -o out/x.y.o", "C a.c out/x.y.o out/x.y.d"),
@@ -460,20 +437,24 @@ mod tests {
             ("gcc -c -x c -", "local standard_input"),
             ("gcc -c -x c /dev/stdin", "local standard_input"),
             ("gcc -c a.c -o -", "local special_output"),
-            ("gcc -c a.c -o /dev/null", "local special_output"),
             ("gcc -c a.c -o a.c", "local special_output"),
             ("gcc -c a.c -o x/", "local special_output"),
             ("gcc -c a.c -o .", "local special_output"),
             ("gcc -c a.c -MD -MF -", "local special_output"),
             ("gcc -c a.c -MD -MF /dev/null", "local special_output"),
             ("gcc -c a.c -MD -o a.d", "local special_output"),
-            ("gcc -c a.c b.c", "local several_sources"),
-            ("gcc -c a.c b.o", "local several_sources"),
+            ("gcc -c a.c b.cc", "local several_sources"),
+            ("gcc -c a.c b.c -o x.o", "local several_sources"),
+            ("gcc -c a.c b.c -MD -MF x.d", "local several_sources"),
+            ("gcc -c a.c d/a.c a.c", "local several_sources"),
+            ("gcc -c a.c b.o", "local unsupported_language: o"),
+            ("gcc -c a.c -save-temps", "local intermediates: -save-temps"),
+            ("gcc -c a.c -fdump-tree-all", "local intermediates: -fdump-tree-all"),
+            ("gcc -c a.c -dx", "local intermediates: -dx"),
+            ("gcc -E a.c -o -", "local preprocess"),
             ("gcc -c", "local input_missing: the command names no source"),
-            ("gcc -c a.s", "local unsupported_language: s"),
             ("gcc -c a.o", "local unsupported_language: o"),
-            ("gcc -c a.i", "local unsupported_language: i"),
-            ("gcc -c -x c-header a.h", "local unsupported_language: c-header"),
+            ("gcc -c -x ada a.c", "local unsupported_language: ada"),
             ("gfortran -c a.f90", "local unsupported_language: gfortran"),
             ("clang-cl /c a.c", "local unsupported_language: clang-cl"),
             ("ccache gcc -c a.c", "local not_a_compiler"),
@@ -486,40 +467,20 @@ mod tests {
     fn unsupported_flags() {
         for flag in [
             "-I-",
-            "-save-temps",
-            "-save-temps=obj",
-            "-fdump-tree-all",
-            "-fprofile-arcs",
-            "-fprofile-use=x",
-            "--coverage",
-            "-ftest-coverage",
-            "-gsplit-dwarf",
-            "-fstack-usage",
-            "-ftime-trace",
+            "-gsplit-dwarf=x",
             "-fplugin=x",
-            "-fcallgraph-info",
-            "-fsave-optimization-record",
-            "-Wa,-a=x",
-            "-Wa,-alh",
+            "-Wa,-ag=x",
             "-Wa,--MD,x",
-            "-aux-info x",
-            "-march=native",
-            "-mtune=native",
-            "-specs=x",
-            "-specs x",
+            "-C",
             "-wrapper x",
-            "-B x",
-            "-Bx",
             "-ivfsoverlay x",
-            "-include-pch x",
+            "-Xclang -include-pch",
+            "-Xclang -emit-pch",
             "-dumpdir x",
             "-MJ x",
-            "-fsanitize-ignorelist=x",
-            "-frandomize-layout-seed-file=x",
             "-Xclang -load",
             "-Xpreprocessor -DX",
             "-Xassembler x",
-            "--config x",
             "-MG",
             "-MF x",
             "-MT x",
@@ -529,10 +490,8 @@ mod tests {
             "-I=/x",
             "-isystem $SYSROOT/x",
             "-iwithprefix x",
-            "-emit-llvm",
-            "-mllvm -x",
+            "-mllvm -pass-remarks-output=x",
             "--",
-            "-H",
             "-finput-charset=latin1",
             "-never-heard-of",
             "--analyze",
@@ -540,7 +499,6 @@ mod tests {
             "-emit-ast",
             "-object-file-name=x",
             "-isysroot x --sysroot=y",
-            "-dA",
         ] {
             let space = tempfile::tempdir().unwrap();
             let found = describe(&classify(&invocation(space.path(), &format!("gcc -c a.c {flag}"))));
@@ -572,15 +530,11 @@ mod tests {
     #[test]
     fn special_files_are_noticed() {
         let space = tempfile::tempdir().unwrap();
-        std::os::unix::fs::symlink("b.o", space.path().join("a.o")).unwrap();
+        std::os::unix::fs::symlink("/dev/null", space.path().join("a.o")).unwrap();
+        std::os::unix::fs::symlink("b.o", space.path().join("c.o")).unwrap();
         let task = |line| describe(&classify(&invocation(space.path(), line)));
         assert_eq!(task("gcc -c a.c"), "local special_output");
-        assert_eq!(task("gcc -c a.c -o b.o -include pch.h"), "C a.c b.o -");
-        std::fs::write(space.path().join("pch.h.gch"), "").unwrap();
-        assert_eq!(
-            task("gcc -c a.c -o b.o -include pch.h"),
-            "local unsupported_flag: -include pch.h (.gch exists)"
-        );
+        assert_eq!(task("gcc -c c.c"), "C c.c c.o -");
     }
 
     #[test]
@@ -630,8 +584,9 @@ mod tests {
                     let entries = std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path());
                     made.extend(entries.filter(|path| path.is_file() && !path.ends_with("a.b.c")));
                 }
-                let mut expected = vec![space.path().join(&compile.object)];
-                expected.extend(compile.depfile.iter().map(|depfile| space.path().join(depfile)));
+                let source = &compile.sources[0];
+                let files = [&source.object, &source.depfile].into_iter().flatten();
+                let mut expected: Vec<_> = files.map(|path| space.path().join(path)).collect();
                 made.sort();
                 expected.sort();
                 assert_eq!(made, expected, "{compiler} {line}");

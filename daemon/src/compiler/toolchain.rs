@@ -37,8 +37,13 @@ pub struct Toolchain {
     /// Its answers to `__has_builtin(…)` and its kin, as far as it was asked.
     pub answers: Arc<Answers>,
     /// The programs that a compile runs (driver, compiler proper, assembler), the libraries that each of them
-    /// loads, and the specs and configuration files that they read; symlinks resolved, sorted.
+    /// loads; symlinks resolved, sorted.
     pub programs: Vec<(PathBuf, Digest)>,
+    /// Specs, configuration files and lists that the driver reads by itself, symlinks resolved.
+    pub files: Vec<(PathBuf, Digest)>,
+    /// What stands for `-march=native` and its kin: flags that mean the same on every machine. Without such a flag among
+    /// those that it was asked with, nothing of interest.
+    pub native: Vec<String>,
     /// Of all the programs' digests, version and target: two toolchains with the same identity make the same
     /// objects from the same preprocessed source and flags.
     pub identity: Digest,
@@ -47,7 +52,7 @@ pub struct Toolchain {
 }
 
 /// The form of the record; another one is ignored.
-pub(super) const FORMAT: u32 = 2;
+pub(super) const FORMAT: u32 = 3;
 
 /// A toolchain as it is kept on disk, with all that shows whether it still holds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -60,6 +65,7 @@ pub(super) struct Record {
     pub(super) quote: Vec<PathBuf>,
     pub(super) angle: Vec<PathBuf>,
     pub(super) programs: Vec<ProgramRecord>,
+    pub(super) files: Vec<ProgramRecord>,
     /// Programs found along `PATH`, and where.
     pub(super) lookups: Vec<(String, PathBuf)>,
     /// Built-in directories that did not exist.
@@ -67,6 +73,7 @@ pub(super) struct Record {
     /// Files and directories that decide what the driver and the loader choose.
     pub(super) watched: Vec<(PathBuf, Option<Stamp>)>,
     pub(super) answers: BTreeMap<String, i64>,
+    pub(super) native: Vec<String>,
 }
 
 /// One file of a toolchain.
@@ -108,7 +115,9 @@ impl Record {
     pub(super) fn holds(&self, cwd: &Path, env: &[(OsString, OsString)]) -> bool {
         let path = env_value(env, "PATH");
         let found = |name: &str| find_executable(OsStr::new(name), cwd, path);
-        self.programs.iter().all(|program| Stamp::of(&program.path).is_ok_and(|stamp| stamp == program.stamp))
+        let is_same = |file: &ProgramRecord| Stamp::of(&file.path).is_ok_and(|stamp| stamp == file.stamp);
+        self.programs.iter().all(is_same)
+            && self.files.iter().all(is_same)
             && self.watched.iter().all(|(path, stamp)| Stamp::of(path).ok() == *stamp)
             && self.absent.iter().all(|directory| !cwd.join(directory).exists())
             && self.lookups.iter().all(|(name, program)| found(name).as_ref() == Some(program))
@@ -116,14 +125,14 @@ impl Record {
 
     /// The toolchain that the record describes; `None` if the record is damaged.
     pub(super) fn into_toolchain(self) -> Option<Toolchain> {
-        let mut programs = Vec::with_capacity(self.programs.len());
-        for program in &self.programs {
-            programs.push((program.path.clone(), program.digest.parse().ok()?));
-        }
+        let parsed = |records: &[ProgramRecord]| -> Option<Vec<(PathBuf, Digest)>> {
+            records.iter().map(|record| Some((record.path.clone(), record.digest.parse().ok()?))).collect()
+        };
+        let (programs, files) = (parsed(&self.programs)?, parsed(&self.files)?);
         let mut hasher = Hasher::new();
         hasher.field(self.version.as_bytes());
         hasher.field(self.target.as_bytes());
-        for (_, digest) in &programs {
+        for (_, digest) in programs.iter().chain(&files) {
             hasher.field(Digest::hash(digest));
         }
         let answers = Answers::new();
@@ -142,6 +151,8 @@ impl Record {
             },
             answers: Arc::new(answers),
             programs,
+            files,
+            native: self.native.clone(),
             identity: hasher.finish(),
             record: self,
         })

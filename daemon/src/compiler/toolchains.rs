@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::LazyLock;
 use std::sync::PoisonError;
 use std::sync::RwLock;
 use std::time::Duration;
@@ -31,6 +32,7 @@ use crate::compiler::toolchain::Record;
 use crate::compiler::toolchain::Stamp;
 use crate::digest::Digest;
 use crate::digest::Hasher;
+use crate::files::CLOCK_GRANULARITY;
 use crate::files::Files;
 use crate::preprocessor::Family;
 use crate::process::Program;
@@ -182,10 +184,20 @@ impl Toolchains {
         compile: &Compile,
         invocation: &Invocation,
     ) -> Result<Arc<Toolchain>, Reason> {
-        let started = self.files.now();
         programs::check(&compile.driver)?;
         let driver = driver(compile, invocation);
-        let probe = driver.probe().await?;
+        let mut started = self.files.now();
+        let mut probe = driver.probe().await?;
+        let files = |probe: &Probe| probe.files.iter().map(|file| invocation.cwd.join(file)).collect();
+        let mut files_read = self.digests(files(&probe), started).await;
+        if files_read.is_err() {
+            // Unlike a compiler, a file of flags is often written a moment before its first use.
+            tokio::time::sleep(CLOCK_GRANULARITY + Duration::from_millis(100)).await;
+            started = self.files.now();
+            probe = driver.probe().await?;
+            files_read = self.digests(files(&probe), started).await;
+        }
+        let files = files_read?;
         let path = env_value(&invocation.env, "PATH");
         let mut lookups = Vec::new();
         let mut found = vec![compile.driver.clone()];
@@ -197,13 +209,13 @@ impl Toolchains {
             }
             found.push(program);
         }
-        let mut files = programs::with_libraries(&found, &driver.env, &invocation.cwd).await?;
-        files.extend(probe.files.iter().map(|file| invocation.cwd.join(file)));
-        let programs = self.digests(files, started).await?;
+        let programs = programs::with_libraries(&found, &driver.env, &invocation.cwd).await?;
+        let programs = self.digests(programs, started).await?;
         let mut watched: Vec<PathBuf> = vec![LOADER_CACHE.into()];
         watched.extend(probe.watched.iter().map(|directory| invocation.cwd.join(directory)));
         watched.extend(override_directories(invocation));
-        let toolchain = record(probe, programs, lookups, watched)
+        watched.extend(compile.program_directories().map(|directory| invocation.cwd.join(directory)));
+        let toolchain = record(probe, programs, files, lookups, watched)
             .into_toolchain()
             .ok_or_else(|| Reason::Internal("a fresh toolchain record is damaged".to_owned()))?;
         if let Err(error) = self.save(key, &toolchain) {
@@ -308,6 +320,9 @@ fn key(compile: &Compile, invocation: &Invocation) -> Result<Digest, Reason> {
     let flags = compile.probe_flags();
     hasher.field(flags.len().to_string().as_bytes());
     flags.iter().for_each(|flag| hasher.field(flag.as_bytes()));
+    if compile.asks_for_native() {
+        hasher.field(processor().hash());
+    }
     for name in KEY_VARIABLES {
         // Unset is not the same as empty.
         let value = env_value(&invocation.env, name).map(OsStr::as_bytes);
@@ -318,6 +333,18 @@ fn key(compile: &Compile, invocation: &Invocation) -> Result<Digest, Reason> {
         hasher.field(invocation.cwd.as_os_str().as_bytes());
     }
     Ok(hasher.finish())
+}
+
+/// What this machine's processor is: records may lie in a home directory that other machines share.
+fn processor() -> Digest {
+    static PROCESSOR: LazyLock<Digest> = LazyLock::new(|| {
+        let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let first = text.split("\n\n").next().unwrap_or_default();
+        // What changes from moment to moment tells nothing.
+        let lasting = first.lines().filter(|line| !line.contains("MHz") && !line.contains("bogomips"));
+        Digest::of(lasting.collect::<Vec<_>>().join("\n").as_bytes())
+    });
+    *PROCESSOR
 }
 
 /// Whether a list of directories among the variables names one relative to the working directory.
@@ -341,6 +368,7 @@ fn override_directories(invocation: &Invocation) -> Vec<PathBuf> {
 fn record(
     probe: Probe,
     programs: Vec<ProgramRecord>,
+    files: Vec<ProgramRecord>,
     lookups: Vec<(String, PathBuf)>,
     watched: Vec<PathBuf>,
 ) -> Record {
@@ -357,10 +385,12 @@ fn record(
         quote: probe.quote,
         angle: probe.angle,
         programs,
+        files,
         lookups,
         absent: probe.absent,
         watched: watched.into_iter().map(stamped).collect(),
         answers: std::collections::BTreeMap::new(),
+        native: probe.native,
     }
 }
 
@@ -552,16 +582,14 @@ pub(super) mod tests {
         std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
         symlink("/bin/true", space.path().join("cc")).unwrap();
         let toolchains = toolchains(&space.path().join("records"));
-        for (line, expected) in [
-            ("./gcc -c a.c", "it is a script"),
-            ("./cc -c a.c", "tells no `__GNUC__`"),
-            ("gcc -c a.c -std=c++x", "error"),
-        ] {
+        for (line, expected) in [("./cc -c a.c", "tells no `__GNUC__`"), ("gcc -c a.c -std=c++x", "error")] {
             let Err(Reason::ToolchainProbe(why)) = probe(&toolchains, space.path(), line).await else {
                 panic!()
             };
             assert!(why.contains(expected), "{line}: {why}");
         }
+        let script = probe(&toolchains, space.path(), "./gcc -c a.c").await;
+        assert!(matches!(script, Err(Reason::WrapperScript(_))));
     }
 
     #[tokio::test]

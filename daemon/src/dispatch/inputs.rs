@@ -1,6 +1,8 @@
 //! The inputs of a compile: by the scanner, else by the compiler's own `-M`.
 //! Knows nothing of what becomes of them.
 
+use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -22,7 +24,7 @@ use crate::reason::Reason;
 const MAX_ROUNDS: usize = 8;
 
 /// What a compile reads.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Scanned {
     /// The files, each with the version that was scanned.
     pub inputs: Vec<Arc<InputFile>>,
@@ -34,6 +36,20 @@ pub struct Scanned {
     pub not_sure: Option<String>,
 }
 
+impl Scanned {
+    /// Takes what another source of the same command reads as well.
+    fn add(&mut self, other: Scanned) {
+        if self.inputs.is_empty() {
+            *self = other;
+            return;
+        }
+        let known: HashSet<PathBuf> = self.inputs.iter().map(|input| input.path.clone()).collect();
+        self.inputs.extend(other.inputs.into_iter().filter(|input| !known.contains(&input.path)));
+        self.directories.extend(other.directories);
+        self.uses_time |= other.uses_time;
+    }
+}
+
 impl Dispatcher {
     /// Finds everything that a compile reads.
     pub(super) async fn find_inputs(
@@ -42,13 +58,39 @@ impl Dispatcher {
         invocation: &Arc<Invocation>,
         toolchain: &Arc<Toolchain>,
     ) -> Result<Scanned, Reason> {
-        let mut not_sure = "too many questions".to_owned();
+        let mut all = Scanned::default();
+        for at in 0..compile.sources.len() {
+            match self.scan_source(compile, at, invocation, toolchain).await? {
+                Ok(scanned) => all.add(scanned),
+                // `-M` tells of all sources at once.
+                Err(not_sure) => {
+                    tracing::debug!("not sure of {}: {not_sure}", compile.sources[at].path.display());
+                    all = self.ask_compiler(compile, invocation, toolchain, not_sure).await?;
+                    break;
+                }
+            }
+        }
+        let (files, asking, asked) = (Arc::clone(&self.files), Arc::clone(compile), Arc::clone(invocation));
+        let known = Arc::clone(toolchain);
+        let further = in_background(move || further_inputs(&asking, &asked, &known, &files));
+        all.inputs.extend(further.await??);
+        Ok(all)
+    }
+
+    /// What one source of a compile reads, or why the scanner is not sure.
+    async fn scan_source(
+        &self,
+        compile: &Arc<Compile>,
+        at: usize,
+        invocation: &Arc<Invocation>,
+        toolchain: &Arc<Toolchain>,
+    ) -> Result<Result<Scanned, String>, Reason> {
         for _ in 0..MAX_ROUNDS {
             let scans = Arc::clone(&self.scans);
             let (asking, asked) = (Arc::clone(compile), Arc::clone(invocation));
             let known = Arc::clone(toolchain);
             let scanned = in_background(move || {
-                let unit = asking.translation_unit(&asked, &known);
+                let unit = asking.translation_unit(&asking.sources[at], &asked, &known);
                 let scan = scans.scan(&unit)?;
                 Ok(Scanned {
                     // What the assembler reads, no depfile lists: the audit asks only that all that is listed was found.
@@ -59,7 +101,7 @@ impl Dispatcher {
                 })
             });
             let questions = match scanned.await? {
-                Ok(scanned) => return Ok(scanned),
+                Ok(scanned) => return Ok(Ok(scanned)),
                 Err(ScanError::Unanswered(questions)) => questions,
                 Err(ScanError::NotSure(reason)) => {
                     if let Some(path) = reason.strip_prefix("modules: ") {
@@ -69,8 +111,7 @@ impl Dispatcher {
                     if reason.starts_with("precompiled header: ") {
                         return Err(Reason::NotSure(reason));
                     }
-                    not_sure = reason;
-                    break;
+                    return Ok(Err(reason));
                 }
                 Err(ScanError::Missing { name, .. }) => return Err(Reason::InputMissing(name)),
                 Err(ScanError::Unreadable { path, error }) => {
@@ -85,8 +126,7 @@ impl Dispatcher {
                 answered?;
             }
         }
-        tracing::debug!("not sure of {}: {not_sure}", compile.source.display());
-        self.ask_compiler(compile, invocation, toolchain, not_sure).await
+        Ok(Err("too many questions".to_owned()))
     }
 
     async fn ask_compiler(
@@ -100,7 +140,7 @@ impl Dispatcher {
         let (files, asking, asked) = (Arc::clone(&self.files), Arc::clone(compile), Arc::clone(invocation));
         let toolchain = Arc::clone(toolchain);
         in_background(move || {
-            let unit = asking.translation_unit(&asked, &toolchain);
+            let unit = asking.translation_unit(&asking.sources[0], &asked, &toolchain);
             let mut inputs = Vec::with_capacity(listed.len());
             // `-M` does not tell whether a macro for the time is expanded either.
             let time_words = if time_is_fixed(&asked, &toolchain) { TIMESTAMP_WORDS } else { TIME_WORDS };
@@ -125,10 +165,30 @@ impl Dispatcher {
     }
 }
 
+/// What the command's flags name besides sources and includes.
+fn further_inputs(
+    compile: &Compile,
+    invocation: &Invocation,
+    toolchain: &Toolchain,
+    files: &Files,
+) -> Result<Vec<Arc<InputFile>>, Reason> {
+    let mut inputs = Vec::new();
+    let of_toolchain = toolchain.files.iter().map(|(path, _)| (path.clone(), true));
+    let named = compile.further_inputs(invocation, toolchain.family);
+    for (path, is_required) in named.into_iter().chain(of_toolchain) {
+        match version(paths::absolute(&invocation.cwd, &path), files) {
+            Ok(input) => inputs.push(Arc::new(input)),
+            Err(Reason::InputMissing(_)) if !is_required => {}
+            Err(reason) => return Err(reason),
+        }
+    }
+    Ok(inputs)
+}
+
 fn version(path: PathBuf, files: &Files) -> Result<InputFile, Reason> {
     match files.version(&path) {
         Ok(version) => Ok(InputFile { path, version }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             Err(Reason::InputMissing(path.display().to_string()))
         }
         Err(error) => Err(Reason::InputUnreadable(format!("{}: {error}", path.display()))),

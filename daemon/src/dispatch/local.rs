@@ -14,11 +14,12 @@ use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
 use crate::action::Action;
 use crate::action::InstallError;
 use crate::action::Output;
-use crate::action::OutputKind;
 use crate::action::collect;
 use crate::action::install;
+use crate::compiler::Audit;
 use crate::compiler::Compile;
 use crate::compiler::Invocation;
+use crate::compiler::OutputKind;
 use crate::compiler::depfile;
 use crate::config::Config;
 use crate::digest::Digest;
@@ -76,19 +77,23 @@ pub struct Pending {
     config: Arc<Config>,
     action: Arc<Action>,
     store: Arc<Store>,
-    /// The depfile to audit: the user's, or one that only farcc asked for and that is removed again.
-    depfile: AuditedDepfile,
+    audited: Audited,
     /// Its outputs are nobody else's meanwhile, or the result is not kept.
     claim: Claim,
     trail: Trail,
     handed_over: Instant,
 }
 
-enum AuditedDepfile {
-    Users(PathBuf),
+/// What tells which files the compiler opened.
+enum Audited {
+    /// The user's depfiles.
+    Users(Vec<PathBuf>),
+    /// One that only farcc asked for, and that is removed again.
     Ours(tempfile::TempPath),
+    /// It was asked before the run.
+    Before,
     /// The state directory cannot be written: without an audit, nothing is stored.
-    None,
+    Impossible,
 }
 
 /// The result of a local run that the cluster may want.
@@ -151,21 +156,26 @@ impl Pending {
         audit_directory: &Path,
     ) -> Pending {
         let LocalCommand { compile, invocation, mut argv, reason, config } = command;
-        let depfile = match &compile.depfile {
-            Some(depfile) => AuditedDepfile::Users(paths::absolute(&invocation.cwd, depfile)),
-            None => match temporary_depfile(audit_directory) {
+        let audited = match compile.audit() {
+            // The compiler was asked before the run, or there is nothing to ask.
+            Audit::Question | Audit::Nothing => Audited::Before,
+            Audit::Depfile => {
+                let depfiles = compile.sources.iter().filter_map(|source| source.depfile.as_ref());
+                Audited::Users(depfiles.map(|depfile| paths::absolute(&invocation.cwd, depfile)).collect())
+            }
+            Audit::AddedDepfile => match temporary_depfile(audit_directory) {
                 Ok(path) => {
                     argv.extend(compile.depfile_arguments(&path));
-                    AuditedDepfile::Ours(path)
+                    Audited::Ours(path)
                 }
                 Err(error) => {
                     tracing::warn!("failed to make a file in {}: {error}", audit_directory.display());
-                    AuditedDepfile::None
+                    Audited::Impossible
                 }
             },
         };
         let (invocation, handed_over) = (Arc::clone(invocation), Instant::now());
-        Pending { argv, reason, invocation, config, action, store, depfile, claim, trail, handed_over }
+        Pending { argv, reason, invocation, config, action, store, audited, claim, trail, handed_over }
     }
 
     /// The launcher has reported: its own work is over.
@@ -187,11 +197,11 @@ impl Pending {
         again: Arc<Action>,
         presence: Presence,
     ) -> (Trail, Option<Kept>) {
-        let Pending { reason, invocation, config, action, store, depfile, claim, mut trail, .. } = self;
+        let Pending { reason, invocation, config, action, store, audited, claim, mut trail, .. } = self;
         let (keeping, into) = (Arc::clone(&action), Arc::clone(&store));
         let kept = in_background(move || {
             let current = || is_current(&keeping, &again, &claim, &presence);
-            keep(&keeping, &invocation.cwd, &into, &depfile, &run, &current)
+            keep(&keeping, &invocation.cwd, &into, &audited, &run, &current)
         });
         match kept.await {
             Ok(Ok(result)) => {
@@ -224,8 +234,8 @@ fn is_current(before: &Action, again: &Action, claim: &Claim, presence: &Presenc
         let same =
             before.inputs.iter().zip(&again.inputs).take_while(|(before, again)| before == again).count();
         let changed = before.inputs.get(same).or(again.inputs.get(same));
-        let changed = changed.map_or(&*before.outputs[0].path, |input| &input.path);
-        return Err(Reason::InputChanged(changed.display().to_string()));
+        let changed = changed.map(|input| input.path.display().to_string());
+        return Err(Reason::InputChanged(changed.unwrap_or_else(|| "the environment".to_owned())));
     }
     Ok(())
 }
@@ -236,23 +246,30 @@ fn keep(
     action: &Action,
     cwd: &Path,
     store: &Store,
-    depfile: &AuditedDepfile,
+    audited: &Audited,
     run: &LocalRun,
     current: &dyn Fn() -> Result<(), Reason>,
 ) -> Result<re::ActionResult, Reason> {
-    let path: &Path = match depfile {
-        AuditedDepfile::Users(path) => path,
-        AuditedDepfile::Ours(path) => path,
-        AuditedDepfile::None => return Err(Reason::Store("write the state directory".to_owned())),
+    let depfiles: Vec<&Path> = match audited {
+        Audited::Users(paths) => paths.iter().map(PathBuf::as_path).collect(),
+        Audited::Ours(path) => vec![path],
+        Audited::Before => Vec::new(),
+        Audited::Impossible => return Err(Reason::Store("write the state directory".to_owned())),
     };
     current()?;
-    let text = std::fs::read(path)
-        .map_err(|error| Reason::DepfileDisagrees(format!("{} cannot be read: {error}", path.display())))?;
-    audit(&text, cwd, &action.inputs)?;
+    let mut text = Vec::new();
+    for path in depfiles {
+        text = std::fs::read(path).map_err(|error| {
+            Reason::DepfileDisagrees(format!("{} cannot be read: {error}", path.display()))
+        })?;
+        audit_depfile(&text, cwd, &action.inputs)?;
+    }
     let failed = |error: StoreError| Reason::Store(error.to_string());
     let mut output_files = collect(store, &action.outputs).map_err(failed)?;
-    let expected = action.outputs.iter().filter(|output| output.kind != OutputKind::AuditDepfile);
-    if output_files.len() != expected.count() {
+    let is_made = |output: &Output| output_files.iter().any(|file| file.path == output.remote);
+    let mut expected =
+        action.outputs.iter().filter(|output| output.kind != OutputKind::AuditDepfile && !output.is_optional);
+    if !expected.all(is_made) {
         // The compiler said success without making what is expected of it: nothing to keep.
         return Err(Reason::Store("find every output of the command".to_owned()));
     }
@@ -303,10 +320,18 @@ fn keep_message(store: &Store, bytes: &[u8]) -> Result<(Vec<u8>, Option<re::Dige
 ///
 /// # Errors
 /// [`Reason::DepfileDisagrees`] with the first file that had not, or what is wrong with the depfile.
-pub(super) fn audit(depfile: &[u8], cwd: &Path, inputs: &[Arc<InputFile>]) -> Result<(), Reason> {
+pub(super) fn audit_depfile(depfile: &[u8], cwd: &Path, inputs: &[Arc<InputFile>]) -> Result<(), Reason> {
     let parsed = depfile::parse(depfile).map_err(|error| Reason::DepfileDisagrees(error.to_string()))?;
+    audit(&parsed.prerequisites, cwd, inputs)
+}
+
+/// Checks that every file that the compiler says it opens had been found by the scan.
+///
+/// # Errors
+/// [`Reason::DepfileDisagrees`] with the first file that had not.
+pub(super) fn audit(opened: &[PathBuf], cwd: &Path, inputs: &[Arc<InputFile>]) -> Result<(), Reason> {
     let scanned: HashSet<&Path> = inputs.iter().map(|input| input.path.as_path()).collect();
-    for prerequisite in &parsed.prerequisites {
+    for prerequisite in opened {
         let path = paths::absolute(cwd, prerequisite);
         if scanned.contains(path.as_path()) {
             continue;
@@ -330,6 +355,7 @@ mod tests {
     use super::*;
     use crate::action::Circumstances;
     use crate::action::CommandSpec;
+    use crate::compiler::ExpectedOutput;
     use crate::dispatch::claims::Claims;
     use crate::files::Files;
 
@@ -341,7 +367,7 @@ mod tests {
             environment: BTreeMap::new(),
             cwd: scratch,
             directories: Vec::new(),
-            outputs: vec![(OutputKind::Object, scratch.join("a.o"))],
+            outputs: vec![ExpectedOutput::replacing(OutputKind::Object, scratch.join("a.o"))],
         };
         let platform = BTreeMap::new();
         let (toolchain, timeout) = (Digest::empty(), Duration::ZERO);

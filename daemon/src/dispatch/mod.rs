@@ -4,12 +4,12 @@
 mod claims;
 mod inputs;
 mod local;
+mod preparation;
 mod presence;
 mod remote;
 mod trail;
 
 use std::cell::Cell;
-use std::ffi::OsString;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,10 +18,7 @@ use dashmap::DashMap;
 use tokio::sync::Semaphore;
 
 use crate::action::Action;
-use crate::action::Circumstances;
-use crate::action::CommandSpec;
-use crate::action::OutputKind;
-use crate::action::environment;
+use crate::compiler::Audit;
 use crate::compiler::Compile;
 use crate::compiler::Invocation;
 use crate::compiler::Task;
@@ -140,12 +137,6 @@ pub struct Memory {
     pub source_bytes: usize,
 }
 
-/// A command whose key is known.
-struct Prepared {
-    action: Arc<Action>,
-    not_sure: bool,
-}
-
 impl Dispatcher {
     /// A dispatcher with nothing in memory.
     pub fn new(directories: Directories, stats: Arc<Stats>) -> Dispatcher {
@@ -253,10 +244,14 @@ impl Dispatcher {
             trail.ended(Outcome::HitLocal, None);
             return Ok(verdict);
         }
+        if compile.audit() == Audit::Question {
+            let listed = self.toolchains.dependencies(compile, invocation).await?;
+            local::audit(&listed, &invocation.cwd, &prepared.action.inputs)?;
+        }
         let reason = match self.cluster(config)? {
             None => Reason::NoRemote,
-            Some(_) if not_shared(&toolchain).is_some() => {
-                Reason::ToolchainNotShared(not_shared(&toolchain).unwrap_or_default())
+            Some(_) if not_shared(compile, &toolchain).is_some() => {
+                Reason::ToolchainNotShared(not_shared(compile, &toolchain).unwrap_or_default())
             }
             Some(cluster) => {
                 let executor = &cluster.executor;
@@ -273,35 +268,10 @@ impl Dispatcher {
         };
         let trail = std::mem::replace(trail, Trail::new(Arc::clone(invocation)));
         let mut argv = invocation.argv.clone();
-        argv.extend(colours(compile, invocation, &toolchain)?);
+        argv.extend(preparation::additions(compile, invocation, &toolchain)?);
         let command = LocalCommand { compile, invocation, argv, reason, config: Arc::clone(config) };
         let pending = Pending::new(command, prepared.action, store, claim, trail, &self.directories.audit());
         Ok(Verdict::RunAndStore(Box::new(pending)))
-    }
-
-    /// Finds the inputs and builds the Action.
-    async fn prepare(
-        &self,
-        config: &Config,
-        compile: &Arc<Compile>,
-        invocation: &Arc<Invocation>,
-        toolchain: &Arc<Toolchain>,
-    ) -> Result<Prepared, Reason> {
-        let scanned = self.find_inputs(compile, invocation, toolchain).await?;
-        if scanned.uses_time {
-            return Err(Reason::TimeMacro);
-        }
-        let exec = &config.exec;
-        let not_sure = scanned.not_sure.is_some();
-        let (platform, salt, timeout) = (config.platform.clone(), exec.salt.clone(), exec.timeout);
-        let (compile, invocation) = (Arc::clone(compile), Arc::clone(invocation));
-        let toolchain = Arc::clone(toolchain);
-        let action = in_background(move || {
-            let circumstances =
-                Circumstances { toolchain: toolchain.identity, salt: &salt, platform: &platform, timeout };
-            build_action(&compile, &invocation, &toolchain, scanned, &circumstances)
-        });
-        Ok(Prepared { action: Arc::new(action.await??), not_sure })
     }
 
     /// The Action that would be sent for a compile, without running anything but probes.
@@ -519,10 +489,11 @@ fn route(config: &Config, invocation: &Invocation) -> Option<Reason> {
     }
 }
 
-/// A program of the toolchain that a worker with the same image would not have.
-fn not_shared(toolchain: &Toolchain) -> Option<String> {
-    let (path, _) = toolchain.programs.iter().find(|(path, _)| !paths::is_system(path))?;
-    Some(path.display().to_string())
+/// A program of the toolchain that a worker with the same image would not have, or why it would make other bytes.
+fn not_shared(compile: &Compile, toolchain: &Toolchain) -> Option<String> {
+    let elsewhere = toolchain.programs.iter().find(|(path, _)| !paths::is_system(path));
+    let elsewhere = elsewhere.map(|(path, _)| path.display().to_string());
+    elsewhere.or_else(|| compile.is_bound_here(toolchain.family).map(str::to_owned))
 }
 
 /// Where the command writes, without symlinks.
@@ -538,57 +509,6 @@ fn failed_remotely(reason: &Reason) -> Verdict {
     );
     Verdict::Completed { exit_code: 1, stdout: Vec::new(), stderr: stderr.into_bytes() }
 }
-
-fn build_action(
-    compile: &Compile,
-    invocation: &Invocation,
-    toolchain: &Toolchain,
-    scanned: Scanned,
-    circumstances: &Circumstances,
-) -> Result<Action, Reason> {
-    let absolute = |path: &PathBuf| paths::absolute(&invocation.cwd, path);
-    let mut outputs = vec![(OutputKind::Object, absolute(&compile.object))];
-    // Clang with -no-canonical-prefixes names its own headers relative to argv[0].
-    let named = invocation.argv.first().filter(|program| program.as_encoded_bytes().contains(&b'/'));
-    let mut arguments = vec![named.map_or_else(|| compile.driver.clone().into_os_string(), OsString::clone)];
-    arguments.extend_from_slice(&compile.arguments);
-    arguments.extend(colours(compile, invocation, toolchain)?);
-    match &compile.depfile {
-        Some(depfile) => outputs.push((OutputKind::Depfile, absolute(depfile))),
-        None => {
-            let mut audit = compile.object.clone().into_os_string();
-            audit.push(AUDIT_SUFFIX);
-            let audit = PathBuf::from(audit);
-            outputs.push((OutputKind::AuditDepfile, absolute(&audit)));
-            let asking = compile.depfile_arguments(&audit);
-            if asking.is_empty() {
-                // Without a depfile nothing audits the scan, and asking for one would change the object.
-                return Err(Reason::UnsupportedFlag("recorded switches without -MD".to_owned()));
-            }
-            arguments.extend(asking);
-        }
-    }
-    let in_image = toolchain.programs.iter().filter_map(|(path, _)| path.parent());
-    let program_directories: Vec<_> = in_image.map(PathBuf::from).collect();
-    let environment = environment(&invocation.env, &invocation.cwd, &program_directories)?;
-    let mut directories = scanned.directories;
-    directories.extend(environment.get("PWD").map(PathBuf::from));
-    let spec = CommandSpec { arguments, environment, cwd: &invocation.cwd, directories, outputs };
-    Action::new(&spec, scanned.inputs, circumstances)
-}
-
-/// What tells the compiler the colours of the user's terminal, which it does not see.
-fn colours(
-    compile: &Compile,
-    invocation: &Invocation,
-    toolchain: &Toolchain,
-) -> Result<Vec<OsString>, Reason> {
-    let unknown = || Reason::UnsupportedFlag("recorded switches on a terminal".to_owned());
-    compile.colour_arguments(invocation, toolchain.family).ok_or_else(unknown)
-}
-
-/// What the name of the depfile that only farcc reads has after the object's.
-const AUDIT_SUFFIX: &str = ".farcc-audit.d";
 
 thread_local! {
     static SERVES_OTHERS: Cell<bool> = const { Cell::new(true) };

@@ -9,10 +9,11 @@ use tokio::sync::Semaphore;
 
 use crate::action::Action;
 use crate::action::InstallError;
-use crate::action::OutputKind;
+use crate::action::Output;
 use crate::action::find;
 use crate::action::install;
 use crate::compiler::Invocation;
+use crate::compiler::OutputKind;
 use crate::config::Config;
 use crate::config::Strategy;
 use crate::digest::Digest;
@@ -20,7 +21,7 @@ use crate::dispatch::Presence;
 use crate::dispatch::Trail;
 use crate::dispatch::Verdict;
 use crate::dispatch::in_background;
-use crate::dispatch::local::audit;
+use crate::dispatch::local::audit_depfile;
 use crate::executor::remote::Fetched;
 use crate::executor::remote::RemoteError;
 use crate::executor::remote::RemoteExecutor;
@@ -101,14 +102,16 @@ fn keep(
     umask: u32,
     is_wanted: &dyn Fn() -> bool,
 ) -> Result<Verdict, Reason> {
-    let depfile = action.outputs.iter().find(|output| output.kind != OutputKind::Object);
-    let digest = depfile.and_then(|depfile| find(result, depfile)?.digest.as_ref());
-    let digest = digest.and_then(|digest| Digest::try_from(digest).ok());
-    let digest = digest.ok_or_else(|| Reason::RemoteError("the result has no depfile".to_owned()))?;
     let failed = |error: &dyn std::fmt::Display| Reason::Store(error.to_string());
-    let depfile = store.read(&digest).map_err(|error| failed(&error))?;
-    let depfile = depfile.ok_or_else(|| failed(&"the depfile is gone from the store"))?;
-    audit(&depfile, cwd, &action.inputs)?;
+    let is_depfile = |output: &&Output| matches!(output.kind, OutputKind::Depfile | OutputKind::AuditDepfile);
+    for depfile in action.outputs.iter().filter(is_depfile) {
+        let digest = find(result, depfile).and_then(|file| file.digest.as_ref());
+        let digest = digest.and_then(|digest| Digest::try_from(digest).ok());
+        let digest = digest.ok_or_else(|| Reason::RemoteError("the result has no depfile".to_owned()))?;
+        let depfile = store.read(&digest).map_err(|error| failed(&error))?;
+        let depfile = depfile.ok_or_else(|| failed(&"the depfile is gone from the store"))?;
+        audit_depfile(&depfile, cwd, &action.inputs)?;
+    }
     install(store, &action.outputs, result, umask, is_wanted).map_err(|error| match error {
         InstallError::NotMade(_) => Reason::RemoteError(error.to_string()),
         InstallError::Unwanted => Reason::Abandoned,

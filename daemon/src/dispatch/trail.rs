@@ -60,9 +60,9 @@ impl Trail {
     /// The command is a compile: these are the files that one may ask about.
     pub fn compile(&mut self, compile: &Compile) {
         let cwd = &self.invocation.cwd;
-        let files = [Some(&compile.object), compile.depfile.as_ref()];
+        let files = compile.sources.iter().flat_map(|source| [&source.object, &source.depfile]);
         let absolute = |path: &PathBuf| paths::lexically_normal(&paths::absolute(cwd, path));
-        self.outputs = files.into_iter().flatten().map(absolute).collect();
+        self.outputs = files.flatten().map(absolute).collect();
         self.ingredients = compile
             .arguments
             .iter()
@@ -91,7 +91,7 @@ impl Trail {
         for input in &action.inputs {
             ingredients.push(ingredient(Kind::Input, input.path.as_os_str(), input.version.digest.hash()));
         }
-        for (path, digest) in &toolchain.programs {
+        for (path, digest) in toolchain.programs.iter().chain(&toolchain.files) {
             ingredients.push(ingredient(Kind::Program, path.as_os_str(), digest.hash()));
         }
         for (name, value) in &config.platform {

@@ -4,12 +4,16 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use crate::paths;
 use crate::preprocessor::Family;
 use crate::preprocessor::ForcedInclude;
+use crate::preprocessor::Form;
+use crate::preprocessor::Language;
 use crate::preprocessor::MacroOption;
 use crate::preprocessor::ScanError;
 use crate::preprocessor::SourceFile;
 use crate::preprocessor::replay::Replay;
+use crate::preprocessor::search::FileId;
 use crate::preprocessor::skimmer::time_word;
 use crate::preprocessor::source_file::Directive;
 use crate::preprocessor::symbol::Symbol;
@@ -26,13 +30,19 @@ impl Replay<'_> {
             });
         };
         self.open(source)?;
+        if unit.form != Form::Source && unit.family == Family::Gcc {
+            self.search.looks_for_precompiled = false;
+        }
+        if unit.form == Form::Preprocessed {
+            return self.preprocessed(source);
+        }
         for option in &unit.macros {
             self.macro_option(option)?;
         }
         self.forced = true;
         for forced in &unit.forced_includes {
             if let ForcedInclude::Macros(path) = forced {
-                self.forced_include(path)?;
+                self.forced_include(path, true)?;
             }
         }
         if self.pre_includes() {
@@ -46,13 +56,31 @@ impl Replay<'_> {
             self.search.looks_for_precompiled = looks_for_precompiled;
         }
         for forced in &unit.forced_includes {
-            if let ForcedInclude::Include(path) = forced {
-                self.forced_include(path)?;
+            match forced {
+                ForcedInclude::Include(path) => self.forced_include(path, true)?,
+                ForcedInclude::Text(path) => self.forced_include(path, false)?,
+                ForcedInclude::Macros(_) => {}
             }
         }
         self.forced = false;
         self.enter(source, None, false)?;
         self.run()
+    }
+
+    /// Text that names no other files but those that the assembler reads.
+    fn preprocessed(&mut self, source: FileId) -> Result<(), ScanError> {
+        if self.unit.language != Language::Assembler {
+            self.enter(source, None, false)?;
+            return self.run();
+        }
+        let path = paths::absolute(&self.unit.cwd, &self.unit.source);
+        let text = self.search.assembler_text(&path)?;
+        for directive in text.iter().flat_map(|source| source.directives()) {
+            if let Directive::Assembly(reads) = directive {
+                self.assemble(reads)?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether GCC includes `stdc-predef.h`: when hosted and with its standard directories (gcc/c-family/c-opts.cc,
@@ -104,10 +132,10 @@ impl Replay<'_> {
         Ok(())
     }
 
-    fn forced_include(&mut self, path: &Path) -> Result<(), ScanError> {
+    fn forced_include(&mut self, path: &Path, may_be_precompiled: bool) -> Result<(), ScanError> {
         let name = Symbol::of(path.as_os_str().as_bytes());
-        if self.unit.family == Family::Clang {
-            self.search.refuse_precompiled(name.text(), &[".pch", ".gch"])?;
+        if may_be_precompiled && self.unit.family == Family::Clang {
+            self.search.note_precompiled(name.text(), &[".pch", ".gch"])?;
         }
         let directory = self.search.working_directory();
         let found = self.search.from(Some(directory), name)?;

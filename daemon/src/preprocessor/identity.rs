@@ -8,6 +8,7 @@ use crate::digest::Digest;
 use crate::digest::Hasher;
 use crate::preprocessor::Family;
 use crate::preprocessor::ForcedInclude;
+use crate::preprocessor::Form;
 use crate::preprocessor::Lexing;
 use crate::preprocessor::MacroOption;
 use crate::preprocessor::SearchPath;
@@ -32,6 +33,7 @@ impl TranslationUnit {
             let (kind, file) = match include {
                 ForcedInclude::Include(file) => (b"i", file),
                 ForcedInclude::Macros(file) => (b"m", file),
+                ForcedInclude::Text(file) => (b"t", file),
             };
             hasher.field(kind);
             hasher.field(file.as_os_str().as_bytes());
@@ -47,6 +49,7 @@ impl TranslationUnit {
             cwd,
             source: _,
             language,
+            form,
             family,
             lexing: Lexing { trigraphs, no_operator_names },
             search_path: SearchPath { quote, angle, user_directories, embed, assembler },
@@ -58,6 +61,11 @@ impl TranslationUnit {
         let mut hasher = Hasher::new();
         hasher.field(cwd.as_os_str().as_bytes());
         hasher.field(language.name().as_bytes());
+        hasher.field(match form {
+            Form::Source => b"source",
+            Form::Preprocessed => b"preprocessed",
+            Form::Header => b"header",
+        });
         hasher.field(match family {
             Family::Gcc => b"gcc",
             Family::Clang => b"clang",

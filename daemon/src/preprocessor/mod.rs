@@ -55,6 +55,7 @@ pub use summaries::Summaries;
 pub use unit::Answers;
 pub use unit::Family;
 pub use unit::ForcedInclude;
+pub use unit::Form;
 pub use unit::Language;
 pub use unit::Lexing;
 pub use unit::MacroOption;
@@ -77,6 +78,8 @@ pub struct Scan {
     /// be in excess: a statement that no code uses counts, and of the assembler's search path every directory
     /// that has the file.
     pub assembled: Vec<Arc<InputFile>>,
+    /// Precompiled headers that the compiler may take in place of their texts, which are among the files as well.
+    pub precompiled: Vec<Arc<InputFile>>,
     /// Files that a `__has_include` or `__has_embed` found and nothing opened; spelled likewise.
     pub probed: Vec<Arc<InputFile>>,
     /// `__DATE__` or `__TIME__` may be expanded: it stands in some file's code or macros.
@@ -92,7 +95,7 @@ pub struct Scan {
 impl Scan {
     /// All files on which the compile depends, in whichever way.
     pub fn all_files(&self) -> impl Iterator<Item = &Arc<InputFile>> {
-        self.files.iter().chain(&self.assembled).chain(&self.probed)
+        self.files.iter().chain(&self.assembled).chain(&self.precompiled).chain(&self.probed)
     }
 
     /// The paths of the files that are opened.

@@ -74,10 +74,12 @@ pub(super) fn scan_with(mut replay: Replay<'_>) -> Result<Scan, ScanError> {
     probed_data.retain(|data| !files.iter().any(|file| file.path == data.path));
     probed.append(&mut probed_data);
     let time_words = replay.time_words & !replay.redefined_time_words;
+    let precompiled = std::mem::take(&mut replay.search.precompiled);
     let (failed_lookups, evidence) = replay.search.into_failed_lookups();
     Ok(Scan {
         files,
         assembled: replay.assembled,
+        precompiled,
         probed,
         uses_time: time_words & !TIMESTAMP_WORD != 0,
         uses_timestamp: time_words & TIMESTAMP_WORD != 0,

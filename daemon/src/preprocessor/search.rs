@@ -127,6 +127,8 @@ pub(super) struct Search<'a> {
     chains: SymbolMap<(DirectoryId, Symbol), Option<Found>>,
     /// Files that were looked for by their whole path and are not there, absolute.
     absent: Vec<PathBuf>,
+    /// Precompiled headers beside their text.
+    pub(super) precompiled: Vec<Arc<InputFile>>,
     /// Files of which only the digest is asked, by path.
     data: HashMap<OsString, Option<Arc<InputFile>>>,
     /// Whether precompiled headers are still looked for: only the first include can be one.
@@ -157,6 +159,7 @@ impl<'a> Search<'a> {
             first_names: HashMap::default(),
             chains: SymbolMap::with_capacity_and_hasher(1024, BuildHasherDefault::default()),
             absent: Vec::new(),
+            precompiled: Vec::new(),
             data: HashMap::default(),
             looks_for_precompiled: true,
         }
@@ -420,25 +423,43 @@ impl<'a> Search<'a> {
     }
 
     fn probe_path(&mut self, spelled: Vec<u8>) -> Result<Option<FileId>, ScanError> {
-        if self.looks_for_precompiled && self.family == Family::Gcc {
-            self.refuse_precompiled(&spelled, &[".gch"])?;
+        if !self.looks_for_precompiled || self.family != Family::Gcc {
+            return self.load(spelled);
         }
-        self.load(spelled)
+        let precompiled = self.note_precompiled(&spelled, &[".gch"])?;
+        match (self.load(spelled)?, precompiled) {
+            // What it defines is known by its text alone.
+            (None, Some(path)) => Err(ScanError::not_sure("precompiled header", path.display().to_string())),
+            (file, _) => Ok(file),
+        }
     }
 
-    /// GCC takes `name.gch`, a file or a directory of them, for the first include (GCC manual, "Precompiled
-    /// Headers"); Clang's driver takes `name.pch` or `name.gch` for an `-include`.
-    pub(super) fn refuse_precompiled(&mut self, spelled: &[u8], suffixes: &[&str]) -> Result<(), ScanError> {
+    /// GCC takes `name.gch` for the first include (GCC manual, "Precompiled Headers"); Clang's driver takes `name.pch` or
+    /// `name.gch` for an `-include`. Whether the compiler finds it fit for this unit is its own affair: it is an input
+    /// beside the text, which has the same effect.
+    pub(super) fn note_precompiled(
+        &mut self,
+        spelled: &[u8],
+        suffixes: &[&str],
+    ) -> Result<Option<PathBuf>, ScanError> {
         for suffix in suffixes {
             let mut path = spelled.to_vec();
             path.extend_from_slice(suffix.as_bytes());
             let path = paths::absolute(self.cwd, Path::new(OsStr::from_bytes(&path)));
-            if self.sources.exists(&path) {
-                return Err(ScanError::not_sure("precompiled header", path.display().to_string()));
+            match self.sources.version(&path) {
+                Ok(Some(version)) => {
+                    self.precompiled.push(Arc::new(InputFile { path: path.clone(), version }));
+                    return Ok(Some(path));
+                }
+                // A directory of several, of which one may fit.
+                Ok(None) if self.sources.exists(&path) => {
+                    return Err(ScanError::not_sure("precompiled header", path.display().to_string()));
+                }
+                Ok(None) => self.absent.push(path),
+                Err(error) => return Err(ScanError::Unreadable { path, error }),
             }
-            self.absent.push(path);
         }
-        Ok(())
+        Ok(None)
     }
 
     fn load(&mut self, spelled: Vec<u8>) -> Result<Option<FileId>, ScanError> {

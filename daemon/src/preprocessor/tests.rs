@@ -28,6 +28,7 @@ pub(super) fn unit(language: Language) -> TranslationUnit {
         cwd: PathBuf::from("/w"),
         source: PathBuf::from("main.c"),
         language,
+        form: Form::Source,
         family: Family::Gcc,
         search_path: SearchPath::default(),
         predefined: Arc::new(Predefined::parse(format!("{GCC_MACROS}{standard}").as_bytes())),

@@ -42,6 +42,18 @@ impl Language {
     }
 }
 
+/// What a source is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// Text for the preprocessor.
+    Source,
+    /// Text that has been preprocessed, or that never is (`.i`, `.ii`, `.s`): it is read as it stands, and nothing before
+    /// it.
+    Preprocessed,
+    /// A header that is to be compiled by itself. GCC takes no precompiled header for what it includes.
+    Header,
+}
+
 /// Whose preprocessor is imitated where the two differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Family {
@@ -60,6 +72,8 @@ pub struct TranslationUnit {
     pub source: PathBuf,
     /// Language of the source.
     pub language: Language,
+    /// What the source is.
+    pub form: Form,
     /// Whose rules apply.
     pub family: Family,
     /// Where `#include` looks.
@@ -119,6 +133,8 @@ pub enum ForcedInclude {
     Include(PathBuf),
     /// `-imacros file`: only its macros remain.
     Macros(PathBuf),
+    /// `-Xclang -include -Xclang file`: never a precompiled header in its place.
+    Text(PathBuf),
 }
 
 /// What one compiler, under one set of flags, answers to preprocessor questions such as
