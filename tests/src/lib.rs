@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 pub mod binaries;
+pub mod command_case;
 pub mod compare;
 pub mod corpus;
 pub mod debian;
