@@ -16,6 +16,8 @@ pub enum Kind {
     Archive,
     /// Make rules, by its name.
     Depfile,
+    /// What compiles make besides: notes for gcov, split debug information, precompiled headers.
+    Further,
     /// An executable or shared library: made here of compared objects.
     Linked,
 }
@@ -44,6 +46,10 @@ fn collect(tree: &Path, directory: &Path, found: &mut BTreeMap<PathBuf, (Kind, V
 }
 
 fn kind(path: &Path, bytes: &[u8]) -> Option<Kind> {
+    let further = ["gcno", "dwo", "gch", "su"];
+    if path.extension().is_some_and(|extension| further.iter().any(|&suffix| extension == suffix)) {
+        return Some(Kind::Further);
+    }
     // e_type at offset 16, little-endian on the systems that farcc knows: 1 is ET_REL.
     if bytes.starts_with(b"\x7fELF") && bytes.len() > 18 {
         return Some(if bytes[16] == 1 { Kind::Object } else { Kind::Linked });
@@ -140,6 +146,7 @@ impl fmt::Display for Comparison {
                 Kind::Object => "objects",
                 Kind::Archive => "archives",
                 Kind::Depfile => "depfiles",
+                Kind::Further => "further",
                 Kind::Linked => "linked",
             };
             write!(f, ", {count} {word}")?;

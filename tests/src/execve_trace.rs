@@ -35,6 +35,11 @@ impl Started {
     pub fn work(&self) -> Work {
         let name =
             self.program.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        // A link with a compiler's name, which leads to the launcher.
+        let real = std::fs::canonicalize(&self.program);
+        if real.is_ok_and(|real| real.file_name().is_some_and(|name| name == "farcc")) {
+            return Work::Other;
+        }
         let stage =
             matches!(name.as_str(), "cc1" | "cc1plus" | "cc1obj" | "lto1" | "as") || name.ends_with("-as");
         let driver = !name.starts_with("farcc")

@@ -61,6 +61,13 @@ pub enum Recipe {
         /// The build step.
         build: &'static str,
     },
+    /// The same, but the launcher is not named: it is found under the compiler's name.
+    Masquerade {
+        /// Runs first.
+        configure: &'static str,
+        /// The build step.
+        build: &'static str,
+    },
 }
 
 impl Recipe {
@@ -82,6 +89,9 @@ impl Recipe {
             Recipe::Make { configure, .. } => {
                 format!("{}{configure}", make_variables(compiler, through_farcc))
             }
+            Recipe::Masquerade { configure, .. } => {
+                format!("{}{configure}", masquerade(compiler, through_farcc))
+            }
         }
     }
 
@@ -91,6 +101,7 @@ impl Recipe {
             // Ninja swallows depfiles, and they are to be compared.
             Recipe::CMake(_) => "ninja -C build -d keepdepfile -j 4".to_owned(),
             Recipe::Make { build, .. } => format!("{}{build}", make_variables(compiler, through_farcc)),
+            Recipe::Masquerade { build, .. } => format!("{}{build}", masquerade(compiler, through_farcc)),
         }
     }
 }
@@ -98,6 +109,12 @@ impl Recipe {
 fn make_variables(compiler: Compiler, through_farcc: bool) -> String {
     let launcher = if through_farcc { "farcc " } else { "" };
     format!("export CC='{launcher}{}' CXX='{launcher}{}'; ", compiler.c(), compiler.cxx())
+}
+
+fn masquerade(compiler: Compiler, through_farcc: bool) -> String {
+    let links = "farccd install-links \"$HOME/links\" >&2; export PATH=\"$HOME/links:$PATH\"; ";
+    let links = if through_farcc { links } else { "" };
+    format!("{links}export CC={} CXX={}; ", compiler.c(), compiler.cxx())
 }
 
 impl Project {
@@ -149,6 +166,34 @@ find_package(Threads REQUIRED)
 target_link_libraries(gtest Threads::Threads)
 ";
 
+/// A precompiled header for the library, which is built of unity sources besides.
+fn lay_fmt_precompiled(sources: &[std::path::PathBuf], to: &Path) {
+    lay_fmt(sources, to);
+    append(
+        &to.join("CMakeLists.txt"),
+        "\ntarget_precompile_headers(fmt PRIVATE <algorithm> <string> <vector>)\n\
+         set_target_properties(fmt PROPERTIES UNITY_BUILD ON)\n",
+    );
+}
+
+/// Precompiled headers for the libraries and for all of the samples.
+fn lay_googletest_precompiled(_: &[std::path::PathBuf], to: &Path) {
+    append(
+        &to.join("googletest/CMakeLists.txt"),
+        "\ntarget_precompile_headers(gtest PRIVATE <map> <string> <vector>)\n\
+         target_precompile_headers(gtest_main REUSE_FROM gtest)\n\
+         foreach(sample sample1_unittest sample2_unittest sample10_unittest)\n\
+         target_precompile_headers(${sample} PRIVATE <gtest/gtest.h>)\n\
+         endforeach()\n",
+    );
+}
+
+fn append(file: &Path, text: &str) {
+    let mut content = std::fs::read_to_string(file).unwrap();
+    content.push_str(text);
+    std::fs::write(file, content).unwrap();
+}
+
 /// zlib, by CMake.
 pub const ZLIB_CMAKE: Project = Project {
     name: "zlib-cmake",
@@ -198,4 +243,51 @@ pub const GOOGLETEST_CMAKE: Project = Project {
     recipe: Recipe::CMake("-DCMAKE_BUILD_TYPE=RelWithDebInfo -Dgtest_build_samples=ON"),
     test: "cd build && for test in googletest/sample*_unittest; do ./$test || exit 1; done",
     lay: nothing,
+};
+
+/// xz with its libraries, by a configure script of Autoconf and libtool.
+pub const XZ_AUTOTOOLS: Project = Project {
+    name: "xz-autotools",
+    packages: &["xz-utils"],
+    programs: &["make"],
+    recipe: Recipe::Make {
+        configure: "./configure --disable-nls --disable-doc --disable-dependency-tracking",
+        build: "make -j4",
+    },
+    test: "echo text > t && ./src/xz/xz -k t && ./src/xz/xz -dc t.xz | cmp - t",
+    lay: nothing,
+};
+
+/// LZO, by the same, with compilers that are links to farcc.
+pub const LZO_MASQUERADE: Project = Project {
+    name: "lzo-masquerade",
+    packages: &["lzo2"],
+    programs: &["make"],
+    recipe: Recipe::Masquerade { configure: "./configure", build: "make -j4" },
+    test: "./lzotest/lzotest -mlzo -n2 -q COPYING",
+    lay: nothing,
+};
+
+/// fmt with a precompiled header, unity sources and coverage.
+pub const FMT_PRECOMPILED: Project = Project {
+    name: "fmt-precompiled",
+    packages: &["fmtlib", "googletest"],
+    programs: &["cmake", "ninja"],
+    recipe: Recipe::CMake(
+        "-DCMAKE_BUILD_TYPE=Debug -DFMT_DOC=OFF -DFMT_TEST=OFF -DCMAKE_CXX_FLAGS=--coverage",
+    ),
+    test: "ls build/libfmtd.a",
+    lay: lay_fmt_precompiled,
+};
+
+/// GoogleTest with precompiled headers, unity sources and split debug information.
+pub const GOOGLETEST_PRECOMPILED: Project = Project {
+    name: "gtest-precompiled",
+    packages: &["googletest"],
+    programs: &["cmake", "ninja"],
+    recipe: Recipe::CMake(
+        "-DCMAKE_BUILD_TYPE=Debug -Dgtest_build_samples=ON -DCMAKE_UNITY_BUILD=ON -DCMAKE_CXX_FLAGS=-gsplit-dwarf",
+    ),
+    test: "cd build && for test in googletest/sample*_unittest; do ./$test || exit 1; done",
+    lay: lay_googletest_precompiled,
 };

@@ -1,7 +1,8 @@
 //! Real projects, with GCC and with Clang: what comes out of a build through farcc is what plain builds make,
 //! the compiles run on the cluster, and a second build needs no compiler at all.
 //!
-//! zlib and Lua are the fast tier; `FARCC_TESTS=full` adds fmt and GoogleTest.
+//! zlib and Lua are the fast tier; `FARCC_TESTS=full` adds fmt and GoogleTest, also with precompiled headers, unity
+//! sources, coverage and split debug information, and builds by Autoconf and libtool.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -16,9 +17,13 @@ use farcc_tests::full_tier;
 use farcc_tests::plain_build::Site;
 use farcc_tests::project::Compiler;
 use farcc_tests::project::FMT_CMAKE;
+use farcc_tests::project::FMT_PRECOMPILED;
 use farcc_tests::project::GOOGLETEST_CMAKE;
+use farcc_tests::project::GOOGLETEST_PRECOMPILED;
 use farcc_tests::project::LUA_MAKE;
+use farcc_tests::project::LZO_MASQUERADE;
 use farcc_tests::project::Project;
+use farcc_tests::project::XZ_AUTOTOOLS;
 use farcc_tests::project::ZLIB_CMAKE;
 use farcc_tests::project::ZLIB_MAKE;
 use farcc_tests::say;
@@ -211,6 +216,36 @@ fn fmt_by_cmake_with_clang() {
 #[test]
 fn googletest_by_cmake_with_gcc() {
     try_project_in_full_tier(&GOOGLETEST_CMAKE, Compiler::Gcc);
+}
+
+#[test]
+fn xz_by_autotools_with_gcc() {
+    try_project_in_full_tier(&XZ_AUTOTOOLS, Compiler::Gcc);
+}
+
+#[test]
+fn lzo_by_autotools_and_links_with_clang() {
+    try_project_in_full_tier(&LZO_MASQUERADE, Compiler::Clang);
+}
+
+#[test]
+fn fmt_precompiled_with_gcc() {
+    try_project_in_full_tier(&FMT_PRECOMPILED, Compiler::Gcc);
+}
+
+#[test]
+fn fmt_precompiled_with_clang() {
+    try_project_in_full_tier(&FMT_PRECOMPILED, Compiler::Clang);
+}
+
+#[test]
+fn googletest_precompiled_with_gcc() {
+    try_project_in_full_tier(&GOOGLETEST_PRECOMPILED, Compiler::Gcc);
+}
+
+#[test]
+fn googletest_precompiled_with_clang() {
+    try_project_in_full_tier(&GOOGLETEST_PRECOMPILED, Compiler::Clang);
 }
 
 #[test]

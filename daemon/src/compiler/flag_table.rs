@@ -679,7 +679,7 @@ const FEATURES: &[&str] = &[
     "omit-frame-pointer", "openmp", "openmp-enable-irbuilder", "openmp-extensions", "openmp-simd",
     "openmp-version=", "openmp=", "optimize-sibling-calls", "optimize-strlen", "pack-struct",
     "pack-struct=", "parse-all-comments", "partial-inlining", "pascal-strings", "patchable-function-entry=",
-    "peel-loops", "peephole", "peephole2", "permissive", "permitted-flt-eval-methods=", "pic", "pie",
+    "pch-codegen", "pch-debuginfo", "pch-instantiate-templates", "peel-loops", "peephole", "peephole2", "permissive", "permitted-flt-eval-methods=", "pic", "pie",
     "plan9-extensions", "plt", "predictive-commoning", "prefetch-loop-arrays", "preserve-as-comments",
     "pretty-templates", "printf-return-value", "protect-parens", "pseudo-probe-for-profiling",
     "ptrauth-intrinsics", "random-seed=", "reciprocal-math", "ree", "reg-struct-return",

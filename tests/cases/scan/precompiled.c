@@ -1,5 +1,6 @@
+//# compiler: gcc
 //# flags: -include all.h
-//# not_sure: precompiled header
+//# expect: main.c all.h
 //- main.c
 //- all.h
 //- all.h.gch
