@@ -33,6 +33,9 @@ pub enum Reason {
     /// The command writes what stands between source and object (`-save-temps`, `-fdump-…`), for somebody who looks at
     /// this one compile; the flag.
     Intermediates(String),
+    /// A configure step tries the compiler out on a source that it has just written and never writes again: nobody else
+    /// would find the result, and it is there sooner than the cluster's answer; the source.
+    Probe(String),
     /// `__DATE__`, `__TIME__` or `__TIMESTAMP__` is used, and SOURCE_DATE_EPOCH does not fix what it expands to.
     TimeMacro,
     /// The scanner cannot follow the source, and what the source does there the compiler's `-M` does not list:
@@ -103,6 +106,7 @@ impl Reason {
             Reason::UnsupportedEnvironment(_) => "unsupported_environment",
             Reason::ResponseFile(_) => "response_file",
             Reason::Intermediates(_) => "intermediates",
+            Reason::Probe(_) => "probe",
             Reason::TimeMacro => "time_macro",
             Reason::NotSure(_) => "not_sure",
             Reason::Modules(_) => "modules",
@@ -138,6 +142,7 @@ impl Reason {
             | Reason::UnsupportedEnvironment(detail)
             | Reason::ResponseFile(detail)
             | Reason::Intermediates(detail)
+            | Reason::Probe(detail)
             | Reason::NotSure(detail)
             | Reason::Modules(detail)
             | Reason::ToolchainProbe(detail)

@@ -44,6 +44,7 @@ const CASES: &[Case] = &[
     case("special_output", "ln -s /dev/null link.o; $F gcc -c a.c -o link.o"),
     case("several_sources", "cp a.c b.cc; $F gcc -c a.c b.cc"),
     case("unsupported_language", "echo end > a.f90; $F gcc -c a.f90 2>&1"),
+    case("probe", "echo 'int x;' > conftest.c; $F gcc -c conftest.c"),
     case("intermediates", "$F gcc -c a.c -save-temps"),
     case("unsupported_flag", "$F gcc -c a.c -MD -MG"),
     case("unsupported_flag", "$F gcc -c a.c --no-such-flag"),

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use crate::compiler::CommandLine;
 use crate::compiler::flag_table::Meaning;
+use crate::paths;
 use crate::preprocessor::Form;
 use crate::preprocessor::Language;
 use crate::reason::Reason;
@@ -115,6 +116,22 @@ fn by_suffix(source: &Path, default_language: Language) -> Result<(Language, For
             return Err(Reason::Modules(source.display().to_string()));
         }
         _ => return Err(Reason::UnsupportedLanguage(suffix.to_string_lossy().into_owned())),
+    })
+}
+
+/// Whether a configure step has written the source to try the compiler out: Autoconf's `conftest`, CMake's scratch
+/// directories and compiler identification, Meson's.
+pub(super) fn is_probe(cwd: &Path, source: &Path) -> bool {
+    if source.file_stem().is_some_and(|stem| stem == "conftest") {
+        return true;
+    }
+    let path = paths::absolute(cwd, source);
+    let names: Vec<&[u8]> = path.iter().map(OsStr::as_bytes).collect();
+    names.windows(2).any(|pair| match pair {
+        [b"CMakeFiles", name] => matches!(*name, b"CMakeScratch" | b"CMakeTmp"),
+        [b"meson-private", name] => name.starts_with(b"tmp"),
+        [_, name] => name.starts_with(b"CompilerId") && names.contains(&&b"CMakeFiles"[..]),
+        _ => false,
     })
 }
 

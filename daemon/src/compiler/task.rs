@@ -100,6 +100,9 @@ fn classify_driver(invocation: &Invocation, default_language: Language) -> Resul
     }
     check_directories(&command_line)?;
     let (paths, language, form) = found?;
+    if let Some(probe) = paths.iter().find(|path| sources::is_probe(&invocation.cwd, path)) {
+        return Err(Reason::Probe(probe.display().to_string()));
+    }
     check_clang_options(&command_line, form)?;
     let named_object = find_object(&command_line)?;
     let several = paths.len() > 1;
@@ -443,6 +446,12 @@ mod tests {
             ("gcc -c a.c -MD -MF -", "local special_output"),
             ("gcc -c a.c -MD -MF /dev/null", "local special_output"),
             ("gcc -c a.c -MD -o a.d", "local special_output"),
+            ("gcc -c conftest.c", "local probe: conftest.c"),
+            (
+                "gcc -c b/CMakeFiles/CMakeScratch/TryCompile-x/s.c",
+                "local probe: b/CMakeFiles/CMakeScratch/TryCompile-x/s.c",
+            ),
+            ("gcc -c b/meson-private/tmpx/testfile.c", "local probe: b/meson-private/tmpx/testfile.c"),
             ("gcc -c a.c b.cc", "local several_sources"),
             ("gcc -c a.c b.c -o x.o", "local several_sources"),
             ("gcc -c a.c b.c -MD -MF x.d", "local several_sources"),
