@@ -171,6 +171,7 @@ impl Argument {
             | Meaning::DepfileName
             | Meaning::WritesFile
             | Meaning::ReadsFile
+            | Meaning::Plugin
             | Meaning::IncludePrecompiled
             | Meaning::ProbePath
             | Meaning::Sysroot => Some(Path::new(self.value())),

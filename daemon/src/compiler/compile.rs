@@ -143,7 +143,8 @@ impl Compile {
             }
             inputs.push((header, true));
         }
-        for argument in self.command_line.with(Meaning::ReadsFile) {
+        let files = [Meaning::ReadsFile, Meaning::Plugin].into_iter();
+        for argument in files.flat_map(|meaning| self.command_line.with(meaning)) {
             inputs.push((argument.value().into(), true));
         }
         for argument in self.command_line.with(Meaning::ProfileUse) {
@@ -352,6 +353,8 @@ impl Compile {
                     | Meaning::Xclang
                     | Meaning::ProfileUse
                     | Meaning::ProfileDirectory
+                    | Meaning::Plugin
+                    | Meaning::PluginArgument
             ) || argument.path().is_some_and(search_path::is_sysroot_relative)
         })
     }

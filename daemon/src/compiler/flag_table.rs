@@ -137,6 +137,10 @@ pub(super) enum Meaning {
     ProfileUse,
     /// `-fprofile-dir=`: where such counts are.
     ProfileDirectory,
+    /// `-fplugin=`.
+    Plugin,
+    /// `-fplugin-arg-…`.
+    PluginArgument,
     /// `-include-pch`.
     IncludePrecompiled,
     /// `-march=native` and its kin: what this machine is.
@@ -524,6 +528,9 @@ static ROWS: &[Row] = &[
     row("-fxray-never-instrument=", Joined, Meaning::ReadsFile),
     row("-fxray-attr-list=", Joined, Meaning::ReadsFile),
     row("--warning-suppression-mappings=", Joined, Meaning::ReadsFile),
+    // A plugin is part of the compiler; what its arguments name, only it knows.
+    row("-fplugin=", Joined, Meaning::Plugin),
+    row("-fplugin-arg-", Joined, Meaning::PluginArgument),
     // Counts: where the program writes them is in the object, bound to where the object is.
     row("-fprofile-generate", Exact, Meaning::Bound),
     row("-fprofile-generate=", Joined, Meaning::Bound),
@@ -795,7 +802,7 @@ mod tests {
             ("-flto=auto", Some(Meaning::Bound)),
             ("-fprofile-use=x", Some(Meaning::ProfileUse)),
             ("-fprofile-arcs", Some(Meaning::Writes(Further::CoverageCounts))),
-            ("-fplugin=x.so", None),
+            ("-fplugin=x.so", Some(Meaning::Plugin)),
             ("-fdump-tree-all", Some(Meaning::Intermediates)),
             ("-fmodules", Some(Meaning::Modules)),
             ("-fmodules-ts", Some(Meaning::Modules)),

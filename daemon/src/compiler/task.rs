@@ -201,6 +201,9 @@ fn check_argument(argument: &Argument, product: Product) -> Result<(), Reason> {
             _ if ["A", "p", "P", "D", "H"].iter().any(|&known| argument.value() == known) => true,
             _ => return Err(Reason::Intermediates(argument.text())),
         },
+        // Without a slash it is looked for where the compiler keeps its own.
+        Meaning::Plugin => argument.value().as_bytes().contains(&b'/'),
+        Meaning::PluginArgument => !argument.value().as_bytes().contains(&b'/'),
         Meaning::LlvmOption => {
             let value = argument.value().to_string_lossy();
             !["/", "file", "output", "load", "stats"].iter().any(|&word| value.contains(word))
