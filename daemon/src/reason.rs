@@ -71,6 +71,11 @@ pub enum Reason {
     Route(String),
     /// The configuration cannot be used; why.
     Configuration(String),
+    /// `[exec] verify` chose the command: it has a result, and was run here to compare; both are the same.
+    Verify,
+    /// The same, but what was made here is not what the result has: nothing is kept of either. What differs, and where a
+    /// copy lies.
+    VerifyDiffers(String),
     /// `[exec] strategy = "local"`, or no `[remote] address`, and no stored result.
     NoRemote,
     /// The cluster cannot be reached or answers with errors; the error.
@@ -123,6 +128,8 @@ impl Reason {
             Reason::ToolchainNotShared(_) => "toolchain_not_shared",
             Reason::Route(_) => "route",
             Reason::Configuration(_) => "configuration",
+            Reason::Verify => "verify",
+            Reason::VerifyDiffers(_) => "verify_differs",
             Reason::NoRemote => "no_remote",
             Reason::RemoteUnavailable(_) => "remote_unavailable",
             Reason::RemoteFailed(_) => "remote_failed",
@@ -159,6 +166,7 @@ impl Reason {
             | Reason::Configuration(detail)
             | Reason::RemoteUnavailable(detail)
             | Reason::RemoteError(detail)
+            | Reason::VerifyDiffers(detail)
             | Reason::Store(detail)
             | Reason::Internal(detail) => Some(detail.clone()),
             Reason::RemoteFailed(status) => Some(format!("exit status {status}")),
@@ -172,6 +180,7 @@ impl Reason {
             | Reason::SeveralSources
             | Reason::TimeMacro
             | Reason::Abandoned
+            | Reason::Verify
             | Reason::NoRemote
             | Reason::Draining
             | Reason::VersionSkew => None,

@@ -173,6 +173,54 @@ fn remote_error() {
     with_cluster("remote_error", &cluster);
 }
 
+/// What `[exec] verify` finds: a cluster that gives back something else than what is made here.
+#[test]
+fn verify_differs() {
+    let cluster = FakeReapi::new().execute(|_, _, inputs| {
+        succeed(vec![
+            inputs.output_file("a.d", b"a.o: a.c a.h\n", false),
+            inputs.output_file("a.o", b"made of something else", false),
+        ])
+    });
+    let cluster = cluster.start();
+    let space = TestSpace::new("verify");
+    space.configure(&format!("[remote]\naddress = '{}'\n[exec]\nverify = 1.0\n", cluster.address()));
+    assert_same(&space, "$F gcc -MD -c a.c");
+    let stats = space.stats();
+    assert_eq!((stats.reason("verify_differs"), stats.verdict("executed_local")), (1, 1), "{stats:?}");
+    let copies = std::fs::read_dir(space.farcc_dir().join("state/verify")).unwrap();
+    let copy = copies.map(|entry| entry.unwrap().path()).next().unwrap();
+    let below = |name: &str| copy.join(name).join(space.workspace().strip_prefix("/").unwrap()).join("w");
+    assert_eq!(std::fs::read(below("expected").join("a.o")).unwrap(), b"made of something else");
+    assert!(below("here").join("a.o").exists() && below("inputs").join("a.h").exists());
+    std::fs::remove_file(space.workspace().join("w/a.o")).unwrap();
+    space.run("", &[copy.join("command.sh").to_str().unwrap()]).success();
+    let here = std::fs::read(below("here").join("a.o")).unwrap();
+    assert!(std::fs::read(space.workspace().join("w/a.o")).unwrap() == here);
+    // Nothing is kept of either: the cluster is asked again.
+    space.configure(&format!("[remote]\naddress = '{}'\n", cluster.address()));
+    space.reset_stats();
+    space.sh("w", "farcc gcc -MD -c a.c").success();
+    assert_eq!(space.stats().verdict("hit_local"), 0);
+}
+
+#[test]
+fn verify() {
+    let space = TestSpace::new("verify-equal");
+    space.configure("");
+    write_sources(&space);
+    space.sh("w", "farcc gcc -MD -c a.c").success();
+    space.configure("[exec]\nverify = 1.0\n");
+    space.reset_stats();
+    assert_same(&space, "$F gcc -MD -c a.c");
+    let stats = space.stats();
+    assert_eq!((stats.reason("verify"), stats.hits()), (1, 0), "{stats:?}");
+    space.configure("");
+    space.reset_stats();
+    assert_same(&space, "$F gcc -MD -c a.c");
+    assert_eq!(space.stats().verdict("hit_local"), 1, "what was compared stays");
+}
+
 #[test]
 fn depfile_disagrees() {
     let cluster = FakeReapi::new().execute(|_, _, inputs| {

@@ -232,7 +232,7 @@ mod tests {
               |
             3 | job = 3
               | ^^^
-            unknown field `job`, expected one of `strategy`, `accept_cached`, `upload_local_results`, `jobs`, `local_jobs`, `timeout`, `salt`
+            unknown field `job`, expected one of `strategy`, `accept_cached`, `upload_local_results`, `jobs`, `local_jobs`, `timeout`, `salt`, `verify`
         "#]],
         );
         check_error(
@@ -247,6 +247,19 @@ mod tests {
             &[("FARCC_EXEC_JOBS", "many")],
             expect![[r#"use the variable FARCC_EXEC_JOBS: invalid type: string "many", expected usize"#]],
         );
+        check_error(
+            "[exec]\nverify = 2.0\n",
+            &[],
+            expect![[r#"
+            read DIR/farcc.toml: TOML parse error at line 2, column 10
+              |
+            2 | verify = 2.0
+              |          ^^^
+            2 is no share: it is from 0 to 1
+        "#]],
+        );
+        assert_eq!(load_text("[exec]\nverify = 1\n", &[]).unwrap().exec.verify.to_string(), "1");
+        assert!(load_text("", &[("FARCC_EXEC_VERIFY", "0.25")]).unwrap().exec.verify > 0.0);
         check_error(
             "",
             &[("FARCC_REMOTE_ADRESS", "x")],

@@ -82,6 +82,9 @@ pub struct Exec {
     pub timeout: Duration,
     /// Part of every key: another salt is another cache.
     pub salt: String,
+    /// Share, from 0 to 1, of the commands with a result that are run here as well, to compare.
+    #[serde(deserialize_with = "share")]
+    pub verify: f64,
 }
 
 impl Default for Exec {
@@ -94,6 +97,7 @@ impl Default for Exec {
             local_jobs: 0,
             timeout: Duration::from_secs(600),
             salt: String::new(),
+            verify: 0.0,
         }
     }
 }
@@ -159,6 +163,14 @@ pub struct Status {
 impl Default for Status {
     fn default() -> Status {
         Status { listen: "127.0.0.1:0".to_owned() }
+    }
+}
+
+fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let share = f64::deserialize(deserializer)?;
+    match (0.0..=1.0).contains(&share) {
+        true => Ok(share),
+        false => Err(D::Error::custom(format!("{share} is no share: it is from 0 to 1"))),
     }
 }
 

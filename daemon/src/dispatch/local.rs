@@ -2,6 +2,7 @@
 //! Runs nothing: the launcher does.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::path::Path;
 use std::path::PathBuf;
@@ -28,6 +29,7 @@ use crate::dispatch::Trail;
 use crate::dispatch::Verdict;
 use crate::dispatch::claims::Claim;
 use crate::dispatch::in_background;
+use crate::dispatch::verification;
 use crate::files::Fingerprint;
 use crate::files::InputFile;
 use crate::paths;
@@ -50,6 +52,14 @@ pub struct LocalRun {
     pub stderr: Vec<u8>,
     /// Whether all of both was kept.
     pub captured: bool,
+}
+
+/// Directories of the daemon's state that local runs use.
+pub(super) struct Places {
+    /// Where a depfile goes that the user did not ask for.
+    pub audit: PathBuf,
+    /// Where copies of commands go whose results differ.
+    pub verify: PathBuf,
 }
 
 /// A compile as the launcher is to run it.
@@ -78,6 +88,10 @@ pub struct Pending {
     action: Arc<Action>,
     store: Arc<Store>,
     audited: Audited,
+    /// The result that it is to have, if it is run to compare.
+    expected: Option<re::ActionResult>,
+    /// Where a copy of it goes if it has another.
+    verify_directory: PathBuf,
     /// Its outputs are nobody else's meanwhile, or the result is not kept.
     claim: Claim,
     trail: Trail,
@@ -146,15 +160,17 @@ fn message(store: &Store, raw: &[u8], digest: Option<&re::Digest>) -> Result<Opt
 }
 
 impl Pending {
-    /// Prepares a local run. `audit_directory`: where a depfile goes that the user did not ask for.
+    /// Prepares a local run. `expected`: what it is compared with.
     pub(super) fn new(
         command: LocalCommand,
         action: Arc<Action>,
         store: Arc<Store>,
         claim: Claim,
         trail: Trail,
-        audit_directory: &Path,
+        expected: Option<re::ActionResult>,
+        places: Places,
     ) -> Pending {
+        let Places { audit: audit_directory, verify: verify_directory } = places;
         let LocalCommand { compile, invocation, mut argv, reason, config } = command;
         let audited = match compile.audit() {
             // The compiler was asked before the run, or there is nothing to ask.
@@ -163,7 +179,7 @@ impl Pending {
                 let depfiles = compile.sources.iter().filter_map(|source| source.depfile.as_ref());
                 Audited::Users(depfiles.map(|depfile| paths::absolute(&invocation.cwd, depfile)).collect())
             }
-            Audit::AddedDepfile => match temporary_depfile(audit_directory) {
+            Audit::AddedDepfile => match temporary_depfile(&audit_directory) {
                 Ok(path) => {
                     argv.extend(compile.depfile_arguments(&path));
                     Audited::Ours(path)
@@ -175,7 +191,34 @@ impl Pending {
             },
         };
         let (invocation, handed_over) = (Arc::clone(invocation), Instant::now());
-        Pending { argv, reason, invocation, config, action, store, audited, claim, trail, handed_over }
+        Pending {
+            argv,
+            reason,
+            invocation,
+            config,
+            action,
+            store,
+            audited,
+            expected,
+            verify_directory,
+            claim,
+            trail,
+            handed_over,
+        }
+    }
+
+    /// Whether the command has succeeded before.
+    pub(super) fn expects_success(&self) -> bool {
+        self.expected.is_some()
+    }
+
+    /// The trail of a command that did not do what it did before; `how` is what it did instead.
+    pub(super) fn differs(self, how: &str) -> Trail {
+        if let Err(error) = self.store.remove_action_result(&self.action.key) {
+            tracing::warn!("failed to {error}");
+        }
+        tracing::warn!("verify: {how}: {}", self.invocation.argv.join(OsStr::new(" ")).display());
+        self.not_kept(Some(Reason::VerifyDiffers(how.to_owned())))
     }
 
     /// The launcher has reported: its own work is over.
@@ -198,10 +241,15 @@ impl Pending {
         presence: Presence,
     ) -> (Trail, Option<Kept>) {
         let Pending { reason, invocation, config, action, store, audited, claim, mut trail, .. } = self;
+        let (expected, verify_directory) = (self.expected, self.verify_directory);
         let (keeping, into) = (Arc::clone(&action), Arc::clone(&store));
         let kept = in_background(move || {
             let current = || is_current(&keeping, &again, &claim, &presence);
-            keep(&keeping, &invocation.cwd, &into, &audited, &run, &current)
+            let compare = |found: &re::ActionResult| match &expected {
+                Some(expected) => compare(&keeping, &invocation, [expected, found], &into, &verify_directory),
+                None => Ok(()),
+            };
+            keep(&keeping, &invocation.cwd, &into, &audited, &run, &compare, &current)
         });
         match kept.await {
             Ok(Ok(result)) => {
@@ -248,6 +296,7 @@ fn keep(
     store: &Store,
     audited: &Audited,
     run: &LocalRun,
+    compare: &dyn Fn(&re::ActionResult) -> Result<(), Reason>,
     current: &dyn Fn() -> Result<(), Reason>,
 ) -> Result<re::ActionResult, Reason> {
     let depfiles: Vec<&Path> = match audited {
@@ -284,8 +333,33 @@ fn keep(
     (result.stdout_raw, result.stdout_digest) = keep_message(store, &run.stdout).map_err(failed)?;
     (result.stderr_raw, result.stderr_digest) = keep_message(store, &run.stderr).map_err(failed)?;
     current()?;
+    compare(&result)?;
     store.put_action_result(&action.key, &result).map_err(failed)?;
     Ok(result)
+}
+
+/// Compares what was made here with the result that was known before. Where they differ, neither is to be trusted.
+fn compare(
+    action: &Action,
+    invocation: &Invocation,
+    results: [&re::ActionResult; 2],
+    store: &Store,
+    directory: &Path,
+) -> Result<(), Reason> {
+    let differences = verification::differences(action, results[0], results[1]);
+    if differences.is_empty() {
+        return Ok(());
+    }
+    if let Err(error) = store.remove_action_result(&action.key) {
+        tracing::warn!("failed to {error}");
+    }
+    let copy = match verification::report(directory, action, invocation, results, store) {
+        Ok(place) => format!("copied to {}", place.display()),
+        Err(error) => format!("no copy of it: {error}"),
+    };
+    let differs = format!("{}; {copy}", differences.join(", "));
+    tracing::warn!("verify: a result differs from what is made here: {differs}");
+    Err(Reason::VerifyDiffers(differs))
 }
 
 fn temporary_depfile(directory: &Path) -> std::io::Result<tempfile::TempPath> {

@@ -8,12 +8,14 @@ mod preparation;
 mod presence;
 mod remote;
 mod trail;
+mod verification;
 
 use std::cell::Cell;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
 use dashmap::DashMap;
 use tokio::sync::Semaphore;
 
@@ -45,6 +47,7 @@ use crate::store::Store;
 
 use claims::Claims;
 use local::LocalCommand;
+use local::Places;
 
 pub use inputs::Scanned;
 pub use local::Kept;
@@ -115,6 +118,11 @@ impl Directories {
         self.state.join("history")
     }
 
+    /// Where copies of commands go whose results differ.
+    fn verify(&self) -> PathBuf {
+        self.state.join("verify")
+    }
+
     /// Where depfiles go that no user asked for.
     fn audit(&self) -> PathBuf {
         self.state.join("audit")
@@ -123,6 +131,14 @@ impl Directories {
 
 /// What the records for `farccd explain` may take: some ten thousand objects.
 const MAX_HISTORY_BYTES: u64 = 256 << 20;
+
+/// The result that the store has of an action, if it is one of success.
+async fn known_result(store: &Arc<Store>, action: &Arc<Action>) -> Result<Option<re::ActionResult>, Reason> {
+    let (store, key) = (Arc::clone(store), action.key);
+    let result = in_background(move || store.action_result(&key)).await?;
+    // A store that cannot be read is a miss.
+    Ok(result.ok().flatten().filter(|result| result.exit_code == 0))
+}
 
 /// What the dispatcher remembers of sources, for reports.
 #[derive(Debug, Clone, Copy, Default, serde::Serialize, serde::Deserialize)]
@@ -240,7 +256,11 @@ impl Dispatcher {
         trail.prepared(&prepared.action, &toolchain, config, prepared.not_sure);
         let claim = self.claims.claim(output_paths(&prepared.action, &invocation.cwd));
         let store = self.store(config).await?;
-        if let Some(verdict) = self.local_hit(&store, &prepared.action, invocation, presence).await {
+        let sampled = verification::is_sampled(config.exec.verify);
+        let mut expected = if sampled { known_result(&store, &prepared.action).await? } else { None };
+        if expected.is_none()
+            && let Some(verdict) = self.local_hit(&store, &prepared.action, invocation, presence).await
+        {
             trail.ended(Outcome::HitLocal, None);
             return Ok(verdict);
         }
@@ -249,6 +269,7 @@ impl Dispatcher {
             local::audit(&listed, &invocation.cwd, &prepared.action.inputs)?;
         }
         let reason = match self.cluster(config)? {
+            _ if expected.is_some() => Reason::Verify,
             None => Reason::NoRemote,
             Some(_) if not_shared(compile, &toolchain).is_some() => {
                 Reason::ToolchainNotShared(not_shared(compile, &toolchain).unwrap_or_default())
@@ -257,6 +278,10 @@ impl Dispatcher {
                 let executor = &cluster.executor;
                 let run = remote::Run { executor, store: &store, config, invocation, presence, trail };
                 match run.run(&prepared.action, &cluster.jobs).await {
+                    Ok(Verdict::Completed { exit_code: 0, .. }) if sampled => {
+                        expected = known_result(&store, &prepared.action).await?;
+                        Reason::Verify
+                    }
                     Ok(verdict) => return Ok(verdict),
                     Err(reason) if config.exec.strategy == Strategy::Remote => {
                         trail.ended(Outcome::ExecutedRemote, Some(reason.clone()));
@@ -270,7 +295,8 @@ impl Dispatcher {
         let mut argv = invocation.argv.clone();
         argv.extend(preparation::additions(compile, invocation, &toolchain)?);
         let command = LocalCommand { compile, invocation, argv, reason, config: Arc::clone(config) };
-        let pending = Pending::new(command, prepared.action, store, claim, trail, &self.directories.audit());
+        let places = Places { audit: self.directories.audit(), verify: self.directories.verify() };
+        let pending = Pending::new(command, prepared.action, store, claim, trail, expected, places);
         Ok(Verdict::RunAndStore(Box::new(pending)))
     }
 
@@ -325,7 +351,9 @@ impl Dispatcher {
     /// [offered](Self::offer) to the cluster when the launcher has been answered.
     pub async fn finish(&self, mut pending: Pending, run: LocalRun, presence: Presence) -> Option<Kept> {
         pending.reported();
-        let (trail, kept) = if run.success && run.captured {
+        let (trail, kept) = if !run.success && pending.expects_success() {
+            (pending.differs("it fails here"), None)
+        } else if run.success && run.captured {
             // Everything is looked at again, as if the command came in only now: what is found now and was not
             // then, or the other way round, the compiler may have seen in either state.
             match self.action(&pending.invocation).await {
