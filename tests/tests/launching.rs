@@ -198,3 +198,23 @@ fn make_takes_the_launcher_in_cc() {
     let text = std::fs::read_to_string(space.workspace().join("launched")).unwrap();
     assert!(text.contains("gcc") && text.contains("-c") && text.contains("main.c"), "{text}");
 }
+
+/// Before ccache farcc lets it do its work; behind it, it does the compiles that ccache has not. Neither calls the other
+/// again.
+#[test]
+fn ccache_on_either_side() {
+    prerequisites::require(&["ccache", "gcc"]);
+    let space = TestSpace::new("ccache");
+    space.configure("");
+    space.write("a.c", "int x;\n");
+    let in_front = "export CCACHE_DIR=$HOME/ccache; farcc ccache gcc -c a.c && farcc ccache gcc -c a.c";
+    space.sh("", in_front).success();
+    assert_eq!(space.stats().reason("not_a_compiler"), 2);
+    space.reset_stats();
+    let behind = "export CCACHE_DIR=$HOME/ccache CCACHE_PREFIX=farcc CCACHE_RECACHE=1; \
+                  gcc -g -c a.c -o plain.o && ccache gcc -g -c a.c && cmp a.o plain.o && \
+                  ccache gcc -g -c a.c && cmp a.o plain.o";
+    space.sh("", behind).success();
+    let stats = space.stats();
+    assert_eq!((stats.verdict("executed_local"), stats.verdict("hit_local")), (1, 1), "{stats:?}");
+}
