@@ -77,6 +77,68 @@ fn a_header_appears_that_an_unsure_scan_only_asked_for() {
 }
 
 #[test]
+fn a_directory_of_precompiled_headers_appears() {
+    prerequisites::require(&["gcc"]);
+    let space = TestSpace::new("gch-directory");
+    space.configure("");
+    space.write("all.h", "#define B 1\n");
+    space.write("other/all.h", "#define B 2\n");
+    space.write("a.c", "#include \"all.h\"\nint f(void) { return B; }\n");
+    check(&space, "", "gcc -c a.c", "from its text");
+    space.sh("", "mkdir all.h.gch && gcc -x c-header other/all.h -o all.h.gch/one.gch").success();
+    check(&space, "", "gcc -c a.c", "precompiled from another text");
+}
+
+#[test]
+fn another_program_cuts_the_debug_information_out() {
+    prerequisites::require(&["gcc"]);
+    let space = TestSpace::new("objcopy");
+    space.configure("");
+    space.write("a.c", "int x;\n");
+    let line = "gcc -g -gsplit-dwarf -c a.c && cat a.dwo >> a.o";
+    check(&space, "", line, "the usual one");
+    space.write("bin/objcopy", "#!/bin/sh\nobjcopy=$(PATH=/usr/bin command -v objcopy)\n$objcopy \"$@\" && echo more >> \"$(eval echo \\${$#})\"\n");
+    space.sh("", "chmod +x bin/objcopy").success();
+    later();
+    check(&space, "PATH=$PWD/bin:$PATH;", line, "one that does more");
+    check(&space, "", line, "the usual one again");
+}
+
+#[test]
+fn a_file_from_before_is_no_output() {
+    prerequisites::require(&["clang"]);
+    let space = TestSpace::new("stale-output");
+    space.configure("");
+    space.write("a.c", "int x;\n");
+    space.write("a.dwo", "stale");
+    // Without -g there is none.
+    space
+        .sh("", "farcc clang -gsplit-dwarf -c a.c && rm a.dwo && farcc clang -gsplit-dwarf -c a.c")
+        .success();
+    assert!(!space.workspace().join("a.dwo").exists());
+    let stats = space.stats();
+    assert_eq!((stats.reason("store"), stats.hits()), (1, 0), "{stats:?}");
+    space.sh("", "farcc clang -gsplit-dwarf -c a.c").success();
+    assert_eq!(space.stats().hits(), 1);
+}
+
+#[test]
+fn counts_of_a_training_run_change() {
+    prerequisites::require(&["gcc"]);
+    let space = TestSpace::new("gcda");
+    space.configure("");
+    space.write("a.c", "int f(int n) { return n > 3 ? n * 2 : n; }\nint main(int argc, char **argv) { int s = 0; for (int i = 0; i < 100 * argc; i++) s += f(i); return s == 0; }\n");
+    space.sh("", "mkdir real && ln -s real link && mv a.c real").success();
+    let train = "gcc -O2 -frandom-seed=1 -fprofile-generate -c a.c && gcc -fprofile-generate a.o -o a && ./a";
+    for (round, arguments) in ["", "1 2 3", ""].into_iter().enumerate() {
+        space.sh("real", &format!("{train} {arguments}; mkdir -p o; mv a.gcda \"o/$(pwd | sed s/real$/link/ | tr / '#')#a.gcda\"; rm a a.o")).success();
+        later();
+        let line = "gcc -O2 -frandom-seed=1 -fprofile-use=o -c a.c && cp a.o ..";
+        check(&space, "cd link;", line, &format!("round {round}"));
+    }
+}
+
+#[test]
 fn a_time_that_no_variable_fixes_passes() {
     prerequisites::require(&["gcc", "clang"]);
     let space = TestSpace::new("time");

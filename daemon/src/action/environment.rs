@@ -21,6 +21,7 @@ const COMPILE_VARIABLES: &[&str] = &[
     "GCC_EXEC_PREFIX",
     "GCC_COLORS",
     "GCC_EXTRA_DIAGNOSTIC_OUTPUT",
+    "GCC_URLS",
     "LANG",
     "LANGUAGE",
     "LC_ALL",
@@ -28,6 +29,7 @@ const COMPILE_VARIABLES: &[&str] = &[
     "LC_MESSAGES",
     "LD_LIBRARY_PATH",
     "SOURCE_DATE_EPOCH",
+    "TERM_URLS",
 ];
 
 /// The environment that `env` comes down to for a compile in `cwd` whose toolchain's programs lie in

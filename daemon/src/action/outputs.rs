@@ -110,7 +110,7 @@ pub fn install(
         let mode = (if is_executable { 0o777 } else { 0o666 }) & !umask;
         let overwrites = match output.placement {
             Placement::Replaced => false,
-            Placement::Unlinked => is_dangling(&output.path),
+            Placement::Unlinked => is_nothing(&output.path),
             Placement::Overwritten => true,
         };
         let installed = match overwrites {
@@ -124,8 +124,12 @@ pub fn install(
     Ok(())
 }
 
-fn is_dangling(path: &Path) -> bool {
-    path.is_symlink() && !path.exists()
+/// Whether an empty file is there, or a symlink that leads to one or nowhere.
+fn is_nothing(path: &Path) -> bool {
+    match std::fs::metadata(path) {
+        Ok(metadata) => metadata.len() == 0,
+        Err(_) => path.is_symlink(),
+    }
 }
 
 /// The file of `result` that is `output`.

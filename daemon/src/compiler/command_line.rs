@@ -105,6 +105,8 @@ pub(super) struct AssemblerList<'a> {
     pub(super) directories: Vec<&'a OsStr>,
     /// What `-a…=file` names: the assembler writes a listing there.
     pub(super) listings: Vec<&'a OsStr>,
+    /// Whether a listing shows the lines of the sources that debug information names.
+    pub(super) shows_sources: bool,
     /// Everything else.
     pub(super) options: Vec<&'a OsStr>,
 }
@@ -198,7 +200,12 @@ impl Argument {
                 Some(b"") => list.directories.push(parts.next().filter(|part| !part.is_empty())?),
                 Some(directory) => list.directories.push(OsStr::from_bytes(directory)),
                 None => match listing(part) {
-                    Some(file) => list.listings.extend(file),
+                    Some(file) => {
+                        let letters = part.as_bytes().split(|&byte| byte == b'=').next().unwrap_or_default();
+                        // `-a` alone stands for `-ahls`.
+                        list.shows_sources |= letters.len() == 2 || letters[2..].contains(&b'h');
+                        list.listings.extend(file);
+                    }
                     None => list.options.push(part),
                 },
             }

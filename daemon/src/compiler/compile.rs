@@ -15,6 +15,7 @@ use crate::compiler::Source;
 use crate::compiler::Toolchain;
 use crate::compiler::command_line::Argument;
 use crate::compiler::command_line::ClangOption;
+use crate::compiler::flag_table::Further;
 use crate::compiler::flag_table::Meaning;
 use crate::compiler::outputs;
 use crate::compiler::search_path;
@@ -157,11 +158,15 @@ impl Compile {
                 }
                 Family::Clang => inputs.push((named.into(), true)),
                 Family::Gcc => {
-                    let directory = self.command_line.with(Meaning::ProfileDirectory).last();
-                    let directory = directory.map_or(named, |directory| Path::new(directory.value()));
-                    let counts = self.sources.iter().filter_map(|source| outputs::stem(source, family));
-                    let counts = counts.flat_map(|stem| counts_of(&invocation.cwd, directory, &stem));
-                    inputs.extend(counts.map(|path| (path, false)));
+                    let flags = [Meaning::ProfileUse, Meaning::ProfileDirectory].into_iter();
+                    let arguments = flags.flat_map(|meaning| self.command_line.with(meaning));
+                    let directories: Vec<_> = arguments.map(|argument| Path::new(argument.value())).collect();
+                    let logical = invocation.variable("PWD").map(Path::new).filter(|pwd| pwd.is_absolute());
+                    for cwd in [Some(invocation.cwd.as_path()), logical].into_iter().flatten() {
+                        let stems = self.sources.iter().filter_map(|source| outputs::stem(source, family));
+                        let counts = stems.flat_map(|stem| counts_of(cwd, &directories, &stem));
+                        inputs.extend(counts.map(|path| (path, false)));
+                    }
                     if !value.is_empty() && !invocation.cwd.join(named).is_dir() {
                         inputs.push((named.into(), false));
                     }
@@ -268,7 +273,9 @@ impl Compile {
                 | Meaning::Output
                 | Meaning::Depfile
                 | Meaning::DepfileName
-                | Meaning::DepfileContent => {}
+                | Meaning::DepfileContent
+                | Meaning::Writes(_)
+                | Meaning::WritesFile => {}
                 Meaning::PreprocessorList => {
                     words.extend(argument.preprocessor_list().unwrap_or_default().without_depfile());
                 }
@@ -286,12 +293,6 @@ impl Compile {
         let is_bound =
             family == Family::Gcc && self.asks_for_native() && self.command_line.arguments.iter().any(debugs);
         is_bound.then_some("-march=native with debug information")
-    }
-
-    /// `-B`: where programs are looked for first.
-    pub(super) fn program_directories(&self) -> impl Iterator<Item = &Path> {
-        let paths = self.command_line.with(Meaning::ProbePath);
-        paths.filter(|argument| argument.name == "-B").map(|argument| Path::new(argument.value()))
     }
 
     /// Whether the machine itself is the target.
@@ -360,27 +361,35 @@ impl Compile {
     }
 }
 
-/// Where GCC looks for the counts of an object (gcc/coverage.cc, `coverage_init`): beside it, or in a directory by its
-/// whole path, which is written with `#` for each slash, or below the directory. Which of them depends on what is absolute;
-/// that all may be taken costs nothing.
-fn counts_of(cwd: &Path, directory: &Path, stem: &Path) -> Vec<PathBuf> {
+/// Where GCC may look for the counts of an object (gcc/coverage.cc, `coverage_init`): beside it, or in a directory by its
+/// whole path, which is written with `#` for each slash, or below the directory. Which of them and which directory depends
+/// on what is absolute and on the order of flags; that all may be taken costs nothing.
+fn counts_of(cwd: &Path, directories: &[&Path], stem: &Path) -> Vec<PathBuf> {
     let mut beside = paths::absolute(cwd, stem).into_os_string();
     beside.push(".gcda");
-    if directory.as_os_str().is_empty() {
-        return vec![beside.into()];
-    }
     let mangled: Vec<u8> =
         beside.as_bytes().iter().map(|&byte| if byte == b'/' { b'#' } else { byte }).collect();
-    let mut below = directory.as_os_str().to_owned();
-    below.push("/");
-    below.push(&beside);
-    vec![directory.join(OsStr::from_bytes(&mangled)), below.into(), beside.into()]
+    let mut places = Vec::new();
+    for directory in directories.iter().filter(|directory| !directory.as_os_str().is_empty()) {
+        let mut below = directory.as_os_str().to_owned();
+        below.push("/");
+        below.push(&beside);
+        places.extend([directory.join(OsStr::from_bytes(&mangled)), below.into()]);
+    }
+    places.push(beside.into());
+    places
 }
 
 fn changes_answers(meaning: Meaning) -> bool {
     matches!(
         meaning,
-        Meaning::Probe | Meaning::ProbePath | Meaning::Sysroot | Meaning::DirectoryPrefix | Meaning::Native
+        Meaning::Probe
+            | Meaning::ProbePath
+            | Meaning::Sysroot
+            | Meaning::DirectoryPrefix
+            | Meaning::Native
+            // No answer changes, but a further program is run: objcopy.
+            | Meaning::Writes(Further::SplitDebug)
     )
 }
 

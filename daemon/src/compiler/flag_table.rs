@@ -135,7 +135,7 @@ pub(super) enum Meaning {
     ReadsFile,
     /// `-fprofile-use` and its kin: the counts of a training run are read.
     ProfileUse,
-    /// `-fprofile-dir=`: where such counts are.
+    /// `-fprofile-dir=`, `-fprofile-generate=`: where such counts are, or come to be.
     ProfileDirectory,
     /// `-fplugin=`.
     Plugin,
@@ -406,7 +406,7 @@ static ROWS: &[Row] = &[
     row("--gcc-install-dir=", Joined, Meaning::ProbePath),
     row("-resource-dir", Separate, Meaning::ProbePath),
     row("-resource-dir=", Joined, Meaning::ProbePath),
-    row("-B", Either, Meaning::ProbePath),
+    row("-B", Either, Meaning::Unsupported),
     row("-no-canonical-prefixes", Exact, Meaning::Probe),
     row("-canonical-prefixes", Exact, Meaning::Probe),
     row("-integrated-as", Exact, Meaning::Probe),
@@ -484,12 +484,12 @@ static ROWS: &[Row] = &[
     row("-dumpdir", Separate, Meaning::Unsupported),
     row("-save-temps", Joined, Meaning::Intermediates),
     row("--save-temps", Joined, Meaning::Intermediates),
-    row("-specs", Separate, Meaning::ProbePath),
-    row("-specs=", Joined, Meaning::ProbePath),
-    row("--specs=", Joined, Meaning::ProbePath),
+    row("-specs", Separate, Meaning::Unsupported),
+    row("-specs=", Joined, Meaning::Unsupported),
+    row("--specs=", Joined, Meaning::Unsupported),
     row("-wrapper", Separate, Meaning::Unsupported),
-    row("--config", Separate, Meaning::ProbePath),
-    row("--config=", Joined, Meaning::ProbePath),
+    row("--config", Separate, Meaning::Unsupported),
+    row("--config=", Joined, Meaning::Unsupported),
     row("-working-directory", Separate, Meaning::Unsupported),
     row("-working-directory=", Joined, Meaning::Unsupported),
     row("-obj", Joined, Meaning::Unsupported),
@@ -508,7 +508,7 @@ static ROWS: &[Row] = &[
     row("-ftime-trace", Exact, Meaning::Writes(Further::TimeTrace)),
     row("-fsave-optimization-record", Exact, Meaning::Writes(Further::OptimisationRecord)),
     row("-fsave-optimization-record=", Joined, Meaning::Writes(Further::OptimisationRecord)),
-    row("-foptimization-record-passes=", Joined, Meaning::Neutral),
+    row("-foptimization-record-passes=", Joined, Meaning::Unsupported),
     row("-ftime-trace-granularity=", Joined, Meaning::Neutral),
     // Files that are read besides includes.
     row("-fsanitize-ignorelist=", Joined, Meaning::ReadsFile),
@@ -533,7 +533,7 @@ static ROWS: &[Row] = &[
     row("-fplugin-arg-", Joined, Meaning::PluginArgument),
     // Counts: where the program writes them is in the object, bound to where the object is.
     row("-fprofile-generate", Exact, Meaning::Bound),
-    row("-fprofile-generate=", Joined, Meaning::Bound),
+    row("-fprofile-generate=", Joined, Meaning::ProfileDirectory),
     row("-fcs-profile-generate", Exact, Meaning::Bound),
     row("-fprofile-instr-generate", Exact, Meaning::Bound),
     row("-fprofile-instr-generate=", Joined, Meaning::Bound),
@@ -592,6 +592,26 @@ pub(super) const ASSEMBLER_OPTIONS: &[&str] = &[
     "-m",
     "-K",
     "-n",
+];
+
+/// Beginnings of the names of LLVM's options that neither read nor write files.
+pub(super) const LLVM_OPTIONS: &[&str] = &[
+    "-align-all-",
+    "-disable-",
+    "-enable-",
+    "-force-vector-",
+    "-hot-cold-split",
+    "-import-instr-limit",
+    "-inline-",
+    "-inlinehint-",
+    "-jump-table-density",
+    "-max-jump-table-size",
+    "-min-jump-table-entries",
+    "-pgo-warn-",
+    "-polly",
+    "-unroll-",
+    "-vectorize-",
+    "-x86-",
 ];
 
 /// `-Xclang` arguments that neither read nor write files and take no further argument.
@@ -724,7 +744,7 @@ const FEATURES: &[&str] = &[
     "store-merging", "strict-aliasing", "strict-enums", "strict-flex-arrays", "strict-flex-arrays=",
     "strict-float-cast-overflow", "strict-overflow", "strict-return", "strict-volatile-bitfields",
     "strict-vtable-pointers", "strong-eval-order", "strong-eval-order=", "sync-libcalls", "tabstop=",
-    "temp-file", "template-backtrace-limit=", "template-depth-", "template-depth=", "thread-jumps",
+    "template-backtrace-limit=", "template-depth-", "template-depth=", "thread-jumps",
     "threadsafe-statics", "tls-model=", "toplevel-reorder", "tracer", "track-macro-expansion",
     "track-macro-expansion=", "trampolines", "trap-function=", "trapping-math", "trapv", "tree-bit-ccp",
     "tree-builtin-call-dce", "tree-ccp", "tree-ch", "tree-coalesce-inlined-vars", "tree-coalesce-vars",

@@ -18,7 +18,6 @@ use crate::compiler::command_line::Argument;
 use crate::compiler::flag_table::Further;
 use crate::compiler::flag_table::Meaning;
 use crate::preprocessor::Family;
-use crate::preprocessor::Form;
 use crate::preprocessor::Language;
 use crate::reason::Reason;
 
@@ -54,8 +53,8 @@ pub struct ExpectedOutput {
 pub enum Placement {
     /// A new file takes its place, or that of a symlink.
     Replaced,
-    /// The same, but a symlink that leads nowhere is followed: GNU as unlinks only what it finds (libiberty,
-    /// `unlink_if_ordinary`).
+    /// The same, but an empty file is written to, and a symlink that leads to one or nowhere is followed: GNU's tools
+    /// unlink only what they find something in (bfd/cache.c, `bfd_open_file`).
     Unlinked,
     /// It is opened and written anew, so that its mode, its other names and the symlink that leads to it stay.
     Overwritten,
@@ -124,7 +123,7 @@ impl Compile {
                     };
                     // GCC's split debug information is cut out of the object by objcopy, which replaces.
                     let placement = match further == Further::SplitDebug && family == Family::Gcc {
-                        true => Placement::Replaced,
+                        true => Placement::Unlinked,
                         false => Placement::Overwritten,
                     };
                     let is_optional =
@@ -133,7 +132,10 @@ impl Compile {
                 }
                 Meaning::WritesFile => {
                     let path = PathBuf::from(argument.value());
-                    outputs.push(ExpectedOutput::overwriting(kind, path));
+                    outputs.push(match family {
+                        Family::Gcc => ExpectedOutput::overwriting(kind, path),
+                        Family::Clang => ExpectedOutput::replacing(kind, path),
+                    });
                 }
                 Meaning::AssemblerList if self.product == Product::Object => {
                     let listings = argument.assembler_list().unwrap_or_default().listings;
@@ -156,9 +158,13 @@ impl Compile {
         argument: &Argument,
         family: Family,
     ) -> Option<OsString> {
-        if self.product == Product::Preprocessed
-            || self.form == Form::Preprocessed && self.language == Language::Assembler
-        {
+        let is_made = match self.product {
+            Product::Preprocessed => further == Further::TimeTrace,
+            // No compiler runs, but objcopy does.
+            _ if self.language == Language::Assembler => further == Further::SplitDebug,
+            _ => true,
+        };
+        if !is_made {
             return None;
         }
         let suffix = match further {

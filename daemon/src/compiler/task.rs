@@ -50,8 +50,10 @@ const UNSUPPORTED_VARIABLES: &[&str] = &[
     "CC_PRINT_OPTIONS",
     "CC_PRINT_PROC_STAT",
     "CLANG_NO_DEFAULT_CONFIG",
+    "COMPILER_PATH",
     "DEPENDENCIES_OUTPUT",
     "GCC_COMPARE_DEBUG",
+    "GCC_EXEC_PREFIX",
     "LD_AUDIT",
     "LD_PRELOAD",
     "QA_OVERRIDE_GCC3_OPTIONS",
@@ -104,6 +106,7 @@ fn classify_driver(invocation: &Invocation, default_language: Language) -> Resul
         return Err(Reason::Probe(probe.display().to_string()));
     }
     check_clang_options(&command_line, form)?;
+    check_together(&command_line, product, form)?;
     let named_object = find_object(&command_line)?;
     let several = paths.len() > 1;
     if several && (named_object.is_some() || command_line.has(Meaning::DepfileName)) {
@@ -142,6 +145,30 @@ fn classify_driver(invocation: &Invocation, default_language: Language) -> Resul
     Ok(Task::Compile(Box::new(compile)))
 }
 
+/// What only together is not understood.
+fn check_together(command_line: &CommandLine, product: Product, form: Form) -> Result<(), Reason> {
+    let has_name = command_line.has(Meaning::Output);
+    let uses_profile = command_line.has(Meaning::ProfileUse);
+    for argument in &command_line.arguments {
+        let understood = match argument.meaning {
+            // Named after the header's text, by some.
+            Meaning::Writes(_) => product != Product::PrecompiledHeader || has_name,
+            // Counts have other names then.
+            Meaning::Bound => !uses_profile || !argument.name.as_bytes().starts_with(b"-fprofile-prefix"),
+            // A listing of assembler text shows files that its debug information names.
+            Meaning::AssemblerList => {
+                let listings = argument.assembler_list().unwrap_or_default();
+                form != Form::Preprocessed || !listings.shows_sources
+            }
+            _ => true,
+        };
+        if !understood {
+            return Err(Reason::UnsupportedFlag(argument.text()));
+        }
+    }
+    Ok(())
+}
+
 /// What is made of the sources; None: a program, if anything.
 fn find_product(
     command_line: &CommandLine,
@@ -175,8 +202,10 @@ fn check_environment(invocation: &Invocation) -> Result<(), Reason> {
         UNSUPPORTED_VARIABLES.iter().any(|&variable| name == variable)
             || name.as_bytes().starts_with(b"CLANG_CONFIG_FILE_")
     };
-    // An empty list of libraries brings none in.
-    let is_empty = |name: &OsStr, value: &OsStr| value.is_empty() && name.as_bytes().starts_with(b"LD_");
+    // An empty list brings nothing in.
+    let is_empty = |name: &OsStr, value: &OsStr| {
+        value.is_empty() && (name.as_bytes().starts_with(b"LD_") || name == "COMPILER_PATH")
+    };
     let mut variables = invocation.env.iter().filter(|(name, value)| !is_empty(name, value));
     match variables.find(|(name, _)| unsupported(name)) {
         Some((name, _)) => Err(Reason::UnsupportedEnvironment(name.to_string_lossy().into_owned())),
@@ -204,13 +233,18 @@ fn check_argument(argument: &Argument, product: Product) -> Result<(), Reason> {
         // Without a slash it is looked for where the compiler keeps its own.
         Meaning::Plugin => argument.value().as_bytes().contains(&b'/'),
         Meaning::PluginArgument => !argument.value().as_bytes().contains(&b'/'),
-        Meaning::LlvmOption => {
-            let value = argument.value().to_string_lossy();
-            !["/", "file", "output", "load", "stats"].iter().any(|&word| value.contains(word))
-        }
+        Meaning::LlvmOption => is_llvm_option(argument.value()),
         _ => true,
     };
     if understood { Ok(()) } else { Err(Reason::UnsupportedFlag(argument.text())) }
+}
+
+/// Whether an option of LLVM's own is known to read and write nothing: a number or a switch for an optimisation.
+fn is_llvm_option(option: &OsStr) -> bool {
+    let text = option.to_string_lossy();
+    let (name, value) = text.split_once('=').unwrap_or((&text, ""));
+    let is_plain = value.bytes().all(|byte| byte.is_ascii_digit()) || matches!(value, "true" | "false");
+    is_plain && flag_table::LLVM_OPTIONS.iter().any(|known| name.starts_with(known))
 }
 
 fn check_clang_options(command_line: &CommandLine, form: Form) -> Result<(), Reason> {

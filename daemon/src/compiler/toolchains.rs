@@ -20,6 +20,9 @@ use crate::compiler::Compile;
 use crate::compiler::Invocation;
 use crate::compiler::Toolchain;
 use crate::compiler::depfile;
+use crate::compiler::flag_table;
+use crate::compiler::flag_table::Arity;
+use crate::compiler::flag_table::Meaning;
 use crate::compiler::invocation::find_executable;
 use crate::compiler::probe;
 use crate::compiler::probe::Driver;
@@ -214,7 +217,17 @@ impl Toolchains {
         let mut watched: Vec<PathBuf> = vec![LOADER_CACHE.into()];
         watched.extend(probe.watched.iter().map(|directory| invocation.cwd.join(directory)));
         watched.extend(override_directories(invocation));
-        watched.extend(compile.program_directories().map(|directory| invocation.cwd.join(directory)));
+        if probe.family == Family::Clang {
+            // A configuration file that appears beside it is taken.
+            let real = std::fs::canonicalize(&compile.driver).ok();
+            let drivers = [Some(&compile.driver), real.as_ref()].into_iter().flatten();
+            watched.extend(drivers.filter_map(|driver| driver.parent()).map(Path::to_owned));
+            for file in
+                probe.files.iter().filter(|file| file.extension().is_some_and(|suffix| suffix == "cfg"))
+            {
+                check_configuration(&invocation.cwd.join(file))?;
+            }
+        }
         let toolchain = record(probe, programs, files, lookups, watched)
             .into_toolchain()
             .ok_or_else(|| Reason::Internal("a fresh toolchain record is damaged".to_owned()))?;
@@ -345,6 +358,28 @@ fn processor() -> Digest {
         Digest::of(lasting.collect::<Vec<_>>().join("\n").as_bytes())
     });
     *PROCESSOR
+}
+
+/// A configuration file of Clang brings flags in that no command line shows: only those are understood that show in the
+/// compiler's answers, or do not matter.
+fn check_configuration(file: &Path) -> Result<(), Reason> {
+    let refused = |why: &str| Reason::ToolchainProbe(format!("read {}: {why}", file.display()));
+    let text = std::fs::read_to_string(file).map_err(|error| refused(&error.to_string()))?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
+    for word in lines.flat_map(str::split_whitespace) {
+        let is_plain = word.starts_with('-')
+            && flag_table::find(word.as_bytes()).is_some_and(|row| {
+                row.arity != Arity::Separate
+                    && matches!(
+                        row.meaning,
+                        Meaning::Probe | Meaning::Neutral | Meaning::LinkOnly | Meaning::Define
+                    )
+            });
+        if !is_plain {
+            return Err(refused(&format!("what {word} does is not known there")));
+        }
+    }
+    Ok(())
 }
 
 /// Whether a list of directories among the variables names one relative to the working directory.

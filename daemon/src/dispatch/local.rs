@@ -88,6 +88,8 @@ pub struct Pending {
     action: Arc<Action>,
     store: Arc<Store>,
     audited: Audited,
+    /// What lay where its outputs go before it ran.
+    before: Vec<(PathBuf, Fingerprint)>,
     /// The result that it is to have, if it is run to compare.
     expected: Option<re::ActionResult>,
     /// Where a copy of it goes if it has another.
@@ -191,6 +193,8 @@ impl Pending {
             },
         };
         let (invocation, handed_over) = (Arc::clone(invocation), Instant::now());
+        let lies = |output: &Output| Some((output.path.clone(), Fingerprint::of(&output.path).ok()?));
+        let before = action.outputs.iter().filter_map(lies).collect();
         Pending {
             argv,
             reason,
@@ -199,6 +203,7 @@ impl Pending {
             action,
             store,
             audited,
+            before,
             expected,
             verify_directory,
             claim,
@@ -240,10 +245,12 @@ impl Pending {
         again: Arc<Action>,
         presence: Presence,
     ) -> (Trail, Option<Kept>) {
-        let Pending { reason, invocation, config, action, store, audited, claim, mut trail, .. } = self;
+        let Pending { reason, invocation, config, action, store, audited, before, claim, mut trail, .. } =
+            self;
         let (expected, verify_directory) = (self.expected, self.verify_directory);
         let (keeping, into) = (Arc::clone(&action), Arc::clone(&store));
         let kept = in_background(move || {
+            check_made(&before)?;
             let current = || is_current(&keeping, &again, &claim, &presence);
             let compare = |found: &re::ActionResult| match &expected {
                 Some(expected) => compare(&keeping, &invocation, [expected, found], &into, &verify_directory),
@@ -336,6 +343,16 @@ fn keep(
     compare(&result)?;
     store.put_action_result(&action.key, &result).map_err(failed)?;
     Ok(result)
+}
+
+/// Whether every file that lay where an output goes has been written since: else nobody knows who made it.
+fn check_made(before: &[(PathBuf, Fingerprint)]) -> Result<(), Reason> {
+    let is_untouched =
+        |(path, then): &&(PathBuf, Fingerprint)| Fingerprint::of(path).is_ok_and(|now| now == *then);
+    match before.iter().find(is_untouched) {
+        Some((path, _)) => Err(Reason::Store(format!("tell whether the command wrote {}", path.display()))),
+        None => Ok(()),
+    }
 }
 
 /// Compares what was made here with the result that was known before. Where they differ, neither is to be trusted.

@@ -119,10 +119,12 @@ fn path(directory: &Path, name: Symbol) -> PathBuf {
     directory.join(OsStr::from_bytes(name.text()))
 }
 
-/// Whether an include of `path` would find something: a file, or what cannot be read. As `Sources::load` sees it.
+/// Whether an include of `path` would find something: a file, or what cannot be read, as `Sources::load` sees it; or a
+/// directory of precompiled headers.
 fn is_there(path: &Path) -> bool {
+    let may_be_directory = || path.extension().is_some_and(|suffix| suffix == "gch" || suffix == "pch");
     match std::fs::metadata(path) {
-        Ok(metadata) => !metadata.is_dir(),
+        Ok(metadata) => !metadata.is_dir() || may_be_directory(),
         Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
     }
 }

@@ -358,6 +358,14 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_of_precompiled_headers_appears() {
+        let project = Project::new(long_after, ONE_HEADER);
+        assert!(project.is_remembered());
+        std::fs::create_dir(project.at("b/x.h.gch")).unwrap();
+        assert!(matches!(project.memo.scan(&project.unit), Err(ScanError::NotSure(_))));
+    }
+
+    #[test]
     fn a_file_is_edited_twice_within_the_clocks_granularity() {
         let project = Project::new(coarse, ONE_HEADER);
         project.write("b/y.h", "");
