@@ -75,7 +75,7 @@ pub(super) enum Meaning {
     Assemble,
     /// `-E`.
     Preprocess,
-    /// `-M`, `-MM`, `-fsyntax-only`: nothing is made but messages.
+    /// `-M`, `-MM`, `-fsyntax-only`, `--analyze`: nothing is compiled.
     Check,
     /// `-P`, `-C`, `-CC`: what preprocessed text looks like.
     PreprocessedText,
@@ -273,6 +273,7 @@ static ROWS: &[Row] = &[
     row("-M", Exact, Meaning::Check),
     row("-MM", Exact, Meaning::Check),
     row("-fsyntax-only", Exact, Meaning::Check),
+    row("--analyze", Exact, Meaning::Check),
     row("-o", Either, Meaning::Output),
     row("-x", Either, Meaning::Language),
     // Information.
