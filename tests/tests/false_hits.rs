@@ -139,6 +139,25 @@ fn counts_of_a_training_run_change() {
 }
 
 #[test]
+fn a_file_that_only_messages_show_changes() {
+    prerequisites::require(&["gcc"]);
+    let space = TestSpace::new("line");
+    space.configure("");
+    space.write("a.c", "#line 1 \"grammar.y\"\nint f(int x) { int unused; return x; }\n");
+    space.write("a.i", "# 1 \"grammar.y\"\nint f(int x) { int unused; return x; }\n");
+    for text in ["int f(int x) { int unused; return x; }\n", "rule: other { int unused; }\n"] {
+        space.write("grammar.y", text);
+        later();
+        for source in ["a.c", "a.i"] {
+            let plain = space.sh("", &format!("gcc -Wall -c {source}")).success().stderr_text();
+            assert!(plain.contains(text.trim_end()), "{plain}");
+            let launched = space.sh("", &format!("FARCC_LOG=off farcc gcc -Wall -c {source}")).success();
+            assert_eq!(launched.stderr_text(), plain);
+        }
+    }
+}
+
+#[test]
 fn a_time_that_no_variable_fixes_passes() {
     prerequisites::require(&["gcc", "clang"]);
     let space = TestSpace::new("time");

@@ -1,4 +1,4 @@
-//! Lists the files that the assembler reads where a unit's code says so.
+//! Lists the files that the assembler reads where a unit's code says so, and those that only messages show.
 //! Knows nothing of how such code is recognised.
 
 use crate::preprocessor::ScanError;
@@ -7,8 +7,22 @@ use crate::preprocessor::recording::Event;
 use crate::preprocessor::replay::INCLUDE_COST;
 use crate::preprocessor::replay::Replay;
 use crate::preprocessor::source_file::Directive;
+use crate::preprocessor::symbol::Symbol;
 
 impl Replay<'_> {
+    /// Lists a file that the source says it was made of: GCC shows its lines in messages, from the file itself.
+    pub(super) fn quotes(&mut self, name: Symbol) -> Result<(), ScanError> {
+        self.recording.note(Event::Unclear);
+        self.spend(INCLUDE_COST + self.probed_data.len())?;
+        let cwd = self.search.working_directory();
+        if let Some(file) = self.search.data(cwd, name)?
+            && !self.probed_data.iter().any(|other| other.path == file.path)
+        {
+            self.probed_data.push(file);
+        }
+        Ok(())
+    }
+
     /// Lists what the assembler reads. A file that is nowhere is its own affair: the code may not be used.
     pub(super) fn assemble(&mut self, reads: &[AssemblerRead]) -> Result<(), ScanError> {
         self.recording.note(Event::Unclear);

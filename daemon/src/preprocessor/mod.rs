@@ -80,7 +80,8 @@ pub struct Scan {
     pub assembled: Vec<Arc<InputFile>>,
     /// Precompiled headers that the compiler may take in place of their texts, which are among the files as well.
     pub precompiled: Vec<Arc<InputFile>>,
-    /// Files that a `__has_include` or `__has_embed` found and nothing opened; spelled likewise.
+    /// Files that a `__has_include` or `__has_embed` found and nothing opened, and those that GCC's messages quote because
+    /// a `#line` names them; spelled likewise.
     pub probed: Vec<Arc<InputFile>>,
     /// `__DATE__` or `__TIME__` may be expanded: it stands in some file's code or macros.
     pub uses_time: bool,

@@ -443,9 +443,12 @@ impl<'a> Replay<'a> {
             }
             Directive::PushMacro(name) => self.push_macro(*name),
             Directive::PopMacro(name) => self.pop_macro(*name),
-            Directive::Line => {
+            Directive::Line(named) => {
                 if let Some(frame) = self.frames.last_mut() {
                     frame.renumbered = true;
+                }
+                if let Some(name) = named.filter(|_| self.unit.family == Family::Gcc) {
+                    self.quotes(name)?;
                 }
             }
             Directive::Assembly(reads) => self.assemble(reads)?,

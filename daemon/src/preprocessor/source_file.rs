@@ -100,8 +100,8 @@ pub(super) enum Directive {
     PragmaOnce,
     PushMacro(Symbol),
     PopMacro(Symbol),
-    /// `#line` and line markers: `__LINE__` and `__FILE__` are no longer what they were.
-    Line,
+    /// `#line` and line markers, with the file that they name: `__LINE__` and `__FILE__` are no longer what they were.
+    Line(Option<Symbol>),
     /// A line of code, or a macro's body, by which the assembler reads files.
     Assembly(Box<[AssemblerRead]>),
     /// A line of code that declares or imports a module where the language has modules.
@@ -252,7 +252,7 @@ impl Builder {
             Symbol::ERROR | Symbol::WARNING | Symbol::IDENT | Symbol::SCCS | Symbol::ENDIF | Symbol::ELSE => {
                 false
             }
-            _ => kind == Kind::Identifier,
+            _ => matches!(kind, Kind::Identifier | Kind::Number),
         };
         let mut tokens = std::mem::take(&mut self.scratch);
         tokens.clear();
@@ -309,14 +309,14 @@ impl Builder {
             Symbol::INCLUDE_NEXT => Some(including(Including::Next)),
             Symbol::IMPORT => Some(including(Including::Import)),
             Symbol::PRAGMA => pragma(tokens),
-            Symbol::LINE => Some(Directive::Line),
+            Symbol::LINE => Some(Directive::Line(named_file(tokens))),
             Symbol::EMBED => Some(Directive::Embed(self.header(tokens, rest), number)),
             Symbol::ASSERT | Symbol::UNASSERT => Some(Directive::NotSure("assertion")),
             // What a compiler thinks of them is its own affair: they read nothing and define nothing.
             Symbol::ERROR | Symbol::WARNING | Symbol::IDENT | Symbol::SCCS => None,
             _ if self.dialect.assembler => None,
             // `# 33 "file"`: a line marker.
-            _ if kind == Kind::Number => Some(Directive::Line),
+            _ if kind == Kind::Number => Some(Directive::Line(named_file(tokens))),
             _ => Some(Directive::NotSure("unknown directive")),
         }
     }
@@ -424,6 +424,15 @@ fn named(tokens: &[Token], condition: fn(Symbol) -> Condition) -> Condition {
 fn quoted_header(rest: &[u8]) -> Option<&[u8]> {
     let rest = rest.trim_ascii_start().strip_prefix(b"\"")?;
     rest.iter().position(|&byte| byte == b'"').map(|end| &rest[..end])
+}
+
+/// The file that a `#line` or a line marker names; not where a macro or an escape stands for it.
+fn named_file(tokens: &[Token]) -> Option<Symbol> {
+    let string = tokens.iter().find(|token| token.kind == Kind::String)?;
+    let name = string.text.text().strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    // `<built-in>` is none.
+    let is_plain = !name.is_empty() && !name.starts_with(b"<") && !name.contains(&b'\\');
+    is_plain.then(|| Symbol::of(name))
 }
 
 /// Only a few pragmas matter.
