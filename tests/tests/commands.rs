@@ -74,6 +74,8 @@ impl Worker {
         let space = TestSpace::new(&format!("commands-{number}"));
         let cluster = ServeProcess::start(&space, "serve");
         space.configure("");
+        // The first launcher would start it, and not wait for it for ever on a loaded machine.
+        space.start_daemon();
         Worker { space, cluster }
     }
 
