@@ -250,7 +250,7 @@ fn a_broken_configuration_costs_only_the_commands_that_have_it() {
     // What is not taken apart has a reason as well.
     space.write("main.c", "int main(void) { return 0; }\n");
     for (command, reason) in [
-        ("gcc -march=native -c main.c -o main.o", "(unsupported_flag: -march=native)"),
+        ("gcc -B. -c main.c -o main.o", "(unsupported_flag: -B.)"),
         ("gcc main.o -o main", "(link)"),
     ] {
         let words: Vec<&str> = std::iter::once("farcc").chain(command.split(' ')).collect();
