@@ -129,6 +129,20 @@ impl Compile {
         named.chain(handed_on).map(PathBuf::from).collect()
     }
 
+    /// Whether there can be any [`further_inputs`](Compile::further_inputs): most commands have none.
+    pub fn names_further_inputs(&self) -> bool {
+        self.command_line.arguments.iter().any(|argument| {
+            matches!(
+                argument.meaning,
+                Meaning::ReadsFile
+                    | Meaning::Plugin
+                    | Meaning::ProfileUse
+                    | Meaning::IncludePrecompiled
+                    | Meaning::Xclang
+            )
+        })
+    }
+
     /// The files that the command reads besides its sources and what they include, absolute or relative to the working
     /// directory; whether each must be there.
     pub fn further_inputs(&self, invocation: &Invocation, family: Family) -> Vec<(PathBuf, bool)> {

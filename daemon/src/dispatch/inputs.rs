@@ -70,6 +70,9 @@ impl Dispatcher {
                 }
             }
         }
+        if toolchain.files.is_empty() && !compile.names_further_inputs() {
+            return Ok(all);
+        }
         let (files, asking, asked) = (Arc::clone(&self.files), Arc::clone(compile), Arc::clone(invocation));
         let known = Arc::clone(toolchain);
         let further = in_background(move || further_inputs(&asking, &asked, &known, &files));
