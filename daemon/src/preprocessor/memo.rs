@@ -192,19 +192,13 @@ fn is_unchanged(file: &InputFile, settled: bool, files: &Files) -> bool {
 mod tests {
     use std::os::unix::fs::symlink;
     use std::path::PathBuf;
-    use std::time::Duration;
     use std::time::SystemTime;
 
     use super::*;
     use crate::preprocessor::ForcedInclude;
-    use crate::preprocessor::Language;
     use crate::preprocessor::MacroOption;
-    use crate::preprocessor::tests::unit;
-
-    /// What was written a moment ago counts as settled.
-    fn long_after() -> SystemTime {
-        SystemTime::now() + Duration::from_secs(60)
-    }
+    use crate::preprocessor::tests::Tree;
+    use crate::preprocessor::tests::long_after;
 
     /// A clock so coarse that nothing ever settles.
     fn coarse() -> SystemTime {
@@ -213,47 +207,24 @@ mod tests {
 
     /// A unit in a scratch directory with the include directories `a` and `b`.
     struct Project {
-        directory: tempfile::TempDir,
-        unit: TranslationUnit,
+        tree: Tree,
         memo: Memo,
     }
 
     impl Project {
         fn new(clock: fn() -> SystemTime, files: &[(&str, &str)]) -> Project {
-            let directory = tempfile::tempdir().unwrap();
-            let mut unit = unit(Language::C);
-            unit.cwd = directory.path().to_owned();
-            unit.search_path.angle = vec!["a".into(), "b".into()];
             let memo = Memo::new(DiskSources::new(Arc::new(Files::with_clock(clock))));
-            let project = Project { directory, unit, memo };
-            for name in ["a", "b"] {
-                std::fs::create_dir(project.at(name)).unwrap();
-                // A directory without names tells nothing about its file system.
-                project.write(&format!("{name}/other.h"), "");
-            }
-            for (name, text) in files {
-                project.write(name, text);
-            }
-            project
-        }
-
-        fn at(&self, name: &str) -> PathBuf {
-            self.directory.path().join(name)
-        }
-
-        fn write(&self, name: &str, text: &str) {
-            std::fs::create_dir_all(self.at(name).parent().unwrap()).unwrap();
-            std::fs::write(self.at(name), text).unwrap();
+            Project { tree: Tree::new(files), memo }
         }
 
         fn scan(&self) -> Arc<Scan> {
-            self.memo.scan(&self.unit).unwrap()
+            self.memo.scan(&self.tree.unit).unwrap()
         }
 
         /// The names of the files that the unit reads.
         fn names(&self) -> Vec<String> {
             let name =
-                |path: PathBuf| path.strip_prefix(self.directory.path()).unwrap().display().to_string();
+                |path: PathBuf| path.strip_prefix(self.tree.directory.path()).unwrap().display().to_string();
             self.scan().paths().into_iter().map(name).collect()
         }
 
@@ -279,20 +250,20 @@ mod tests {
     fn another_unit_is_another_scan() {
         let mut project = Project::new(long_after, ONE_HEADER);
         let first = project.scan();
-        project.unit.macros.push(MacroOption::Define("X".into()));
+        project.tree.unit.macros.push(MacroOption::Define("X".into()));
         assert!(!Arc::ptr_eq(&first, &project.scan()));
-        project.unit.macros[0] = MacroOption::Undefine("X".into());
+        project.tree.unit.macros[0] = MacroOption::Undefine("X".into());
         project.scan();
-        project.unit.search_path.user_directories = 1;
+        project.tree.unit.search_path.user_directories = 1;
         project.scan();
         // Another compiler, perhaps with the same macros.
-        project.unit.predefined = Arc::new(Predefined::parse(b""));
+        project.tree.unit.predefined = Arc::new(Predefined::parse(b""));
         project.scan();
-        project.unit.answers = Arc::default();
+        project.tree.unit.answers = Arc::default();
         project.scan();
-        project.unit.forced_includes.push(ForcedInclude::Include("a/other.h".into()));
+        project.tree.unit.forced_includes.push(ForcedInclude::Include("a/other.h".into()));
         project.scan();
-        project.unit.forced_includes[0] = ForcedInclude::Macros("a/other.h".into());
+        project.tree.unit.forced_includes[0] = ForcedInclude::Macros("a/other.h".into());
         project.scan();
         assert_eq!(project.memo.units(), 8);
         assert!(project.is_remembered());
@@ -302,7 +273,7 @@ mod tests {
     fn a_new_header_shadows_an_old_one() {
         let project = Project::new(long_after, ONE_HEADER);
         assert_eq!(project.names(), ["main.c", "b/x.h"]);
-        project.write("a/x.h", "");
+        project.tree.write("a/x.h", "");
         assert_eq!(project.names(), ["main.c", "a/x.h"]);
         assert!(project.is_remembered());
     }
@@ -311,11 +282,11 @@ mod tests {
     fn a_header_is_deleted() {
         let project = Project::new(long_after, &[&[("a/x.h", "")], ONE_HEADER].concat());
         assert_eq!(project.names(), ["main.c", "a/x.h"]);
-        std::fs::remove_file(project.at("a/x.h")).unwrap();
+        std::fs::remove_file(project.tree.at("a/x.h")).unwrap();
         assert_eq!(project.names(), ["main.c", "b/x.h"]);
-        std::fs::remove_file(project.at("b/x.h")).unwrap();
-        assert!(matches!(project.memo.scan(&project.unit), Err(ScanError::Missing { .. })));
-        project.write("b/x.h", "");
+        std::fs::remove_file(project.tree.at("b/x.h")).unwrap();
+        assert!(matches!(project.memo.scan(&project.tree.unit), Err(ScanError::Missing { .. })));
+        project.tree.write("b/x.h", "");
         assert_eq!(project.names(), ["main.c", "b/x.h"]);
     }
 
@@ -323,25 +294,28 @@ mod tests {
     fn a_generated_header_appears_between_two_compiles() {
         let source = "#if __has_include(\"gen/config.h\")\n#include \"gen/config.h\"\n#endif\n";
         let project = Project::new(long_after, &[("main.c", source)]);
-        project.unit.answers.insert("defined(__has_include)".to_owned(), 1);
+        project.tree.unit.answers.insert("defined(__has_include)".to_owned(), 1);
         assert_eq!(project.names(), ["main.c"]);
         // Its directory first, which is not what was looked for.
-        std::fs::create_dir(project.at("a/gen")).unwrap();
+        std::fs::create_dir(project.tree.at("a/gen")).unwrap();
         assert_eq!(project.names(), ["main.c"]);
-        project.write("a/gen/config.h", "");
+        project.tree.write("a/gen/config.h", "");
         assert_eq!(project.names(), ["main.c", "a/gen/config.h"]);
-        project.write("gen/config.h", "");
+        project.tree.write("gen/config.h", "");
         assert_eq!(project.names(), ["main.c", "gen/config.h"]);
     }
 
     #[test]
     fn a_header_of_an_absolute_name_appears() {
         let mut project = Project::new(long_after, &[]);
-        let header = project.at("far.h").display().to_string();
-        project.write("main.c", &format!("#if __has_include(\"{header}\")\n#include \"{header}\"\n#endif\n"));
-        project.unit.answers = Arc::new([("defined(__has_include)".to_owned(), 1)].into_iter().collect());
+        let header = project.tree.at("far.h").display().to_string();
+        project
+            .tree
+            .write("main.c", &format!("#if __has_include(\"{header}\")\n#include \"{header}\"\n#endif\n"));
+        project.tree.unit.answers =
+            Arc::new([("defined(__has_include)".to_owned(), 1)].into_iter().collect());
         assert_eq!(project.names(), ["main.c"]);
-        project.write("far.h", "");
+        project.tree.write("far.h", "");
         assert_eq!(project.names(), ["main.c", "far.h"]);
     }
 
@@ -349,10 +323,10 @@ mod tests {
     fn a_precompiled_header_appears() {
         let project = Project::new(long_after, ONE_HEADER);
         assert!(project.is_remembered());
-        project.write("b/x.h.gch", "");
+        project.tree.write("b/x.h.gch", "");
         let all: Vec<_> = project.scan().all_files().map(|file| file.path.clone()).collect();
-        assert!(all.contains(&project.at("b/x.h.gch")), "{all:?}");
-        project.write("b/x.h.gch", "made again");
+        assert!(all.contains(&project.tree.at("b/x.h.gch")), "{all:?}");
+        project.tree.write("b/x.h.gch", "made again");
         let digest = |scan: &Scan| scan.precompiled[0].version.digest;
         assert_eq!(digest(&project.scan()), Digest::of(b"made again"));
     }
@@ -361,25 +335,25 @@ mod tests {
     fn a_directory_of_precompiled_headers_appears() {
         let project = Project::new(long_after, ONE_HEADER);
         assert!(project.is_remembered());
-        std::fs::create_dir(project.at("b/x.h.gch")).unwrap();
-        assert!(matches!(project.memo.scan(&project.unit), Err(ScanError::NotSure(_))));
+        std::fs::create_dir(project.tree.at("b/x.h.gch")).unwrap();
+        assert!(matches!(project.memo.scan(&project.tree.unit), Err(ScanError::NotSure(_))));
     }
 
     #[test]
     fn a_file_is_edited_twice_within_the_clocks_granularity() {
         let project = Project::new(coarse, ONE_HEADER);
-        project.write("b/y.h", "");
-        let stamp = std::fs::metadata(project.at("b/x.h")).unwrap().modified().unwrap();
+        project.tree.write("b/y.h", "");
+        let stamp = std::fs::metadata(project.tree.at("b/x.h")).unwrap().modified().unwrap();
         let edit = |text: &str| {
-            project.write("b/x.h", text);
-            let file = std::fs::File::options().write(true).open(project.at("b/x.h")).unwrap();
+            project.tree.write("b/x.h", text);
+            let file = std::fs::File::options().write(true).open(project.tree.at("b/x.h")).unwrap();
             file.set_modified(stamp).unwrap();
         };
         assert_eq!(project.names(), ["main.c", "b/x.h"]);
         // As long as before, at the same moment.
         edit("#if 1\n");
         edit("#else\n");
-        assert!(project.memo.scan(&project.unit).is_err());
+        assert!(project.memo.scan(&project.tree.unit).is_err());
         edit("int y;\n");
         assert_eq!(project.names(), ["main.c", "b/x.h"]);
         assert!(project.is_remembered(), "what was read again and is the same needs no new scan");
@@ -389,9 +363,9 @@ mod tests {
     fn a_directory_that_changes_all_the_time_is_looked_into() {
         let project = Project::new(coarse, ONE_HEADER);
         let first = project.scan();
-        project.write("a/main.o", "");
+        project.tree.write("a/main.o", "");
         assert!(Arc::ptr_eq(&first, &project.scan()));
-        project.write("a/x.h", "");
+        project.tree.write("a/x.h", "");
         assert_eq!(project.names(), ["main.c", "a/x.h"]);
     }
 
@@ -400,53 +374,53 @@ mod tests {
         let project = Project::new(long_after, &[("main.c", "#include \"x.h\"\n"), ("b/x.h", "")]);
         let first = project.scan();
         for round in 0..3 {
-            project.write(&format!("main{round}.o"), "");
+            project.tree.write(&format!("main{round}.o"), "");
             assert!(Arc::ptr_eq(&first, &project.scan()));
         }
-        project.write("x.h", "");
+        project.tree.write("x.h", "");
         assert_eq!(project.names(), ["main.c", "x.h"]);
     }
 
     #[test]
     fn a_symlink_begins_to_lead_somewhere() {
         let project = Project::new(long_after, ONE_HEADER);
-        symlink("../elsewhere/x.h", project.at("a/x.h")).unwrap();
+        symlink("../elsewhere/x.h", project.tree.at("a/x.h")).unwrap();
         assert_eq!(project.names(), ["main.c", "b/x.h"]);
         assert!(project.is_remembered());
         // Nothing changes in the directories that were searched.
-        project.write("elsewhere/x.h", "");
+        project.tree.write("elsewhere/x.h", "");
         assert_eq!(project.names(), ["main.c", "a/x.h"]);
     }
 
     #[test]
     fn a_symlinked_directory_is_led_elsewhere() {
         let mut project = Project::new(long_after, ONE_HEADER);
-        project.write("one/other.h", "");
-        project.write("two/x.h", "");
-        symlink("one", project.at("link")).unwrap();
-        project.unit.search_path.angle = vec!["link".into(), "b".into()];
+        project.tree.write("one/other.h", "");
+        project.tree.write("two/x.h", "");
+        symlink("one", project.tree.at("link")).unwrap();
+        project.tree.unit.search_path.angle = vec!["link".into(), "b".into()];
         assert_eq!(project.names(), ["main.c", "b/x.h"]);
-        std::fs::remove_file(project.at("link")).unwrap();
-        symlink("two", project.at("link")).unwrap();
+        std::fs::remove_file(project.tree.at("link")).unwrap();
+        symlink("two", project.tree.at("link")).unwrap();
         assert_eq!(project.names(), ["main.c", "link/x.h"]);
     }
 
     #[test]
     fn a_directory_within_a_name_begins_to_lead_somewhere() {
         let project = Project::new(long_after, &[("main.c", "#include <s/x.h>\n"), ("b/s/x.h", "")]);
-        symlink("../elsewhere", project.at("a/s")).unwrap();
+        symlink("../elsewhere", project.tree.at("a/s")).unwrap();
         assert_eq!(project.names(), ["main.c", "b/s/x.h"]);
-        project.write("elsewhere/x.h", "");
+        project.tree.write("elsewhere/x.h", "");
         assert_eq!(project.names(), ["main.c", "a/s/x.h"]);
     }
 
     #[test]
     fn a_directory_takes_the_place_of_a_header_and_the_other_way_round() {
         let project = Project::new(long_after, ONE_HEADER);
-        std::fs::create_dir(project.at("a/x.h")).unwrap();
+        std::fs::create_dir(project.tree.at("a/x.h")).unwrap();
         assert_eq!(project.names(), ["main.c", "b/x.h"]);
-        std::fs::remove_dir(project.at("a/x.h")).unwrap();
-        project.write("a/x.h", "");
+        std::fs::remove_dir(project.tree.at("a/x.h")).unwrap();
+        project.tree.write("a/x.h", "");
         assert_eq!(project.names(), ["main.c", "a/x.h"]);
     }
 
@@ -455,8 +429,8 @@ mod tests {
         // For `#pragma once` it matters which file it is, not only what is in it.
         let project = Project::new(long_after, ONE_HEADER);
         let first = project.scan();
-        project.write("new", "int x;\n");
-        std::fs::rename(project.at("new"), project.at("b/x.h")).unwrap();
+        project.tree.write("new", "int x;\n");
+        std::fs::rename(project.tree.at("new"), project.tree.at("b/x.h")).unwrap();
         assert!(!Arc::ptr_eq(&first, &project.scan()));
     }
 }

@@ -259,8 +259,6 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::path::Path;
     use std::path::PathBuf;
-    use std::time::Duration;
-    use std::time::SystemTime;
 
     use super::*;
     use crate::files::Files;
@@ -268,19 +266,13 @@ mod tests {
     use crate::preprocessor::Language;
     use crate::preprocessor::Scan;
     use crate::preprocessor::Summaries;
-    use crate::preprocessor::TranslationUnit;
     use crate::preprocessor::scan;
-    use crate::preprocessor::tests::unit;
-
-    /// What was written a moment ago counts as settled.
-    fn long_after() -> SystemTime {
-        SystemTime::now() + Duration::from_secs(60)
-    }
+    use crate::preprocessor::tests::Tree;
+    use crate::preprocessor::tests::long_after;
 
     /// Units in a scratch directory with the include directories `a` and `b`, which share headers.
     struct Project {
-        directory: tempfile::TempDir,
-        unit: TranslationUnit,
+        tree: Tree,
         sources: DiskSources,
         summaries: Summaries,
         units: usize,
@@ -288,29 +280,10 @@ mod tests {
 
     impl Project {
         fn new(files: &[(&str, &str)]) -> Project {
-            let directory = tempfile::tempdir().unwrap();
-            let mut unit = unit(Language::C);
-            unit.cwd = directory.path().to_owned();
-            unit.search_path.angle = vec!["a".into(), "b".into()];
-            unit.search_path.user_directories = 2;
+            let mut tree = Tree::new(files);
+            tree.unit.search_path.user_directories = 2;
             let sources = DiskSources::new(Arc::new(Files::with_clock(long_after)));
-            let project = Project { directory, unit, sources, summaries: Summaries::of_all(), units: 0 };
-            for name in ["a", "b"] {
-                std::fs::create_dir(project.at(name)).unwrap();
-                // A directory without names tells nothing about its file system.
-                project.write(&format!("{name}/other.h"), "");
-            }
-            files.iter().for_each(|(name, text)| project.write(name, text));
-            project
-        }
-
-        fn at(&self, name: &str) -> PathBuf {
-            self.directory.path().join(name)
-        }
-
-        fn write(&self, name: &str, text: &str) {
-            std::fs::create_dir_all(self.at(name).parent().unwrap()).unwrap();
-            std::fs::write(self.at(name), text).unwrap();
+            Project { tree, sources, summaries: Summaries::of_all(), units: 0 }
         }
 
         /// Scans a new unit with this text, and asserts that it is what a replay of everything finds: the number of
@@ -319,12 +292,12 @@ mod tests {
         fn applied(&mut self, text: &str) -> usize {
             self.units += 1;
             let name = format!("unit{}.c", self.units);
-            self.write(&name, text);
-            self.unit.source = name.into();
+            self.tree.write(&name, text);
+            self.tree.unit.source = name.into();
             let before = self.summaries.applied();
-            let summarized = self.summaries.scan(&self.unit, &self.sources);
+            let summarized = self.summaries.scan(&self.tree.unit, &self.sources);
             let fresh = DiskSources::new(Arc::new(Files::with_clock(long_after)));
-            let replayed = scan(&self.unit, &fresh);
+            let replayed = scan(&self.tree.unit, &fresh);
             match (summarized, replayed) {
                 (Ok(summarized), Ok(replayed)) => assert_eq!(all_of(&summarized), all_of(&replayed)),
                 (Err(summarized), Err(replayed)) => {
@@ -357,7 +330,7 @@ mod tests {
             ("b/late.h", ""),
             ("b/more.h", ""),
         ]);
-        project.unit.answers.insert("defined(__has_include)".to_owned(), 1);
+        project.tree.unit.answers.insert("defined(__has_include)".to_owned(), 1);
         assert_eq!(project.applied(INCLUDE), 0);
         assert_eq!(project.applied(INCLUDE), 1);
         // What it defines is known after it.
@@ -422,8 +395,8 @@ mod tests {
             ("b/z.h", ""),
             ("a/copy.h", copy),
         ]);
-        let same_time = std::fs::metadata(project.at("b/y.h")).unwrap().modified().unwrap();
-        std::fs::File::open(project.at("a/copy.h")).unwrap().set_modified(same_time).unwrap();
+        let same_time = std::fs::metadata(project.tree.at("b/y.h")).unwrap().modified().unwrap();
+        std::fs::File::open(project.tree.at("a/copy.h")).unwrap().set_modified(same_time).unwrap();
         assert_eq!(project.applied(INCLUDE), 0);
         assert_eq!(project.applied(INCLUDE), 1);
         let before = format!("#include <copy.h>\n{INCLUDE}");
@@ -456,18 +429,18 @@ mod tests {
         let applied = |project: &mut Project| [project.applied(INCLUDE), project.applied(INCLUDE)];
         assert_eq!(applied(&mut project), [0, 1]);
         // A header that shadows, in a directory of the search path.
-        project.write("a/z.h", "");
+        project.tree.write("a/z.h", "");
         assert_eq!(applied(&mut project), [0, 1]);
         // The same next to the including file.
-        project.write("b/y.h", "");
+        project.tree.write("b/y.h", "");
         assert_eq!(applied(&mut project), [0, 1]);
-        std::fs::remove_file(project.at("b/y.h")).unwrap();
-        std::fs::remove_file(project.at("a/z.h")).unwrap();
+        std::fs::remove_file(project.tree.at("b/y.h")).unwrap();
+        std::fs::remove_file(project.tree.at("a/z.h")).unwrap();
         // Listings are known by their content, so that the first summary would hold again.
         assert_eq!(applied(&mut project)[1], 1);
-        project.write("b/z.h", "#include <other.h>\n");
+        project.tree.write("b/z.h", "#include <other.h>\n");
         assert_eq!(applied(&mut project), [0, 1], "a file has changed");
-        std::fs::remove_file(project.at("b/z.h")).unwrap();
+        std::fs::remove_file(project.tree.at("b/z.h")).unwrap();
         assert_eq!(applied(&mut project), [0, 0], "a file is gone");
     }
 
@@ -497,7 +470,7 @@ mod tests {
             "#include <other.h>\n__asm__(\".incbin \\\"a/other.h\\\"\");\n",
         ] {
             let mut project = Project::new(&[("b/x.h", header), ("b/y.h", "")]);
-            project.unit.answers.insert("defined(__has_include)".to_owned(), 1);
+            project.tree.unit.answers.insert("defined(__has_include)".to_owned(), 1);
             assert_eq!(project.applied(INCLUDE), 0, "{header}");
             assert_eq!(project.applied(INCLUDE), 0, "{header}");
         }
@@ -507,10 +480,10 @@ mod tests {
     fn questions_that_are_open_leave_no_summary() {
         let header = "#include <other.h>\n#if __has_builtin(__builtin_expect)\n#include <y.h>\n#endif\n";
         let mut project = Project::new(&[("b/x.h", header), ("b/y.h", "")]);
-        project.unit.answers.insert("defined(__has_builtin)".to_owned(), 1);
+        project.tree.unit.answers.insert("defined(__has_builtin)".to_owned(), 1);
         assert_eq!(project.applied(INCLUDE), 0);
         assert_eq!(project.applied(INCLUDE), 0);
-        project.unit.answers.insert("__has_builtin(__builtin_expect)".to_owned(), 1);
+        project.tree.unit.answers.insert("__has_builtin(__builtin_expect)".to_owned(), 1);
         assert_eq!(project.applied(INCLUDE), 0);
         assert_eq!(project.applied(INCLUDE), 1);
     }
@@ -520,7 +493,7 @@ mod tests {
         let mut project = Project::new(&[("b/x.h", "#include <other.h>\n#include <nowhere.h>\n")]);
         assert_eq!(project.applied(INCLUDE), 0);
         assert_eq!(project.applied(INCLUDE), 0);
-        project.write("a/nowhere.h", "");
+        project.tree.write("a/nowhere.h", "");
         assert_eq!(project.applied(INCLUDE), 0);
         assert_eq!(project.applied(INCLUDE), 1);
     }
@@ -528,10 +501,10 @@ mod tests {
     #[test]
     fn clang_knows_a_file_by_the_name_it_came_to_first() {
         let mut project = Project::new(&[("b/x.h", "#include <y.h>\n"), ("b/y.h", "#include \"z.h\"\n")]);
-        project.unit.family = Family::Clang;
-        project.write("b/z.h", "");
-        project.write("c/z.h", "");
-        symlink("../b/y.h", project.at("c/y.h")).unwrap();
+        project.tree.unit.family = Family::Clang;
+        project.tree.write("b/z.h", "");
+        project.tree.write("c/z.h", "");
+        symlink("../b/y.h", project.tree.at("c/y.h")).unwrap();
         assert_eq!(project.applied(INCLUDE), 0);
         assert_eq!(project.applied(INCLUDE), 1);
         assert_eq!(project.applied(&format!("#include \"c/y.h\"\n{INCLUDE}")), 0);
@@ -541,12 +514,12 @@ mod tests {
     fn another_search_path_or_language_is_another_context() {
         let mut project = Project::new(&[("b/x.h", "#include <other.h>\n")]);
         assert_eq!(project.applied(INCLUDE), 0);
-        project.unit.search_path.angle.reverse();
+        project.tree.unit.search_path.angle.reverse();
         assert_eq!(project.applied(INCLUDE), 0);
-        project.unit.language = Language::ObjectiveC;
+        project.tree.unit.language = Language::ObjectiveC;
         assert_eq!(project.applied(INCLUDE), 0);
-        project.unit.search_path.angle.reverse();
-        project.unit.language = Language::C;
+        project.tree.unit.search_path.angle.reverse();
+        project.tree.unit.language = Language::C;
         assert_eq!(project.applied(INCLUDE), 1);
     }
 
@@ -555,26 +528,26 @@ mod tests {
         let deep = |level: usize| format!("#include <d{}.h>\n", level + 1);
         let mut project = Project::new(&[]);
         for level in 0..150 {
-            project.write(&format!("a/d{level}.h"), &deep(level));
+            project.tree.write(&format!("a/d{level}.h"), &deep(level));
         }
-        project.write("a/d150.h", "#include <other.h>\n");
+        project.tree.write("a/d150.h", "#include <other.h>\n");
         // From here on, it is deeper than GCC's 200 levels.
-        project.write("a/far0.h", "#include <far1.h>\n");
+        project.tree.write("a/far0.h", "#include <far1.h>\n");
         for level in 1..100 {
-            project.write(&format!("a/far{level}.h"), &format!("#include <far{}.h>\n", level + 1));
+            project.tree.write(&format!("a/far{level}.h"), &format!("#include <far{}.h>\n", level + 1));
         }
-        project.write("a/far100.h", "#include <d0.h>\n");
+        project.tree.write("a/far100.h", "#include <d0.h>\n");
         assert_eq!(project.applied("#include <d0.h>\n"), 0);
         assert_eq!(project.applied("#include <d0.h>\n"), 1);
         project.applied("#include <far0.h>\n");
         assert!(
             project
                 .summaries
-                .scan(&project.unit, &project.sources)
+                .scan(&project.tree.unit, &project.sources)
                 .unwrap_err()
                 .to_string()
                 .contains("include depth")
         );
-        assert_eq!(Path::new("unit3.c"), project.unit.source);
+        assert_eq!(Path::new("unit3.c"), project.tree.unit.source);
     }
 }

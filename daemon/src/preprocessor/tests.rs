@@ -18,6 +18,44 @@ use crate::files::Files;
 
 const GCC_MACROS: &str = "#define __GNUC__ 12\n#define __STDC_HOSTED__ 1\n";
 
+/// A clock by which what was written a moment ago counts as settled.
+pub(super) fn long_after() -> SystemTime {
+    SystemTime::now() + Duration::from_secs(60)
+}
+
+/// Files on the disk, with a C unit in them that has the include directories `a` and `b`.
+pub(super) struct Tree {
+    pub(super) directory: tempfile::TempDir,
+    pub(super) unit: TranslationUnit,
+}
+
+impl Tree {
+    /// A tree of these files, by their names.
+    pub(super) fn new(files: &[(&str, &str)]) -> Tree {
+        let directory = tempfile::tempdir().unwrap();
+        let mut unit = unit(Language::C);
+        unit.cwd = directory.path().to_owned();
+        unit.search_path.angle = vec!["a".into(), "b".into()];
+        let tree = Tree { directory, unit };
+        // A directory without names tells nothing about its file system.
+        for (name, text) in [("a/other.h", ""), ("b/other.h", "")].iter().chain(files) {
+            tree.write(name, text);
+        }
+        tree
+    }
+
+    /// The path of a file of the tree.
+    pub(super) fn at(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Writes a file, and makes its directory.
+    pub(super) fn write(&self, name: &str, text: &str) {
+        std::fs::create_dir_all(self.at(name).parent().unwrap()).unwrap();
+        std::fs::write(self.at(name), text).unwrap();
+    }
+}
+
 /// A unit of `/w/main.c` for GCC 12 in its default mode, without a search path.
 pub(super) fn unit(language: Language) -> TranslationUnit {
     let standard = match language {
