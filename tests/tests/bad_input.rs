@@ -247,6 +247,10 @@ fn a_broken_configuration_costs_only_the_commands_that_have_it() {
     space.run("", &["farcc", "gcc", "-c", "a.c"]).success();
     let stats = space.stats();
     assert_eq!((stats.commands(), stats.verdict("executed_local")), (2, 1), "{}", stats.0);
+    // Each file that a command makes may be asked about.
+    space.run("", &["farcc", "gcc", "-g", "-gsplit-dwarf", "-c", "a.c"]).success();
+    let explained = explanation(&space, "a.dwo");
+    assert!(explained.contains("no_remote"), "{explained}");
     // What is not taken apart has a reason as well.
     space.write("main.c", "int main(void) { return 0; }\n");
     for (command, reason) in

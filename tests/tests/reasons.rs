@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -190,6 +191,8 @@ fn verify_differs() {
     assert_eq!((stats.reason("verify_differs"), stats.verdict("executed_local")), (1, 1), "{stats:?}");
     let copies = std::fs::read_dir(space.farcc_dir().join("state/verify")).unwrap();
     let copy = copies.map(|entry| entry.unwrap().path()).next().unwrap();
+    let mode = std::fs::metadata(copy.parent().unwrap()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700, "the script holds the environment");
     let below = |name: &str| copy.join(name).join(space.workspace().strip_prefix("/").unwrap()).join("w");
     assert_eq!(std::fs::read(below("expected").join("a.o")).unwrap(), b"made of something else");
     assert!(below("here").join("a.o").exists() && below("inputs").join("a.h").exists());
@@ -202,6 +205,28 @@ fn verify_differs() {
     space.reset_stats();
     space.sh("w", "farcc gcc -MD -c a.c").success();
     assert_eq!(space.stats().verdict("hit_local"), 0);
+}
+
+/// What fails here is no result either, whoever else had one.
+#[test]
+fn verify_differs_by_failing() {
+    let cluster = FakeReapi::new().execute(|_, _, inputs| {
+        succeed(vec![
+            inputs.output_file("a.d", b"a.o: a.c\n", false),
+            inputs.output_file("a.o", b"made of nothing", false),
+        ])
+    });
+    let cluster = cluster.start();
+    let space = TestSpace::new("verify-fails");
+    space.configure(&format!("[remote]\naddress = '{}'\n[exec]\nverify = 1.0\n", cluster.address()));
+    space.write("w/a.c", "#error not here\n");
+    let failed = space.sh("w", "farcc gcc -MD -c a.c");
+    assert_eq!(failed.status, 1, "{failed}");
+    assert_eq!(space.stats().reason("verify_differs"), 1, "{:?}", space.stats());
+    let copies = std::fs::read_dir(space.farcc_dir().join("state/verify")).unwrap();
+    let copy = copies.map(|entry| entry.unwrap().path()).next().unwrap();
+    let below = |name: &str| copy.join(name).join(space.workspace().strip_prefix("/").unwrap()).join("w");
+    assert!(below("expected").join("a.o").exists() && !below("here").join("a.o").exists());
 }
 
 #[test]

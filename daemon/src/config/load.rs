@@ -258,8 +258,10 @@ mod tests {
             2 is no share: it is from 0 to 1
         "#]],
         );
-        assert_eq!(load_text("[exec]\nverify = 1\n", &[]).unwrap().exec.verify.to_string(), "1");
-        assert!(load_text("", &[("FARCC_EXEC_VERIFY", "0.25")]).unwrap().exec.verify > 0.0);
+        let share =
+            |text, variables: &[(&str, &str)]| load_text(text, variables).unwrap().exec.verify.to_string();
+        assert_eq!(share("[exec]\nverify = 1\n", &[]), "1");
+        assert_eq!(share("", &[("FARCC_EXEC_VERIFY", "0.25")]), "0.25");
         check_error(
             "",
             &[("FARCC_REMOTE_ADRESS", "x")],

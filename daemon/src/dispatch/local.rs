@@ -2,7 +2,6 @@
 //! Runs nothing: the launcher does.
 
 use std::collections::HashSet;
-use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::path::Path;
 use std::path::PathBuf;
@@ -24,6 +23,7 @@ use crate::compiler::OutputKind;
 use crate::compiler::depfile;
 use crate::config::Config;
 use crate::digest::Digest;
+use crate::dispatch::Directories;
 use crate::dispatch::Presence;
 use crate::dispatch::Trail;
 use crate::dispatch::Verdict;
@@ -52,14 +52,6 @@ pub struct LocalRun {
     pub stderr: Vec<u8>,
     /// Whether all of both was kept.
     pub captured: bool,
-}
-
-/// Directories of the daemon's state that local runs use.
-pub(super) struct Places {
-    /// Where a depfile goes that the user did not ask for.
-    pub audit: PathBuf,
-    /// Where copies of commands go whose results differ.
-    pub verify: PathBuf,
 }
 
 /// A compile as the launcher is to run it.
@@ -170,9 +162,9 @@ impl Pending {
         claim: Claim,
         trail: Trail,
         expected: Option<re::ActionResult>,
-        places: Places,
+        directories: &Directories,
     ) -> Pending {
-        let Places { audit: audit_directory, verify: verify_directory } = places;
+        let (audit_directory, verify_directory) = (directories.audit(), directories.verify());
         let LocalCommand { compile, invocation, mut argv, reason, config } = command;
         let audited = match compile.audit() {
             // The compiler was asked before the run, or there is nothing to ask.
@@ -217,13 +209,18 @@ impl Pending {
         self.expected.is_some()
     }
 
-    /// The trail of a command that did not do what it did before; `how` is what it did instead.
-    pub(super) fn differs(self, how: &str) -> Trail {
-        if let Err(error) = self.store.remove_action_result(&self.action.key) {
-            tracing::warn!("failed to {error}");
-        }
-        tracing::warn!("verify: {how}: {}", self.invocation.argv.join(OsStr::new(" ")).display());
-        self.not_kept(Some(Reason::VerifyDiffers(how.to_owned())))
+    /// The trail of a command that failed here and had succeeded before.
+    pub(super) async fn fails_here(self) -> Trail {
+        let Pending { invocation, action, store, expected, verify_directory, .. } = &self;
+        let (invocation, action) = (Arc::clone(invocation), Arc::clone(action));
+        let (store, expected, directory) =
+            (Arc::clone(store), expected.clone().unwrap_or_default(), verify_directory.clone());
+        let told = in_background(move || {
+            let found = re::ActionResult::default();
+            tell_difference("it fails here", &action, &invocation, [&expected, &found], &store, &directory)
+        });
+        let reason = told.await.unwrap_or_else(|reason| reason);
+        self.not_kept(Some(reason))
     }
 
     /// The launcher has reported: its own work is over.
@@ -367,6 +364,19 @@ fn compare(
     if differences.is_empty() {
         return Ok(());
     }
+    let what = differences.join(", ");
+    Err(tell_difference(&what, action, invocation, results, store, directory))
+}
+
+/// Forgets a result that is not what is made here, and lays down a copy of both.
+fn tell_difference(
+    what: &str,
+    action: &Action,
+    invocation: &Invocation,
+    results: [&re::ActionResult; 2],
+    store: &Store,
+    directory: &Path,
+) -> Reason {
     if let Err(error) = store.remove_action_result(&action.key) {
         tracing::warn!("failed to {error}");
     }
@@ -374,9 +384,9 @@ fn compare(
         Ok(place) => format!("copied to {}", place.display()),
         Err(error) => format!("no copy of it: {error}"),
     };
-    let differs = format!("{}; {copy}", differences.join(", "));
+    let differs = format!("{what}; {copy}");
     tracing::warn!("verify: a result differs from what is made here: {differs}");
-    Err(Reason::VerifyDiffers(differs))
+    Reason::VerifyDiffers(differs)
 }
 
 fn temporary_depfile(directory: &Path) -> std::io::Result<tempfile::TempPath> {

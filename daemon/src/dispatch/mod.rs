@@ -47,7 +47,6 @@ use crate::store::Store;
 
 use claims::Claims;
 use local::LocalCommand;
-use local::Places;
 
 pub use inputs::Scanned;
 pub use local::Kept;
@@ -119,12 +118,12 @@ impl Directories {
     }
 
     /// Where copies of commands go whose results differ.
-    fn verify(&self) -> PathBuf {
+    pub(super) fn verify(&self) -> PathBuf {
         self.state.join("verify")
     }
 
     /// Where depfiles go that no user asked for.
-    fn audit(&self) -> PathBuf {
+    pub(super) fn audit(&self) -> PathBuf {
         self.state.join("audit")
     }
 }
@@ -295,8 +294,8 @@ impl Dispatcher {
         let mut argv = invocation.argv.clone();
         argv.extend(preparation::additions(compile, invocation, &toolchain)?);
         let command = LocalCommand { compile, invocation, argv, reason, config: Arc::clone(config) };
-        let places = Places { audit: self.directories.audit(), verify: self.directories.verify() };
-        let pending = Pending::new(command, prepared.action, store, claim, trail, expected, places);
+        let pending =
+            Pending::new(command, prepared.action, store, claim, trail, expected, &self.directories);
         Ok(Verdict::RunAndStore(Box::new(pending)))
     }
 
@@ -352,7 +351,7 @@ impl Dispatcher {
     pub async fn finish(&self, mut pending: Pending, run: LocalRun, presence: Presence) -> Option<Kept> {
         pending.reported();
         let (trail, kept) = if !run.success && pending.expects_success() {
-            (pending.differs("it fails here"), None)
+            (pending.fails_here().await, None)
         } else if run.success && run.captured {
             // Everything is looked at again, as if the command came in only now: what is found now and was not
             // then, or the other way round, the compiler may have seen in either state.

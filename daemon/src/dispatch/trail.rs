@@ -16,6 +16,7 @@ use farcc_proto::record::ingredient::Kind;
 use crate::action::Action;
 use crate::compiler::Compile;
 use crate::compiler::Invocation;
+use crate::compiler::OutputKind;
 use crate::compiler::Toolchain;
 use crate::config::Config;
 use crate::paths;
@@ -86,6 +87,8 @@ impl Trail {
     /// Everything that the key is made of is known.
     pub fn prepared(&mut self, action: &Action, toolchain: &Toolchain, config: &Config, not_sure: bool) {
         self.not_sure = not_sure;
+        let outputs = action.outputs.iter().filter(|output| output.kind != OutputKind::AuditDepfile);
+        self.outputs = outputs.map(|output| paths::lexically_normal(&output.path)).collect();
         self.key = action.key.to_string();
         let ingredients = &mut self.ingredients;
         for input in &action.inputs {

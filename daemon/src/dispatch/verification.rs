@@ -5,6 +5,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -22,9 +23,9 @@ use crate::store::Store;
 
 /// Whether this command is one of the sample; `share` is between 0 and 1.
 pub(super) fn is_sampled(share: f64) -> bool {
-    // 32 random bits, which every float holds exactly.
+    // 32 random bits, which every float holds exactly: a value below 1.
     let random = u32::from_le_bytes(uuid::Uuid::new_v4().as_bytes()[..4].try_into().unwrap_or_default());
-    f64::from(random) / f64::from(u32::MAX) < share
+    f64::from(random) / (f64::from(u32::MAX) + 1.0) < share
 }
 
 /// What `found`, made here, has otherwise than `expected`: outputs by their paths, and messages.
@@ -66,12 +67,15 @@ fn message((raw, digest): (&Vec<u8>, &Option<re::Digest>)) -> Option<Digest> {
     }
 }
 
+/// Whoever has so many differences needs no further copy to see why, and the copies are theirs to remove.
+const MAX_REPORTS: usize = 100;
+
 /// Lays down what is needed to look into a difference, and returns the directory: `inputs`, a tree that repeats the
 /// absolute paths of all inputs that no worker has by itself; `expected` and `here`, the outputs; `command.sh`, which runs
-/// the command once more, in the workspace as it is by then.
+/// the command once more, in the workspace as it is by then. Only the user can read it: the environment may hold secrets.
 ///
 /// # Errors
-/// When a file cannot be written.
+/// When a file cannot be written, or when there are too many copies already.
 pub(super) fn report(
     directory: &Path,
     action: &Action,
@@ -79,7 +83,12 @@ pub(super) fn report(
     results: [&re::ActionResult; 2],
     store: &Store,
 ) -> io::Result<PathBuf> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     let place = directory.join(action.key.hex());
+    if !place.exists() && std::fs::read_dir(directory)?.count() >= MAX_REPORTS {
+        return Err(io::Error::other(format!("there are {MAX_REPORTS} in {}", directory.display())));
+    }
+    std::fs::create_dir_all(&place)?;
     for (path, target) in
         action.inputs.iter().map(|input| (&input.path, below(&place.join("inputs"), &input.path)))
     {
@@ -149,7 +158,7 @@ mod tests {
     #[test]
     fn a_share_is_a_share() {
         assert!(!(0..1000).any(|_| is_sampled(0.0)));
-        assert!((0..1000).all(|_| is_sampled(1.1)));
+        assert!((0..1000).all(|_| is_sampled(1.0)));
         let hits = (0..10_000).filter(|_| is_sampled(0.25)).count();
         assert!((2000..3000).contains(&hits), "{hits}");
     }
