@@ -27,6 +27,7 @@ use crate::preprocessor::Language;
 use crate::preprocessor::Lexing;
 use crate::preprocessor::MacroOption;
 use crate::preprocessor::TranslationUnit;
+use crate::reason::Reason;
 
 /// A compile that farcc understands in full.
 #[derive(Debug, Clone)]
@@ -127,20 +128,6 @@ impl Compile {
             _ => None,
         });
         named.chain(handed_on).map(PathBuf::from).collect()
-    }
-
-    /// Whether there can be any [`further_inputs`](Compile::further_inputs): most commands have none.
-    pub fn names_further_inputs(&self) -> bool {
-        self.command_line.arguments.iter().any(|argument| {
-            matches!(
-                argument.meaning,
-                Meaning::ReadsFile
-                    | Meaning::Plugin
-                    | Meaning::ProfileUse
-                    | Meaning::IncludePrecompiled
-                    | Meaning::Xclang
-            )
-        })
     }
 
     /// The files that the command reads besides its sources and what they include, absolute or relative to the working
@@ -300,13 +287,17 @@ impl Compile {
         words
     }
 
-    /// What makes of the command, moved to another machine, other bytes than here: GCC writes its flags into debug
-    /// information, and in another order when what stands for `-march=native` is on the command line.
+    /// What would make other bytes of the command on another machine: the flags stand in what it makes, and there it would
+    /// be given others for `-march=native`, in another order.
     pub fn is_bound_here(&self, family: Family) -> Option<&'static str> {
-        let debugs = |argument: &Argument| argument.name.as_bytes().starts_with(b"-g");
-        let is_bound =
-            family == Family::Gcc && self.asks_for_native() && self.command_line.arguments.iter().any(debugs);
-        is_bound.then_some("-march=native with debug information")
+        let shows_flags = |argument: &Argument| {
+            argument.meaning == Meaning::Recorded
+                || argument.text() == "-fverbose-asm"
+                // GCC names the flags in all debug information, Clang only if it is told to.
+                || family == Family::Gcc && argument.name.as_bytes().starts_with(b"-g")
+        };
+        let is_bound = self.asks_for_native() && self.command_line.arguments.iter().any(shows_flags);
+        is_bound.then_some("-march=native where the flags are shown")
     }
 
     /// Whether the machine itself is the target.
@@ -316,15 +307,24 @@ impl Compile {
 
     /// The arguments as they mean the same on every machine: `-march=native` and its kin are replaced by what they stand
     /// for here. GCC's driver puts that before all other flags, too.
-    pub fn portable_arguments(&self, toolchain: &Toolchain) -> Vec<OsString> {
-        if !self.asks_for_native() {
-            return self.arguments.clone();
+    ///
+    /// # Errors
+    /// [`Reason::UnsupportedFlag`]: the compiler did not tell what one of them stands for.
+    pub fn portable_arguments(&self, toolchain: &Toolchain) -> Result<Vec<OsString>, Reason> {
+        let native = &toolchain.native;
+        for argument in self.command_line.with(Meaning::Native) {
+            let text = argument.text();
+            let flag = text.trim_end_matches("native");
+            if !native.iter().any(|word| word.starts_with(flag)) {
+                return Err(Reason::UnsupportedFlag(text));
+            }
         }
-        let mut words: Vec<OsString> = toolchain.native.iter().map(OsString::from).collect();
+        if !self.asks_for_native() {
+            return Ok(self.arguments.clone());
+        }
         let others =
             self.command_line.arguments.iter().filter(|argument| argument.meaning != Meaning::Native);
-        words.extend(others.flat_map(Argument::words));
-        words
+        Ok(native.iter().map(OsString::from).chain(others.flat_map(Argument::words)).collect())
     }
 
     /// The arguments with every path in them replaced by what `map` makes of it: source, outputs, include

@@ -94,17 +94,18 @@ impl Compile {
             (Family::Gcc, Product::Object) => Placement::Unlinked,
             (Family::Gcc, _) => Placement::Overwritten,
         };
-        let made =
-            ExpectedOutput { placement, ..ExpectedOutput::replacing(OutputKind::Object, object.clone()) };
+        let made = |path: PathBuf, is_optional| ExpectedOutput {
+            kind: OutputKind::Object,
+            path,
+            is_optional,
+            placement,
+        };
         let is_named = self.command_line.has(Meaning::Output);
         if family == Family::Clang && self.product == Product::PrecompiledHeader && !is_named {
             // `.gch` before Clang 17, `.pch` since.
-            for path in [object.with_extension("pch"), object.clone()] {
-                outputs
-                    .push(ExpectedOutput { is_optional: true, ..ExpectedOutput::replacing(made.kind, path) });
-            }
+            outputs.extend([object.with_extension("pch"), object.clone()].map(|path| made(path, true)));
         } else {
-            outputs.push(made);
+            outputs.push(made(object.clone(), false));
         }
     }
 
@@ -173,14 +174,13 @@ impl Compile {
             Further::StackUsage => ".su",
             Further::CallGraph if family == Family::Gcc => ".ci",
             Further::TimeTrace if family == Family::Clang => ".json",
-            Further::SplitDebug if argument.value() == "=single" => return None,
             Further::SplitDebug if family == Family::Gcc && self.product != Product::Object => return None,
             Further::SplitDebug => ".dwo",
             Further::OptimisationRecord if family == Family::Clang => match argument.value().as_bytes() {
                 b"" => ".opt.yaml",
-                value => {
+                format => {
                     let mut suffix = OsString::from(".opt.");
-                    suffix.push(OsStr::from_bytes(value.strip_prefix(b"=").unwrap_or(value)));
+                    suffix.push(OsStr::from_bytes(format));
                     return Some(suffix);
                 }
             },

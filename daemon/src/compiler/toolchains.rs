@@ -35,7 +35,6 @@ use crate::compiler::toolchain::Record;
 use crate::compiler::toolchain::Stamp;
 use crate::digest::Digest;
 use crate::digest::Hasher;
-use crate::files::CLOCK_GRANULARITY;
 use crate::files::Files;
 use crate::preprocessor::Family;
 use crate::process::Program;
@@ -189,18 +188,8 @@ impl Toolchains {
     ) -> Result<Arc<Toolchain>, Reason> {
         programs::check(&compile.driver)?;
         let driver = driver(compile, invocation);
-        let mut started = self.files.now();
-        let mut probe = driver.probe().await?;
-        let files = |probe: &Probe| probe.files.iter().map(|file| invocation.cwd.join(file)).collect();
-        let mut files_read = self.digests(files(&probe), started).await;
-        if files_read.is_err() {
-            // Unlike a compiler, a file of flags is often written a moment before its first use.
-            tokio::time::sleep(CLOCK_GRANULARITY + Duration::from_millis(100)).await;
-            started = self.files.now();
-            probe = driver.probe().await?;
-            files_read = self.digests(files(&probe), started).await;
-        }
-        let files = files_read?;
+        let started = self.files.now();
+        let probe = driver.probe().await?;
         let path = env_value(&invocation.env, "PATH");
         let mut lookups = Vec::new();
         let mut found = vec![compile.driver.clone()];
@@ -214,6 +203,8 @@ impl Toolchains {
         }
         let programs = programs::with_libraries(&found, &driver.env, &invocation.cwd).await?;
         let programs = self.digests(programs, started).await?;
+        let files = probe.files.iter().map(|file| invocation.cwd.join(file)).collect();
+        let files = self.digests(files, started).await?;
         let mut watched: Vec<PathBuf> = vec![LOADER_CACHE.into()];
         watched.extend(probe.watched.iter().map(|directory| invocation.cwd.join(directory)));
         watched.extend(override_directories(invocation));
@@ -625,6 +616,50 @@ pub(super) mod tests {
         }
         let script = probe(&toolchains, space.path(), "./gcc -c a.c").await;
         assert!(matches!(script, Err(Reason::WrapperScript(_))));
+    }
+
+    #[tokio::test]
+    async fn what_native_stands_for_is_told_or_refused() {
+        let space = tempfile::tempdir().unwrap();
+        let toolchains = toolchains(&space.path().join("records"));
+        for compiler in ["gcc", "clang"] {
+            let line = format!("{compiler} -O2 -march=native -mtune=native -c a.c");
+            let toolchain = probe(&toolchains, space.path(), &line).await.unwrap();
+            let compile = compile(&invocation(space.path(), &line));
+            let words = compile.portable_arguments(&toolchain).unwrap();
+            let texts: Vec<_> = words.iter().map(|word| word.to_str().unwrap()).collect();
+            assert!(!texts.iter().any(|word| word.contains("native")), "{texts:?}");
+            assert!(
+                ["-march=", "-mtune="].iter().all(|flag| texts.iter().any(|word| word.starts_with(flag)))
+            );
+            assert_eq!(texts[texts.len() - 3..], ["-O2", "-c", "a.c"]);
+        }
+        // A driver of which farcc does not understand what it says.
+        let silent = probe(&toolchains, space.path(), "gcc -c a.c").await.unwrap();
+        assert!(silent.native.is_empty(), "{:?}", silent.native);
+        let native = compile(&invocation(space.path(), "gcc -march=native -c a.c"));
+        let refused = native.portable_arguments(&silent).unwrap_err();
+        assert_eq!(refused, Reason::UnsupportedFlag("-march=native".to_owned()));
+    }
+
+    #[test]
+    fn a_configuration_file_is_understood_in_full_or_refused() {
+        let space = tempfile::tempdir().unwrap();
+        let file = space.path().join("clang.cfg");
+        for (text, understood) in [
+            ("# -fstack-usage\n-O2 -DX=1\n  -Wall -lm\n", true),
+            ("", true),
+            ("-fstack-usage\n", false),
+            ("@other.cfg\n", false),
+            ("-include x.h\n", false),
+            ("-Iinc\n", false),
+            ("-MD\n", false),
+            ("--never-heard-of\n", false),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            assert_eq!(check_configuration(&file).is_ok(), understood, "{text}");
+        }
+        assert!(check_configuration(&space.path().join("none.cfg")).is_err());
     }
 
     #[tokio::test]

@@ -70,17 +70,10 @@ impl Dispatcher {
                 }
             }
         }
-        if toolchain.files.is_empty() && !compile.names_further_inputs() {
-            return Ok(all);
-        }
-        let (files, asking, asked) = (Arc::clone(&self.files), Arc::clone(compile), Arc::clone(invocation));
-        let known = Arc::clone(toolchain);
-        let further = in_background(move || further_inputs(&asking, &asked, &known, &files));
-        all.inputs.extend(further.await??);
         Ok(all)
     }
 
-    /// What one source of a compile reads, or why the scanner is not sure.
+    /// What one source of a compile reads, or why the scanner is not sure. What the flags name is added to the first.
     async fn scan_source(
         &self,
         compile: &Arc<Compile>,
@@ -90,20 +83,28 @@ impl Dispatcher {
     ) -> Result<Result<Scanned, String>, Reason> {
         for _ in 0..MAX_ROUNDS {
             let scans = Arc::clone(&self.scans);
-            let (asking, asked) = (Arc::clone(compile), Arc::clone(invocation));
+            let (files, asking, asked) =
+                (Arc::clone(&self.files), Arc::clone(compile), Arc::clone(invocation));
             let known = Arc::clone(toolchain);
-            let scanned = in_background(move || {
+            let scanned = in_background(move || -> Result<Result<Scanned, ScanError>, Reason> {
                 let unit = asking.translation_unit(&asking.sources[at], &asked, &known);
-                let scan = scans.scan(&unit)?;
-                Ok(Scanned {
-                    // What the assembler reads, no depfile lists: the audit asks only that all that is listed was found.
-                    inputs: scan.all_files().cloned().collect(),
+                let scan = match scans.scan(&unit) {
+                    Ok(scan) => scan,
+                    Err(error) => return Ok(Err(error)),
+                };
+                // What the assembler reads, no depfile lists: the audit asks only that all that is listed was found.
+                let mut inputs: Vec<_> = scan.all_files().cloned().collect();
+                if at == 0 {
+                    inputs.extend(further_inputs(&asking, &asked, &known, &files)?);
+                }
+                Ok(Ok(Scanned {
+                    inputs,
                     directories: search_directories(&unit),
                     uses_time: scan.uses_timestamp || scan.uses_time && !time_is_fixed(&asked, &known),
                     not_sure: None,
-                })
+                }))
             });
-            let questions = match scanned.await? {
+            let questions = match scanned.await?? {
                 Ok(scanned) => return Ok(Ok(scanned)),
                 Err(ScanError::Unanswered(questions)) => questions,
                 Err(ScanError::NotSure(reason)) => {
@@ -144,7 +145,8 @@ impl Dispatcher {
         let toolchain = Arc::clone(toolchain);
         in_background(move || {
             let unit = asking.translation_unit(&asking.sources[0], &asked, &toolchain);
-            let mut inputs = Vec::with_capacity(listed.len());
+            let mut inputs = further_inputs(&asking, &asked, &toolchain, &files)?;
+            inputs.reserve(listed.len());
             // `-M` does not tell whether a macro for the time is expanded either.
             let time_words = if time_is_fixed(&asked, &toolchain) { TIMESTAMP_WORDS } else { TIME_WORDS };
             let mut uses_time = false;

@@ -69,7 +69,7 @@ fn build_action(
     circumstances: &Circumstances,
 ) -> Result<Action, Reason> {
     let mut arguments = vec![driver_name(compile, invocation)];
-    arguments.extend(compile.portable_arguments(toolchain));
+    arguments.extend(compile.portable_arguments(toolchain)?);
     arguments.extend(additions(compile, invocation, toolchain)?);
     let mut outputs = compile.outputs(toolchain.family);
     if compile.audit() == Audit::AddedDepfile {
