@@ -6,6 +6,8 @@
 # Reads:   FARCC_LAUNCHER   path of the farcc program; else it is looked for beside this file, in ../bin, in the
 #                           PATH, and in the target directory of the clone that this file lies in.
 # Sets:    CMAKE_<LANG>_COMPILER_LAUNCHER for the languages that farcc knows, unless the user set it.
+# Writes:  .farcc-roots in the build directory: source and build directory, a line each, which are the workspace of
+#          `[exec] paths = "shared"`.
 #
 # Where no farcc is found, the build goes on without it and a warning says so. Links, archives and custom
 # commands are not touched.
@@ -73,6 +75,9 @@ foreach(farcc_language C CXX OBJC OBJCXX)
   endif()
 endforeach()
 message(STATUS "farcc: compiles go through ${farcc_launcher}")
+
+# Written only when it changes.
+file(GENERATE OUTPUT "${CMAKE_BINARY_DIR}/.farcc-roots" CONTENT "${CMAKE_SOURCE_DIR}\n${CMAKE_BINARY_DIR}\n")
 
 foreach(farcc_name language variable users_launcher launcher module_directory is_set_up name)
   unset(farcc_${farcc_name})

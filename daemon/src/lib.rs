@@ -11,6 +11,7 @@ pub mod paths;
 pub mod prerequisites;
 pub mod process;
 pub mod reason;
+pub mod relocation;
 pub mod stats;
 // Floor 1: each knows one thing, and none of them the others.
 pub mod history;

@@ -76,6 +76,9 @@ pub enum Reason {
     /// The same, but what was made here is not what the result has: nothing is kept of either. What differs, and where a
     /// copy lies.
     VerifyDiffers(String),
+    /// What was made shows which checkout it comes from, though `[exec] paths = "shared"` forbids it: it is not kept. The
+    /// directory, and where it is named.
+    PathShown(String),
     /// `[exec] strategy = "local"`, or no `[remote] address`, and no stored result.
     NoRemote,
     /// The cluster cannot be reached or answers with errors; the error.
@@ -130,6 +133,7 @@ impl Reason {
             Reason::Configuration(_) => "configuration",
             Reason::Verify => "verify",
             Reason::VerifyDiffers(_) => "verify_differs",
+            Reason::PathShown(_) => "path_shown",
             Reason::NoRemote => "no_remote",
             Reason::RemoteUnavailable(_) => "remote_unavailable",
             Reason::RemoteFailed(_) => "remote_failed",
@@ -167,6 +171,7 @@ impl Reason {
             | Reason::RemoteUnavailable(detail)
             | Reason::RemoteError(detail)
             | Reason::VerifyDiffers(detail)
+            | Reason::PathShown(detail)
             | Reason::Store(detail)
             | Reason::Internal(detail) => Some(detail.clone()),
             Reason::RemoteFailed(status) => Some(format!("exit status {status}")),

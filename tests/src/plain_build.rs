@@ -15,20 +15,32 @@ pub struct Site<'a> {
     space: &'a TestSpace,
     project: &'a Project,
     compiler: Compiler,
+    /// Relative to the workspace.
+    directory: String,
 }
 
 impl<'a> Site<'a> {
     /// The site of `project`: `None` where its source cannot be had here, which was said.
     pub fn new(space: &'a TestSpace, project: &'a Project, compiler: Compiler) -> Option<Site<'a>> {
+        Site::at(project.name, space, project, compiler)
+    }
+
+    /// The same, in this directory of the workspace.
+    pub fn at(
+        directory: &str,
+        space: &'a TestSpace,
+        project: &'a Project,
+        compiler: Compiler,
+    ) -> Option<Site<'a>> {
         prerequisites::require(project.programs);
         prerequisites::require(&[compiler.c(), "strace"]);
-        let site = Site { space, project, compiler };
+        let site = Site { space, project, compiler, directory: directory.to_owned() };
         site.lay().then_some(site)
     }
 
     /// The tree, source and build together.
     pub fn tree(&self) -> PathBuf {
-        self.space.workspace().join(self.project.name)
+        self.space.workspace().join(&self.directory)
     }
 
     /// Wipes the tree and lays the source again: a wiped build directory, even where the build is in the source.
@@ -42,7 +54,7 @@ impl<'a> Site<'a> {
     /// Configures the build.
     pub fn configure(&self, through_farcc: bool) {
         let script = self.project.recipe.configure_script(self.compiler, through_farcc);
-        self.space.sh(self.project.name, &script).success();
+        self.space.sh(&self.directory, &script).success();
     }
 
     /// The script of the build step.
@@ -53,13 +65,13 @@ impl<'a> Site<'a> {
     /// Runs the build step and says how long it took.
     pub fn build(&self, through_farcc: bool) -> Duration {
         let started = Instant::now();
-        self.space.sh(self.project.name, &self.build_script(through_farcc)).success();
+        self.space.sh(&self.directory, &self.build_script(through_farcc)).success();
         started.elapsed()
     }
 
     /// Runs the project's own tests.
     pub fn test(&self) {
-        self.space.sh(self.project.name, self.project.test).success();
+        self.space.sh(&self.directory, self.project.test).success();
     }
 
     /// Builds plainly in a fresh tree and moves the result away, so that the next build has the same path.

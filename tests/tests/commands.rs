@@ -1,6 +1,9 @@
 //! Every case of `tests/cases/commands`, with each compiler: run plainly twice, then through farcc without a cluster and
 //! with one, cold and warm. What the plain runs agree on, the others must agree with: files, messages, status.
 //!
+//! Then once more with `paths = "shared"`, warm in another directory than cold: there, what is made must be what the
+//! compiler makes either by itself or with `-ffile-prefix-map`, and all else what it makes by itself.
+//!
 //! `FARCC_CASES=word` runs only the cases whose name has that word in it.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -13,6 +16,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -21,6 +25,7 @@ use std::time::Instant;
 use farcc_tests::command_case::CommandCase;
 use farcc_tests::command_case::Expectation;
 use farcc_tests::command_case::Step;
+use farcc_tests::full_tier;
 use farcc_tests::prerequisites;
 use farcc_tests::say;
 use farcc_tests::serve_process::ServeProcess;
@@ -46,14 +51,26 @@ struct Observed {
     /// Of each step: status, standard output, standard error.
     steps: Vec<(i32, String, String)>,
     files: BTreeMap<PathBuf, Content>,
+    /// Where results are shared, how many commands were hits.
+    hits: u64,
 }
 
 /// Whether commands go through farcc, and with what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Plain,
-    WithoutCluster { cold: bool },
-    WithCluster { cold: bool },
+    /// Plain, with the prefix map that sharing adds.
+    Mapped,
+    WithoutCluster {
+        cold: bool,
+    },
+    WithCluster {
+        cold: bool,
+    },
+    /// Results are shared by checkouts.
+    Shared {
+        cluster: bool,
+    },
 }
 
 const THROUGH_FARCC: [Mode; 4] = [
@@ -81,16 +98,30 @@ impl Worker {
 
     /// Runs all steps in a fresh directory. What is wrong with what was counted goes to `problems`.
     fn observe(&self, run: &Run, mode: Mode, problems: &mut Vec<String>) -> Observed {
+        self.observe_in("", run, mode, problems)
+    }
+
+    /// The same, in a directory whose name begins with `place`.
+    fn observe_in(&self, place: &str, run: &Run, mode: Mode, problems: &mut Vec<String>) -> Observed {
+        let directory = self.space.workspace().join(format!("{place}{}-{}", run.case.name, run.number));
         // Results of one mode must not answer another.
         match mode {
-            Mode::Plain => {}
+            Mode::Plain | Mode::Mapped => {}
+            Mode::Shared { cluster } => {
+                let address =
+                    if cluster { format!("grpc://{}", self.cluster.address()) } else { String::new() };
+                self.space.configure(&format!(
+                    "[remote]\naddress = \"{address}\"\n[workspace]\nroots = ['{}']\n\
+                     [exec]\npaths = \"shared\"\nsalt = \"shared {cluster}\"\n",
+                    directory.display()
+                ));
+            }
             Mode::WithoutCluster { .. } => self.space.configure("[exec]\nsalt = \"without\"\n"),
             Mode::WithCluster { .. } => self.space.configure(&format!(
                 "[remote]\naddress = \"grpc://{}\"\n[exec]\nsalt = \"with\"\n",
                 self.cluster.address()
             )),
         }
-        let directory = self.space.workspace().join(format!("{}-{}", run.case.name, run.number));
         let _ = std::fs::remove_dir_all(&directory);
         std::fs::create_dir_all(&directory).unwrap();
         for (path, text) in &run.case.files {
@@ -98,21 +129,25 @@ impl Worker {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         }
-        let mut steps = Vec::new();
+        let (mut steps, mut hits) = (Vec::new(), 0);
         for step in &run.case.steps {
-            let counted = mode != Mode::Plain && step.expectation.is_some();
+            let counted = !matches!(mode, Mode::Plain | Mode::Mapped) && step.expectation.is_some();
             if counted {
                 self.space.reset_stats();
             }
             steps.push(self.run_step(run, step, mode, &directory));
             if let (true, Some(expectation)) = (counted, &step.expectation) {
                 let stats = self.counted();
+                if matches!(mode, Mode::Shared { .. }) {
+                    hits += stats.hits();
+                    continue;
+                }
                 if let Err(problem) = check_counts(expectation, mode, &stats) {
                     problems.push(format!("{mode:?}: {}: {problem}", step.script));
                 }
             }
         }
-        Observed { steps, files: content(&directory) }
+        Observed { steps, files: content(&directory), hits }
     }
 
     /// What was counted: a moment after the launcher has reported the end of a local run.
@@ -128,11 +163,16 @@ impl Worker {
     }
 
     fn run_step(&self, run: &Run, step: &Step, mode: Mode, directory: &Path) -> (i32, String, String) {
-        let launcher = if mode == Mode::Plain || step.expectation.is_none() { "" } else { "farcc " };
+        let is_plain = matches!(mode, Mode::Plain | Mode::Mapped) || step.expectation.is_none();
+        let launcher = if is_plain { "" } else { "farcc " };
+        let map = match mode {
+            Mode::Mapped => format!(" -ffile-prefix-map={}=/proc/self/cwd", directory.display()),
+            _ => String::new(),
+        };
         let mut command = self.space.command("sh");
         command.args(["-c", &step.script]).current_dir(directory);
-        command.env("CC", format!("{launcher}{}", run.compiler));
-        command.env("CXX", format!("{launcher}{}", cxx(run.compiler)));
+        command.env("CC", format!("{launcher}{}{map}", run.compiler));
+        command.env("CXX", format!("{launcher}{}{map}", cxx(run.compiler)));
         command.env("FARCC", launcher.trim_end());
         command.env("V", run.variant).envs(run.case.environment.iter().map(|(name, value)| (name, value)));
         let finished = space::run(&mut command);
@@ -151,6 +191,27 @@ impl Worker {
             }
         }
         problems
+    }
+
+    /// All that is wrong with a case whose results are shared, and how many of its commands were hits in another
+    /// directory.
+    fn check_shared(&self, run: &Run) -> (Vec<String>, u64) {
+        let mut problems = Vec::new();
+        let first = self.observe(run, Mode::Plain, &mut problems);
+        let second = self.observe(run, Mode::Plain, &mut problems);
+        let mut hits = 0;
+        for cluster in [false, true] {
+            for place in ["", "a-checkout-in-another-place/"] {
+                let plain = self.observe_in(place, run, Mode::Plain, &mut problems);
+                let mapped = self.observe_in(place, run, Mode::Mapped, &mut problems);
+                let shared = self.observe_in(place, run, Mode::Shared { cluster }, &mut problems);
+                hits += shared.hits;
+                for difference in shared_differences(run, [&first, &second], [&plain, &mapped], &shared) {
+                    problems.push(format!("shared, cluster {cluster}, {place:?}: {difference}"));
+                }
+            }
+        }
+        (problems, hits)
     }
 }
 
@@ -228,6 +289,33 @@ fn differences(
     differences
 }
 
+/// Where `shared` is neither what the compiler makes by itself nor what it makes with a prefix map. What two plain runs do
+/// not agree on is passed over.
+fn shared_differences(
+    run: &Run,
+    plain: [&Observed; 2],
+    allowed: [&Observed; 2],
+    shared: &Observed,
+) -> Vec<String> {
+    let mut differences = Vec::new();
+    for (at, found) in shared.steps.iter().enumerate() {
+        let is_steady = plain[0].steps[at] == plain[1].steps[at];
+        if is_steady && !allowed.iter().any(|allowed| allowed.steps[at] == *found) {
+            differences.push(format!("step {at}: {found:?} instead of {:?}", allowed[0].steps[at]));
+        }
+    }
+    for (path, found) in &shared.files {
+        let is_steady = plain[0].files.get(path) == plain[1].files.get(path);
+        let is_steady = is_steady && !run.case.differs.contains(path);
+        if is_steady && !allowed.iter().any(|allowed| allowed.files.get(path) == Some(found)) {
+            differences.push(format!("{} is neither of both", path.display()));
+        }
+    }
+    let missing = allowed[0].files.keys().filter(|path| !shared.files.contains_key(*path));
+    differences.extend(missing.map(|path| format!("{} is missing", path.display())));
+    differences
+}
+
 /// Whether one command was counted as the case expects.
 fn check_counts(expectation: &Expectation, mode: Mode, stats: &Stats) -> Result<(), String> {
     let (verdict, reason) = match (expectation, mode) {
@@ -271,10 +359,9 @@ fn is_installed(compiler: &str) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-#[test]
-fn every_case() {
+/// Every case with each installed compiler and each variant.
+fn runs(cases: &[CommandCase]) -> Vec<Run<'_>> {
     prerequisites::require(&["gcc", "g++", "clang"]);
-    let cases = cases();
     let compilers: BTreeSet<&str> =
         cases.iter().flat_map(|case| &case.compilers).map(String::as_str).collect();
     let missing: BTreeSet<&str> = compilers.into_iter().filter(|compiler| !is_installed(compiler)).collect();
@@ -282,23 +369,31 @@ fn every_case() {
         skipped("command cases", &format!("{compiler} is not installed"));
     }
     let mut runs = Vec::new();
-    for case in &cases {
+    for case in cases {
         for compiler in case.compilers.iter().filter(|compiler| !missing.contains(compiler.as_str())) {
             for variant in &case.variants {
                 runs.push(Run { case, compiler, variant, number: runs.len() });
             }
         }
     }
+    runs
+}
+
+/// Checks every run, with a client and a cluster for each processor.
+///
+/// # Panics
+/// When anything is wrong.
+fn check_all(runs: &[Run], check: impl Fn(&Worker, &Run) -> Vec<String> + Sync) {
     let next = AtomicUsize::new(0);
     let problems = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         let workers = std::thread::available_parallelism().map_or(1, usize::from).min(runs.len());
         for number in 0..workers {
-            let (runs, next, problems) = (&runs, &next, &problems);
+            let (next, problems, check) = (&next, &problems, &check);
             scope.spawn(move || {
                 let worker = Worker::new(number);
                 while let Some(run) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let found = worker.check(run);
+                    let found = check(&worker, run);
                     if !found.is_empty() {
                         let what = format!("{} {} {}", run.case.name, run.compiler, run.variant);
                         problems.lock().unwrap().push(format!("{what}\n  {}", found.join("\n  ")));
@@ -307,6 +402,36 @@ fn every_case() {
             });
         }
     });
+    let problems = problems.into_inner().unwrap();
+    assert!(problems.is_empty(), "{} of {}:\n{}", problems.len(), runs.len(), problems.join("\n"));
+}
+
+#[test]
+fn every_case_shared() {
+    let cases = cases();
+    let mut runs = runs(&cases);
+    if !full_tier() {
+        // One variant of each case with each compiler.
+        runs.retain(|run| run.variant == run.case.variants[0]);
+        skipped("further variants of shared command cases", "they are part of FARCC_TESTS=full");
+    }
+    let (hits, with_hits) = (AtomicU64::new(0), AtomicU64::new(0));
+    check_all(&runs, |worker, run| {
+        let (problems, found) = worker.check_shared(run);
+        hits.fetch_add(found, Ordering::Relaxed);
+        with_hits.fetch_add(u64::from(found > 0), Ordering::Relaxed);
+        problems
+    });
+    let (hits, with_hits) = (hits.into_inner(), with_hits.into_inner());
+    say(&format!("{} cases shared: {hits} commands of {with_hits} cases were hits elsewhere", runs.len()));
+    assert!(hits > 0 || runs.len() < 20, "nothing was shared");
+}
+
+#[test]
+fn every_case() {
+    let cases = cases();
+    let runs = runs(&cases);
+    check_all(&runs, Worker::check);
     let mut by_outcome = BTreeMap::<String, usize>::new();
     for run in &runs {
         for expectation in run.case.steps.iter().filter_map(|step| step.expectation.as_ref()) {
@@ -320,6 +445,4 @@ fn every_case() {
         }
     }
     say(&format!("{} cases in {} files: {by_outcome:?}", runs.len(), cases.len()));
-    let problems = problems.into_inner().unwrap();
-    assert!(problems.is_empty(), "{} of {}:\n{}", problems.len(), runs.len(), problems.join("\n"));
 }

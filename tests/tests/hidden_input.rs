@@ -65,6 +65,7 @@ fn action(project: &Path, inputs: Vec<Arc<InputFile>>) -> Action {
         [("PATH".to_owned(), "/usr/bin:/bin".to_owned()), ("LC_ALL".to_owned(), "C".to_owned())];
     let arguments = ["/usr/bin/gcc", "-Iinclude", "-MMD", "-c", "a.c", "-o", "a.o"];
     let spec = CommandSpec {
+        checkout: None,
         arguments: arguments.map(Into::into).to_vec(),
         environment: BTreeMap::from(environment),
         cwd: project,

@@ -100,6 +100,9 @@ fn the_module_puts_farcc_before_every_compile() {
         assert_eq!(configured.stderr_text(), "", "{variable}");
         assert_eq!(configured.stdout_text().matches("farcc: compiles go through").count(), 1, "{variable}");
         assert_eq!(launched(&space), ALL_SOURCES, "{variable}");
+        let roots = std::fs::read_to_string(space.workspace().join("build/.farcc-roots")).unwrap();
+        let workspace = space.workspace().display().to_string();
+        assert_eq!(roots, format!("{workspace}/project\n{workspace}/build\n"), "{variable}");
     }
 }
 

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use farcc_tests::compare::Comparison;
 use farcc_tests::compare::Judge;
+use farcc_tests::compare::Kind;
+use farcc_tests::compare::products;
 use farcc_tests::execve_trace::Work;
 use farcc_tests::execve_trace::trace;
 use farcc_tests::full_tier;
@@ -163,6 +165,71 @@ fn try_project(project: &Project, compiler: Compiler) {
     let stats = trial.build_without_compiler("hits, store", true, None);
     assert_eq!(stats.verdict("hit_local"), stats.compiles(), "{}", stats.0);
     space.stop_daemon();
+}
+
+/// Two checkouts in different directories, on two machines: what the cluster made for the first is a hit for the second.
+fn try_checkouts(project: &Project, compiler: Compiler) {
+    let space = TestSpace::new(&format!("checkouts-{}", project.name));
+    let server = ServeProcess::start(&space, "cluster");
+    let address = server.address();
+    space.configure(&format!("[remote]\naddress = \"grpc://{address}\"\n[exec]\npaths = \"shared\"\n"));
+    let mut made = Vec::new();
+    for (directory, outcome) in
+        [("one", "executed_remote"), ("quite/another/place/of/the/other/one", "hit_remote")]
+    {
+        let directory = format!("{directory}/{}", project.name);
+        let Some(site) = Site::at(&directory, &space, project, compiler) else { return };
+        // It comes from a package, not from a repository.
+        std::fs::create_dir(site.tree().join(".git")).unwrap();
+        site.configure(true);
+        space.empty_farcc_dir();
+        let took = site.build(true);
+        let stats = space.stats();
+        say(&format!(
+            "{:<16} {:<5} {directory}: {:.1} s, {} compiles, {outcome}: {}",
+            project.name,
+            compiler.c(),
+            took.as_secs_f64(),
+            stats.compiles(),
+            stats.verdict(outcome)
+        ));
+        assert!(stats.compiles() > 0);
+        assert_eq!(stats.verdict(outcome), stats.compiles(), "{}", stats.0);
+        site.test();
+        let mut objects = products(&site.tree());
+        objects.retain(|_, (kind, _)| *kind == Kind::Object);
+        made.push(objects);
+    }
+    assert!(!made[0].is_empty());
+    assert!(made[0] == made[1], "the objects of two checkouts differ");
+}
+
+#[test]
+fn checkouts_of_zlib_share_what_gcc_makes() {
+    try_checkouts(&ZLIB_CMAKE, Compiler::Gcc);
+}
+
+#[test]
+fn checkouts_of_lua_share_what_clang_makes() {
+    try_checkouts(&LUA_MAKE, Compiler::Clang);
+}
+
+#[test]
+fn checkouts_of_fmt_share_what_clang_makes() {
+    if full_tier() {
+        try_checkouts(&FMT_CMAKE, Compiler::Clang);
+    } else {
+        skipped("checkouts of fmt", "they are part of FARCC_TESTS=full");
+    }
+}
+
+#[test]
+fn checkouts_of_googletest_share_what_gcc_makes() {
+    if full_tier() {
+        try_checkouts(&GOOGLETEST_CMAKE, Compiler::Gcc);
+    } else {
+        skipped("checkouts of googletest", "they are part of FARCC_TESTS=full");
+    }
 }
 
 fn try_project_in_full_tier(project: &Project, compiler: Compiler) {

@@ -22,6 +22,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("paths", 0),
     ("process", 0),
     ("reason", 0),
+    ("relocation", 0),
     ("stats", 0),
     ("history", 1),
     ("preprocessor", 1),

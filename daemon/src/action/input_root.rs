@@ -19,6 +19,7 @@ use prost::Message;
 use crate::digest::Digest;
 use crate::files::Version;
 use crate::paths;
+use crate::relocation::Relocation;
 
 /// How many symlinks one path may lead through, as in Linux (`MAXSYMLINKS`).
 const MAX_SYMLINKS: usize = 40;
@@ -126,6 +127,21 @@ impl InputRootBuilder {
             self.directory(physical)?;
         }
         Ok(located)
+    }
+
+    /// Moves the directories of the workspace to where `relocation` has them.
+    ///
+    /// # Errors
+    /// The path of a symlink that leads into one of them, or out of it.
+    pub fn relocate(&mut self, relocation: &Relocation) -> Result<(), PathBuf> {
+        check_symlinks(&self.root, Path::new("/"), relocation)?;
+        for root in relocation.roots() {
+            if let Some(tree) = detach(&mut self.root, &root.here) {
+                let place = self.directory(&root.there).map_err(|_| root.there.clone())?;
+                *place = tree;
+            }
+        }
+        Ok(())
     }
 
     /// The finished tree.
@@ -275,6 +291,46 @@ impl InputRoot {
         self.directories.push((digest, bytes));
         digest
     }
+}
+
+/// Takes a directory out of the tree, with those above it that hold nothing else.
+fn detach(tree: &mut DirectoryTree, path: &Path) -> Option<DirectoryTree> {
+    let mut components = path.strip_prefix("/").unwrap_or(path).components();
+    let name = components.next()?.as_os_str().to_str()?;
+    let rest = components.as_path();
+    if rest.as_os_str().is_empty() {
+        return match tree.entries.remove(name) {
+            Some(Entry::Directory(detached)) => Some(detached),
+            _ => None,
+        };
+    }
+    let Some(Entry::Directory(below)) = tree.entries.get_mut(name) else { return None };
+    let detached = detach(below, rest);
+    if below.entries.is_empty() {
+        tree.entries.remove(name);
+    }
+    detached
+}
+
+/// # Errors
+/// The path of a symlink that leads from one directory of the workspace to another place, or from another place into one.
+fn check_symlinks(tree: &DirectoryTree, path: &Path, relocation: &Relocation) -> Result<(), PathBuf> {
+    for (name, entry) in &tree.entries {
+        let path = path.join(name);
+        match entry {
+            Entry::Directory(below) => check_symlinks(below, &path, relocation)?,
+            Entry::File { .. } => {}
+            Entry::Symlink { target } => {
+                let whole = path.parent().unwrap_or(Path::new("/")).join(target);
+                let root =
+                    |path: &Path| relocation.roots().iter().position(|root| path.starts_with(&root.here));
+                if relocation.crosses(&whole) || root(&path) != root(&paths::lexically_normal(&whole)) {
+                    return Err(path);
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn utf8(name: &OsStr, path: &Path) -> Result<String, InputRootError> {

@@ -1,6 +1,7 @@
 //! From a command and its inputs to a REAPI Action: what is sent to a cluster, and the key of the result.
 //! Knows nothing of scanning, nor of clusters; installs and collects the outputs of a command.
 
+mod checkout;
 mod environment;
 mod input_root;
 mod outputs;
@@ -22,7 +23,9 @@ use crate::digest::Hasher;
 use crate::files::InputFile;
 use crate::reason::Reason;
 
+pub use checkout::Checkout;
 pub use environment::environment;
+pub use environment::logical_directory;
 pub use input_root::InputRoot;
 pub use input_root::InputRootBuilder;
 pub use input_root::InputRootError;
@@ -49,6 +52,9 @@ pub struct CommandSpec<'a> {
     pub directories: Vec<PathBuf>,
     /// What the command makes: kind and path, as opened.
     pub outputs: Vec<ExpectedOutput>,
+    /// The checkout, if the action is not to show which one it comes from: arguments and environment are those of the
+    /// action already, all else is as on this machine.
+    pub checkout: Option<Checkout>,
 }
 
 /// What the key depends on besides the command and its inputs.
@@ -85,27 +91,39 @@ pub struct Action {
     pub inputs: Vec<Arc<InputFile>>,
     /// What the command makes.
     pub outputs: Vec<Output>,
+    /// The checkout to which the names in results are translated.
+    pub checkout: Option<Checkout>,
+}
+
+/// Why there is no action.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ActionError {
+    /// The command can run only here: a path or argument that REAPI cannot carry, a directory that is missing or belongs
+    /// to the image.
+    Local(Reason),
+    /// The action would show which checkout it comes from; the clause says by what. Without a
+    /// [`checkout`](CommandSpec::checkout), never.
+    Bound(String),
 }
 
 impl Action {
     /// Builds the action.
     ///
     /// # Errors
-    /// The reason why the command can run only locally: a path or argument that REAPI cannot carry, a
-    /// directory that is missing or belongs to the image.
+    /// See [`ActionError`].
     pub fn new(
         spec: &CommandSpec,
         inputs: Vec<Arc<InputFile>>,
         circumstances: &Circumstances,
-    ) -> Result<Action, Reason> {
+    ) -> Result<Action, ActionError> {
         let mut builder = InputRootBuilder::default();
         let cwd = match builder.add_directory(spec.cwd).map_err(Reason::from)? {
             Located::Here(cwd) => cwd,
-            Located::System => return Err(Reason::SystemPath(spec.cwd.display().to_string())),
+            Located::System => return Err(Reason::SystemPath(spec.cwd.display().to_string()).into()),
         };
         let mut in_image = Vec::new();
         for input in &inputs {
-            if builder.add_file(&input.path, &input.version)? == Located::System {
+            if builder.add_file(&input.path, &input.version).map_err(Reason::from)? == Located::System {
                 in_image.push(&**input);
             }
         }
@@ -113,16 +131,29 @@ impl Action {
             // A directory that is not there is not there for the compiler either.
             match builder.add_directory(directory) {
                 Ok(_) | Err(InputRootError::Io { .. }) => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(Reason::from(error).into()),
             }
         }
         let mut outputs = Vec::new();
         for expected in &spec.outputs {
-            outputs.push(Output::locate(&mut builder, &cwd, expected)?);
+            outputs.push(Output::locate(&mut builder, &cwd, expected, spec.checkout.as_ref())?);
+        }
+        let mut working_directory = cwd;
+        if let Some(checkout) = &spec.checkout {
+            let relocation = &checkout.relocation;
+            let paths = inputs.iter().map(|input| &input.path).chain(&spec.directories);
+            let mut paths = paths.chain(outputs.iter().map(|output: &Output| &output.path));
+            if let Some(path) = paths.find(|path| relocation.crosses(path)) {
+                return Err(ActionError::Bound(format!("{} leads across the workspace", path.display())));
+            }
+            builder.relocate(relocation).map_err(|path| {
+                ActionError::Bound(format!("the symlink {} leads across the workspace", path.display()))
+            })?;
+            working_directory = relocation.there(&working_directory);
         }
         let input_root = builder.build();
         let platform = platform(circumstances.platform);
-        let command = encode_command(spec, &cwd, &outputs, &platform)?;
+        let command = encode_command(spec, &working_directory, &outputs, &platform)?;
         let command_digest = Digest::of(&command);
         let mut action = re::Action {
             command_digest: Some(command_digest.into()),
@@ -135,8 +166,18 @@ impl Action {
         action.timeout = Some(duration(circumstances.timeout));
         let action = action.encode_to_vec();
         let digest = Digest::of(&action);
-        let environment = spec.environment.clone();
-        Ok(Action { digest, key, action, command_digest, command, environment, input_root, inputs, outputs })
+        Ok(Action {
+            digest,
+            key,
+            action,
+            command_digest,
+            command,
+            environment: spec.environment.clone(),
+            input_root,
+            inputs,
+            outputs,
+            checkout: spec.checkout.clone(),
+        })
     }
 }
 
@@ -206,6 +247,12 @@ fn salt(circumstances: &Circumstances, in_image: &[&InputFile]) -> Vec<u8> {
     hasher.finish().hash().to_vec()
 }
 
+impl From<Reason> for ActionError {
+    fn from(reason: Reason) -> ActionError {
+        ActionError::Local(reason)
+    }
+}
+
 impl From<InputRootError> for Reason {
     fn from(error: InputRootError) -> Reason {
         match error {
@@ -237,6 +284,7 @@ mod tests {
             cwd: scratch,
             directories: vec![scratch.join("missing")],
             outputs: vec![ExpectedOutput::replacing(OutputKind::Object, scratch.join("a.o"))],
+            checkout: None,
         };
         let mut circumstances = Circumstances {
             toolchain: Digest::of(b"toolchain"),

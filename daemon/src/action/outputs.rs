@@ -7,8 +7,11 @@ use std::path::PathBuf;
 
 use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
 
+use crate::action::Action;
+use crate::action::Checkout;
 use crate::action::InputRootBuilder;
 use crate::action::Located;
+use crate::action::checkout::is_translated;
 use crate::compiler::ExpectedOutput;
 use crate::compiler::OutputKind;
 use crate::compiler::Placement;
@@ -51,7 +54,8 @@ pub enum InstallError {
 }
 
 impl Output {
-    /// The output whose path is absolute; its directory joins the input tree.
+    /// The output whose path is absolute; its directory joins the input tree. `checkout`: from which the action comes if it
+    /// names none.
     ///
     /// # Errors
     /// When it cannot be an output of an action: its directory is missing or part of the image, what is there now or what
@@ -60,6 +64,7 @@ impl Output {
         builder: &mut InputRootBuilder,
         cwd: &Path,
         expected: &ExpectedOutput,
+        checkout: Option<&Checkout>,
     ) -> Result<Output, Reason> {
         let path = expected.path.as_path();
         let special = std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file());
@@ -69,28 +74,32 @@ impl Output {
         let Located::Here(directory) = builder.add_directory(parent)? else {
             return Err(Reason::SystemPath(path.display().to_string()));
         };
-        let remote = paths::relative(cwd, &directory.join(name));
+        let there = |path: &Path| match checkout {
+            Some(checkout) => checkout.relocation.there(path),
+            None => path.to_owned(),
+        };
+        let remote = paths::relative(&there(cwd), &there(&directory.join(name)));
         let remote = remote.to_str().ok_or_else(|| Reason::UnsupportedName(path.display().to_string()))?;
         let ExpectedOutput { kind, is_optional, placement, .. } = *expected;
         Ok(Output { kind, path: path.to_owned(), remote: remote.to_owned(), is_optional, placement })
     }
 }
 
-/// Puts every output of `result` into its place, one by one, the object last; atomically but where the compiler
-/// overwrites as well. `umask` is the user's; `is_wanted` is asked right before each.
+/// Puts every output of the action's `result` into its place, one by one, the object last; atomically but where the
+/// compiler overwrites as well. `umask` is the user's; `is_wanted` is asked right before each.
 ///
 /// # Errors
 /// When an output is missing in the result or the store, cannot be written, or is not wanted any more. Outputs
 /// installed before stay.
 pub fn install(
     store: &Store,
-    outputs: &[Output],
+    action: &Action,
     result: &re::ActionResult,
     umask: u32,
     is_wanted: &dyn Fn() -> bool,
 ) -> Result<(), InstallError> {
     let mut in_order: Vec<_> =
-        outputs.iter().filter(|output| output.kind != OutputKind::AuditDepfile).collect();
+        action.outputs.iter().filter(|output| output.kind != OutputKind::AuditDepfile).collect();
     in_order.sort_by_key(|output| output.kind);
     let mut made = Vec::new();
     for output in in_order {
@@ -107,6 +116,13 @@ pub fn install(
         if !is_wanted() {
             return Err(InstallError::Unwanted);
         }
+        let digest = match &action.checkout {
+            Some(checkout) if is_translated(output.kind) => {
+                let text = store.read(&digest)?.ok_or_else(|| InstallError::Gone(output.path.clone()))?;
+                store.put(&checkout.depfile_here(&text))?
+            }
+            _ => digest,
+        };
         let mode = (if is_executable { 0o777 } else { 0o666 }) & !umask;
         let overwrites = match output.placement {
             Placement::Replaced => false,
@@ -137,16 +153,22 @@ pub fn find<'a>(result: &'a re::ActionResult, output: &Output) -> Option<&'a re:
     result.output_files.iter().find(|file| file.path == output.remote)
 }
 
-/// Takes the outputs that a local run has left into the store. An output that was not made is left out, and
+/// Takes the outputs that a local run of the action has left into the store. An output that was not made is left out, and
 /// so are [`OutputKind::AuditDepfile`]s.
 ///
 /// # Errors
 /// When one cannot be read or stored.
-pub fn collect(store: &Store, outputs: &[Output]) -> Result<Vec<re::OutputFile>, StoreError> {
+pub fn collect(store: &Store, action: &Action) -> Result<Vec<re::OutputFile>, StoreError> {
     let mut files = Vec::new();
-    for output in outputs.iter().filter(|output| output.kind != OutputKind::AuditDepfile) {
+    for output in action.outputs.iter().filter(|output| output.kind != OutputKind::AuditDepfile) {
         let Ok(metadata) = std::fs::metadata(&output.path) else { continue };
-        let digest = store.put_file(&output.path)?;
+        let mut digest = store.put_file(&output.path)?;
+        if let Some(checkout) = &action.checkout
+            && is_translated(output.kind)
+            && let Some(text) = store.read(&digest)?
+        {
+            digest = store.put(&checkout.depfile_there(&text))?;
+        }
         files.push(re::OutputFile {
             path: output.remote.clone(),
             digest: Some(digest.into()),

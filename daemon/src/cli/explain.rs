@@ -11,12 +11,15 @@ use std::time::SystemTime;
 use anyhow::Context;
 use anyhow::bail;
 use farcc_proto::record::CommandRecord;
+use farcc_proto::record::Ingredient;
+use farcc_proto::record::ingredient::Kind;
 use serde_json::json;
 
 use crate::cli::Surroundings;
 use crate::cli::print;
 use crate::cli::print_json;
 use crate::cli::readable_micros;
+use crate::dispatch::PATHS;
 use crate::history::differences;
 use crate::paths;
 
@@ -46,6 +49,7 @@ pub(super) fn explain(surroundings: &Surroundings, file: &Path, json: bool) -> a
             "unix_millis": last.unix_millis,
             "micros": last.micros,
             "key": last.key,
+            "paths": paths_of(&last),
             "differences": differences.map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>()),
         }));
     }
@@ -64,6 +68,9 @@ pub(super) fn explain(surroundings: &Surroundings, file: &Path, json: bool) -> a
     if !last.key.is_empty() {
         let _ = writeln!(text, "  key: {}", last.key);
     }
+    if let Some(paths) = paths_of(&last) {
+        let _ = writeln!(text, "  paths: {paths}");
+    }
     match differences {
         None => text.push_str("  this was the first time that farcc saw it made\n"),
         Some(differences) if differences.is_empty() => {
@@ -77,6 +84,15 @@ pub(super) fn explain(surroundings: &Surroundings, file: &Path, json: bool) -> a
         }
     }
     print(text)
+}
+
+/// Whether the result is for all checkouts, or why not; none where nobody asked for it.
+fn paths_of(record: &CommandRecord) -> Option<String> {
+    let is_about_paths = |ingredient: &&Ingredient| {
+        ingredient.kind == i32::from(Kind::Configuration) && ingredient.name == PATHS.as_bytes()
+    };
+    let ingredient = record.ingredients.iter().find(is_about_paths)?;
+    Some(String::from_utf8_lossy(&ingredient.value).into_owned())
 }
 
 fn arguments(record: &CommandRecord) -> Vec<String> {

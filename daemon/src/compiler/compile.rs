@@ -311,67 +311,29 @@ impl Compile {
     /// # Errors
     /// [`Reason::UnsupportedFlag`]: the compiler did not tell what one of them stands for.
     pub fn portable_arguments(&self, toolchain: &Toolchain) -> Result<Vec<OsString>, Reason> {
-        let native = &toolchain.native;
-        for argument in self.command_line.with(Meaning::Native) {
-            let text = argument.text();
-            let flag = text.trim_end_matches("native");
-            if !native.iter().any(|word| word.starts_with(flag)) {
-                return Err(Reason::UnsupportedFlag(text));
-            }
-        }
-        if !self.asks_for_native() {
+        let native = self.native_arguments(toolchain)?;
+        if native.is_empty() {
             return Ok(self.arguments.clone());
         }
         let others =
             self.command_line.arguments.iter().filter(|argument| argument.meaning != Meaning::Native);
-        Ok(native.iter().map(OsString::from).chain(others.flat_map(Argument::words)).collect())
+        Ok(native.into_iter().chain(others.flat_map(Argument::words)).collect())
     }
 
-    /// The arguments with every path in them replaced by what `map` makes of it: source, outputs, include
-    /// directories, forced includes, sysroots. Paths inside prefix maps, macros and sysroot-relative directories
-    /// stay as they are.
-    pub fn mapped_arguments(&self, mut map: impl FnMut(&Path) -> PathBuf) -> Vec<OsString> {
-        let mut words = Vec::with_capacity(self.arguments.len());
-        for argument in &self.command_line.arguments {
-            match (argument.path(), argument.meaning) {
-                (Some(path), _) if !search_path::is_sysroot_relative(path) => {
-                    words.extend(argument.with_value(map(path).into()).words());
-                }
-                (_, Meaning::PreprocessorList) => {
-                    let list = argument.preprocessor_list().unwrap_or_default();
-                    if let Some(depfile) = &list.depfile {
-                        let mut word = OsString::from("-Wp,");
-                        word.push(&list.depfile_flag);
-                        word.push(",");
-                        word.push(map(depfile));
-                        words.push(word);
-                    }
-                    words.extend(list.without_depfile());
-                }
-                _ => words.extend(argument.words()),
+    /// What `-march=native` and its kin stand for here; none without such a flag.
+    ///
+    /// # Errors
+    /// See [`portable_arguments`](Compile::portable_arguments).
+    pub(super) fn native_arguments(&self, toolchain: &Toolchain) -> Result<Vec<OsString>, Reason> {
+        for argument in self.command_line.with(Meaning::Native) {
+            let text = argument.text();
+            let flag = text.trim_end_matches("native");
+            if !toolchain.native.iter().any(|word| word.starts_with(flag)) {
+                return Err(Reason::UnsupportedFlag(text));
             }
         }
-        words
-    }
-
-    /// Whether the command means the same with other paths: no flag ties its output to absolute paths.
-    pub fn is_relocatable(&self) -> bool {
-        // Paths inside a list are not mapped, and the names of further files stand in the object.
-        !self.command_line.arguments.iter().any(|argument| {
-            matches!(
-                argument.meaning,
-                Meaning::Bound
-                    | Meaning::Recorded
-                    | Meaning::DirectoryPrefix
-                    | Meaning::Writes(_)
-                    | Meaning::AssemblerList
-                    | Meaning::Xclang
-                    | Meaning::ProfileUse
-                    | Meaning::ProfileDirectory
-                    | Meaning::Plugin
-                    | Meaning::PluginArgument
-            ) || argument.path().is_some_and(search_path::is_sysroot_relative)
-        })
+        let words = if self.asks_for_native() { &toolchain.native[..] } else { &[] };
+        Ok(words.iter().map(OsString::from).collect())
     }
 }
 
@@ -469,22 +431,6 @@ mod tests {
     }
 
     #[test]
-    fn every_path_is_mapped() {
-        let line = "gcc -c /w/a.c -o/w/a.o -I /w/i -isystem/w/s -include /w/p.h -Wp,-DX,-MMD,/w/a.d --sysroot=/w/r -I=/x -O2";
-        let mapped =
-            compile(line).mapped_arguments(|path| path.strip_prefix("/w").unwrap_or(path).to_owned());
-        assert_eq!(
-            text(&mapped),
-            "-c a.c -oa.o -I i -isystems -include p.h -Wp,-MMD,a.d -Wp,-DX --sysroot=r -I=/x -O2"
-        );
-        assert!(!compile(line).is_relocatable());
-        assert!(compile("gcc -c /w/a.c -I/w/i -g").is_relocatable());
-        assert!(!compile("gcc -c a.c -flto").is_relocatable());
-        assert!(!compile("gcc -c a.c -Wa,-I/w/i").is_relocatable());
-        assert!(!compile("gcc -c a.c -ffile-prefix-map=/w=.").is_relocatable());
-    }
-
-    #[test]
     fn colours_follow_the_terminal() {
         let compile = compile("gcc -c a.c");
         let mut invocation = invocation(Path::new("/"), "gcc -c a.c");
@@ -517,7 +463,6 @@ mod tests {
         invocation.env.push(("TERM".into(), "xterm".into()));
         assert_eq!(compile.colour_arguments(&invocation, Family::Clang), None);
         assert_eq!(compile.audit(), Audit::Question);
-        assert!(!compile.is_relocatable());
     }
 
     /// What farcc adds to a command must not show in the object.

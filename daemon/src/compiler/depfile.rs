@@ -8,6 +8,8 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
+use crate::preprocessor::Family;
+
 /// What a depfile says.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Depfile {
@@ -154,6 +156,95 @@ fn backslashes(rest: &mut &[u8], word: &mut Vec<u8>) -> Token {
     token
 }
 
+/// The depfile with every name in it replaced by what `rename` makes of it as it stands there, escaped; its lines are
+/// broken where `family`'s compilers break lines of the new names: GCC's `mkdeps.cc` (`make_write_name`, 72 columns),
+/// Clang's `DependencyFile.cpp` (`outputDependencyFile`, 75 columns).
+pub fn renamed(bytes: &[u8], family: Family, rename: &dyn Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
+    let mut renamed = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let mut line = Line { family, text: &mut renamed, column: 0, in_targets: true };
+        loop {
+            let (token, ends) = next_name(&mut rest);
+            if !token.is_empty() {
+                line.write(token, rename);
+            }
+            if ends {
+                break;
+            }
+        }
+        if bytes[..bytes.len() - rest.len()].ends_with(b"\n") {
+            renamed.push(b'\n');
+        }
+    }
+    renamed
+}
+
+/// Takes the next name off `rest`, escaped as it is, with the colon after it; whether the line ends there, whose end is
+/// taken, too.
+fn next_name<'a>(rest: &mut &'a [u8]) -> (&'a [u8], bool) {
+    let whole = *rest;
+    let mut word = Vec::new();
+    loop {
+        let taken = whole.len() - rest.len();
+        match next(rest, &mut word, false) {
+            Token::Character | Token::Colon => {}
+            Token::Blank => return (&whole[..taken], false),
+            Token::End => return (&whole[..taken], true),
+        }
+    }
+}
+
+/// A line that is written.
+struct Line<'a> {
+    family: Family,
+    text: &'a mut Vec<u8>,
+    column: usize,
+    in_targets: bool,
+}
+
+impl Line<'_> {
+    fn write(&mut self, token: &[u8], rename: &dyn Fn(&[u8]) -> Vec<u8>) {
+        let ends_targets = self.in_targets && token.ends_with(b":");
+        let name = rename(if ends_targets { &token[..token.len() - 1] } else { token });
+        // Clang does not count what it escapes.
+        let width = match self.family {
+            Family::Clang if !self.in_targets => unescaped_len(&name),
+            _ => name.len(),
+        };
+        if self.column > 0 {
+            let (breaks, indented) = match (self.family, self.in_targets) {
+                (Family::Gcc, _) => (self.column + width > 72, 0),
+                (Family::Clang, true) => (self.column + width + 2 > 75, 1),
+                (Family::Clang, false) => (self.column + width + 1 + 2 > 75, 2),
+            };
+            if breaks {
+                self.text.extend_from_slice(b" \\\n");
+                // The second blank after a break stands before the name.
+                if self.family == Family::Clang {
+                    self.text.push(b' ');
+                }
+                self.column = indented;
+            }
+            self.text.push(b' ');
+            self.column += 1;
+        }
+        self.text.extend_from_slice(&name);
+        self.column += width;
+        if ends_targets {
+            self.text.push(b':');
+            self.column += 1;
+            self.in_targets = false;
+        }
+    }
+}
+
+fn unescaped_len(name: &[u8]) -> usize {
+    let (mut rest, mut word) = (name, Vec::new());
+    while !matches!(next(&mut rest, &mut word, false), Token::End) {}
+    word.len()
+}
+
 fn take(word: &mut Vec<u8>) -> Option<PathBuf> {
     let bytes = std::mem::take(word);
     (!bytes.is_empty()).then(|| PathBuf::from(OsString::from_vec(bytes)))
@@ -162,6 +253,7 @@ fn take(word: &mut Vec<u8>) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::relocation::Relocation;
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
 
@@ -238,6 +330,56 @@ mod tests {
                 _ => PathBuf::from(OsStr::from_bytes(name)),
             }));
             assert_eq!(depfile.prerequisites, expected, "{compiler}");
+        }
+    }
+
+    /// What a compiler writes in one directory, renamed, is what it writes in the other.
+    #[test]
+    fn renamed_lines_break_where_the_compiler_breaks_them() {
+        crate::prerequisites::tests::require_compilers();
+        let space = tempfile::tempdir().unwrap();
+        let space = space.path().canonicalize().unwrap();
+        // One more character each: every place in a line where a name can end.
+        let places: Vec<PathBuf> = (1..40).map(|length| space.join("d".repeat(length))).collect();
+        let names =
+            ["a.h", "two words.h", "$x.h", "#y.h", "some/longer/name/of/a/header.h", "b.h", "c/d.h", "e.h"];
+        let source: String = names.iter().map(|name| format!("#include \"{name}\"\n")).collect();
+        for place in &places {
+            for name in names {
+                std::fs::create_dir_all(place.join(name).parent().unwrap()).unwrap();
+                std::fs::write(place.join(name), "").unwrap();
+            }
+            std::fs::write(place.join("main.c"), &source).unwrap();
+        }
+        for (compiler, family) in [("/usr/bin/gcc", Family::Gcc), ("/usr/bin/clang", Family::Clang)] {
+            let written: Vec<Vec<u8>> = places
+                .iter()
+                .map(|place| {
+                    #[expect(clippy::disallowed_methods, reason = "the test itself starts the compiler")]
+                    let output = std::process::Command::new(compiler)
+                        .args(["-M", "-MP", "-MT", "first.o", "-MT", "a/long/second/target.o", "-MT"])
+                        .arg(place.join("third.o"))
+                        .args(["-MT", "fourth/target/of/the/unit.o", "-include", "stdint.h"])
+                        .arg(place.join("main.c"))
+                        .output()
+                        .unwrap();
+                    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+                    output.stdout
+                })
+                .collect();
+            for (from, to) in (0..places.len()).zip((0..places.len()).rev()) {
+                let relocation = |place: &PathBuf| Relocation::new(std::slice::from_ref(place)).unwrap();
+                let (from_here, to_here) = (relocation(&places[from]), relocation(&places[to]));
+                let there = renamed(&written[from], family, &|name| from_here.name_there(name));
+                let text = String::from_utf8_lossy;
+                assert!(from_here.named_here(&there).is_none(), "{}", text(&there));
+                let here = renamed(&there, family, &|name| to_here.name_here(name));
+                assert_eq!(text(&here), text(&written[to]), "{compiler} {from} {to}");
+            }
+        }
+        for garbage in [&b""[..], b"\\", b":", b"a b\n", b"\n\n", b" : \\\n", b"a.o: b.c"] {
+            let same = renamed(garbage, Family::Gcc, &|name| name.to_vec());
+            assert!(same.len() <= garbage.len(), "{garbage:?}");
         }
     }
 }

@@ -153,6 +153,8 @@ pub(super) enum Meaning {
     Neutral,
     /// The same, but its value or its effect is bound to absolute paths.
     Bound,
+    /// `-ffile-prefix-map=` and its kin: other names for paths in what is made.
+    PrefixMap,
     /// Writes the command line itself into the object, so that nothing may be added to it.
     Recorded,
     /// Has no effect on a compile.
@@ -241,11 +243,8 @@ const BOUND_FEATURES: &[&str] = &[
     "coverage-compilation-dir=",
     "coverage-prefix-map=",
     "debug-compilation-dir=",
-    "debug-prefix-map=",
     "file-compilation-dir=",
-    "file-prefix-map=",
     "lto",
-    "macro-prefix-map=",
 ];
 
 /// Features that no macro and no answer depends on, and whose values vary from command to command.
@@ -556,7 +555,10 @@ static ROWS: &[Row] = &[
     row("-fprofile-instr-use=", Joined, Meaning::ProfileUse),
     row("-fbranch-probabilities", Exact, Meaning::ProfileUse),
     row("-fdebug-compilation-dir", Separate, Meaning::Bound),
-    row("-fcanon-prefix-map", Exact, Meaning::Neutral),
+    row("-fdebug-prefix-map=", Joined, Meaning::PrefixMap),
+    row("-ffile-prefix-map=", Joined, Meaning::PrefixMap),
+    row("-fmacro-prefix-map=", Joined, Meaning::PrefixMap),
+    row("-fcanon-prefix-map", Exact, Meaning::Bound),
     row("-fpreprocessed", Exact, Meaning::Unsupported),
     // UTF-8 is what the scanner reads and what needs no conversion tables.
     row("-finput-charset=UTF-8", Exact, Meaning::Neutral),
@@ -819,7 +821,7 @@ mod tests {
             ("-fno-color-diagnostics", Some(Meaning::Colour)),
             ("-fdiagnostics-show-option", Some(Meaning::Neutral)),
             ("-frandom-seed=x.c", Some(Meaning::Neutral)),
-            ("-ffile-prefix-map=/a=/b", Some(Meaning::Bound)),
+            ("-ffile-prefix-map=/a=/b", Some(Meaning::PrefixMap)),
             ("-flto=auto", Some(Meaning::Bound)),
             ("-fprofile-use=x", Some(Meaning::ProfileUse)),
             ("-fprofile-arcs", Some(Meaning::Writes(Further::CoverageCounts))),

@@ -15,6 +15,7 @@ mod outputs;
 mod probe;
 mod programs;
 mod questions;
+mod relocated;
 mod response_file;
 mod search_path;
 mod sources;

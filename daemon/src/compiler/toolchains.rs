@@ -444,7 +444,11 @@ pub(super) mod tests {
         }
     }
 
-    async fn probe(toolchains: &Toolchains, cwd: &Path, line: &str) -> Result<Arc<Toolchain>, Reason> {
+    pub(in crate::compiler) async fn probe(
+        toolchains: &Toolchains,
+        cwd: &Path,
+        line: &str,
+    ) -> Result<Arc<Toolchain>, Reason> {
         let invocation = invocation(cwd, line);
         toolchains.probe(&compile(&invocation), &invocation).await
     }

@@ -13,7 +13,7 @@ use crate::process::env_value;
 
 /// Sections whose keys can be overridden by `FARCC_<SECTION>_<KEY>`. `[platform]` has no fixed keys and
 /// `[[route]]` is a list: neither can be.
-const SECTIONS: &[&str] = &["remote", "exec", "cache", "status"];
+const SECTIONS: &[&str] = &["remote", "exec", "workspace", "cache", "status"];
 
 /// Why a configuration cannot be used. The message names file and line, or the variable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,13 +52,15 @@ pub fn load(env: &[(OsString, OsString)], cwd: &Path, default_file: &Path) -> Re
         }
     }
     let config = Config::deserialize_table(table).map_err(|error| in_file(&error))?;
-    match &config.cache.dir {
-        // A daemon has no directory of its own to which it could be relative.
-        Some(directory) if !directory.is_absolute() => Err(ConfigError(format!(
-            "use [cache] dir {:?}: it is not absolute; $HOME and other variables are expanded, ~ is not",
+    let directories = config.cache.dir.iter().map(|directory| ("[cache] dir", directory));
+    let roots = config.workspace.roots.iter().map(|root| ("[workspace] roots", root));
+    // A daemon has no directory of its own to which they could be relative.
+    match directories.chain(roots).find(|(_, directory)| !directory.is_absolute()) {
+        Some((key, directory)) => Err(ConfigError(format!(
+            "use {key} {:?}: it is not absolute; $HOME and other variables are expanded, ~ is not",
             directory.display().to_string()
         ))),
-        _ => Ok(config),
+        None => Ok(config),
     }
 }
 
@@ -228,12 +230,12 @@ mod tests {
             "[exec]\nsalt = \"$SALT\"\njob = 3\n",
             &[("SALT", "s")],
             expect![[r#"
-            read DIR/farcc.toml: TOML parse error at line 3, column 1
-              |
-            3 | job = 3
-              | ^^^
-            unknown field `job`, expected one of `strategy`, `accept_cached`, `upload_local_results`, `jobs`, `local_jobs`, `timeout`, `salt`, `verify`
-        "#]],
+                read DIR/farcc.toml: TOML parse error at line 3, column 1
+                  |
+                3 | job = 3
+                  | ^^^
+                unknown field `job`, expected one of `strategy`, `paths`, `accept_cached`, `upload_local_results`, `jobs`, `local_jobs`, `timeout`, `salt`, `verify`
+            "#]],
         );
         check_error(
             "[cache]\ndir = \"~/cache\"\n",
@@ -246,6 +248,13 @@ mod tests {
             "",
             &[("FARCC_EXEC_JOBS", "many")],
             expect![[r#"use the variable FARCC_EXEC_JOBS: invalid type: string "many", expected usize"#]],
+        );
+        check_error(
+            "[workspace]\nroots = [\"/a\", \"b\"]\n",
+            &[],
+            expect![[
+                r#"use [workspace] roots "b": it is not absolute; $HOME and other variables are expanded, ~ is not"#
+            ]],
         );
         check_error(
             "[exec]\nverify = 2.0\n",
@@ -262,6 +271,9 @@ mod tests {
             |text, variables: &[(&str, &str)]| load_text(text, variables).unwrap().exec.verify.to_string();
         assert_eq!(share("[exec]\nverify = 1\n", &[]), "1");
         assert_eq!(share("", &[("FARCC_EXEC_VERIFY", "0.25")]), "0.25");
+        let roots =
+            load_text("", &[("FARCC_WORKSPACE_ROOTS", "[\"/a b\", \"/c\"]")]).unwrap().workspace.roots;
+        assert_eq!(roots, [Path::new("/a b"), Path::new("/c")]);
         check_error(
             "",
             &[("FARCC_REMOTE_ADRESS", "x")],

@@ -28,6 +28,8 @@ pub struct Config {
     pub platform: BTreeMap<String, String>,
     /// `[exec]`: where and how commands run.
     pub exec: Exec,
+    /// `[workspace]`: what belongs to the project.
+    pub workspace: Workspace,
     /// `[[route]]`: rules that send a command elsewhere; the first match wins.
     #[serde(rename = "route")]
     pub routes: Vec<Route>,
@@ -69,6 +71,8 @@ impl Default for Remote {
 pub struct Exec {
     /// Where commands run.
     pub strategy: Strategy,
+    /// Whose paths stand in what is made.
+    pub paths: Paths,
     /// Whether results of the cluster's action cache are taken.
     pub accept_cached: bool,
     /// Whether results of local runs are offered to the cluster's action cache.
@@ -91,6 +95,7 @@ impl Default for Exec {
     fn default() -> Exec {
         Exec {
             strategy: Strategy::default(),
+            paths: Paths::default(),
             accept_cached: true,
             upload_local_results: true,
             jobs: 400,
@@ -113,6 +118,26 @@ pub enum Strategy {
     /// On the cluster, else on this machine.
     #[default]
     RemoteLocalFallback,
+}
+
+/// `[exec] paths`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Paths {
+    /// Those of this machine: the bytes of a local compile.
+    #[default]
+    Exact,
+    /// Those of no machine: results are shared by all checkouts.
+    Shared,
+}
+
+/// `[workspace]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Workspace {
+    /// Its directories, absolute, with everything below them; empty: those that Farcc.cmake noted, else the repository
+    /// around the working directory.
+    pub roots: Vec<PathBuf>,
 }
 
 /// One `[[route]]`.

@@ -15,6 +15,7 @@ use crate::action::Action;
 use crate::action::InstallError;
 use crate::action::Output;
 use crate::action::collect;
+use crate::action::find;
 use crate::action::install;
 use crate::compiler::Audit;
 use crate::compiler::Compile;
@@ -34,6 +35,7 @@ use crate::files::Fingerprint;
 use crate::files::InputFile;
 use crate::paths;
 use crate::reason::Reason;
+use crate::relocation::Relocation;
 use crate::stats::Outcome;
 use crate::store::Store;
 use crate::store::StoreError;
@@ -116,18 +118,17 @@ pub struct Kept {
     pub config: Arc<Config>,
 }
 
-/// Looks for the result of `key` and puts its outputs into place. None: a miss.
+/// Looks for the result of the action and puts its outputs into place. None: a miss.
 ///
 /// # Errors
 /// When the store cannot be read.
 pub(super) fn hit(
     store: &Store,
-    key: &Digest,
-    outputs: &[Output],
+    action: &Action,
     umask: u32,
     presence: &Presence,
 ) -> Result<Option<Verdict>, StoreError> {
-    let Some(result) = store.action_result(key)? else { return Ok(None) };
+    let Some(result) = store.action_result(&action.key)? else { return Ok(None) };
     if result.exit_code != 0 {
         return Ok(None);
     }
@@ -137,8 +138,12 @@ pub(super) fn hit(
     ) else {
         return Ok(None);
     };
-    match install(store, outputs, &result, umask, &|| presence.is_there()) {
-        Ok(()) => Ok(Some(Verdict::Completed { exit_code: 0, stdout, stderr })),
+    match install(store, action, &result, umask, &|| presence.is_there()) {
+        Ok(()) => Ok(Some(Verdict::Completed {
+            exit_code: 0,
+            stdout: action.messages_here(stdout),
+            stderr: action.messages_here(stderr),
+        })),
         Err(InstallError::Store(error)) => Err(error),
         // Trimmed in part: made again. Or nobody waits, and what is answered does not matter.
         Err(InstallError::Gone(_) | InstallError::NotMade(_) | InstallError::Unwanted) => Ok(None),
@@ -318,7 +323,7 @@ fn keep(
         audit_depfile(&text, cwd, &action.inputs)?;
     }
     let failed = |error: StoreError| Reason::Store(error.to_string());
-    let mut output_files = collect(store, &action.outputs).map_err(failed)?;
+    let mut output_files = collect(store, action).map_err(failed)?;
     let is_made = |output: &Output| output_files.iter().any(|file| file.path == output.remote);
     let mut expected =
         action.outputs.iter().filter(|output| output.kind != OutputKind::AuditDepfile && !output.is_optional);
@@ -328,14 +333,19 @@ fn keep(
     }
     // The audited depfile is part of the result wherever it is taken from, so that a hit can be audited again.
     if let Some(output) = action.outputs.iter().find(|output| output.kind == OutputKind::AuditDepfile) {
-        let digest = store.put(&text).map_err(failed)?;
+        let there = action.checkout.as_ref().map(|checkout| checkout.depfile_there(&text));
+        let digest = store.put(there.as_deref().unwrap_or(&text)).map_err(failed)?;
         let path = output.remote.clone();
         output_files.push(re::OutputFile { path, digest: Some(digest.into()), ..re::OutputFile::default() });
         output_files.sort_by(|a, b| a.path.cmp(&b.path));
     }
     let mut result = re::ActionResult { output_files, ..re::ActionResult::default() };
-    (result.stdout_raw, result.stdout_digest) = keep_message(store, &run.stdout).map_err(failed)?;
-    (result.stderr_raw, result.stderr_digest) = keep_message(store, &run.stderr).map_err(failed)?;
+    let (stdout, stderr) = (action.messages_there(&run.stdout), action.messages_there(&run.stderr));
+    (result.stdout_raw, result.stdout_digest) = keep_message(store, &stdout).map_err(failed)?;
+    (result.stderr_raw, result.stderr_digest) = keep_message(store, &stderr).map_err(failed)?;
+    if let Some(checkout) = &action.checkout {
+        check_shows_nothing(&checkout.relocation, action, store, &result, [&stdout, &stderr])?;
+    }
     current()?;
     compare(&result)?;
     store.put_action_result(&action.key, &result).map_err(failed)?;
@@ -387,6 +397,30 @@ fn tell_difference(
     let differs = format!("{what}; {copy}");
     tracing::warn!("verify: a result differs from what is made here: {differs}");
     Reason::VerifyDiffers(differs)
+}
+
+/// Whether a result that all checkouts may take shows this one: in a place where no prefix map helped.
+fn check_shows_nothing(
+    relocation: &Relocation,
+    action: &Action,
+    store: &Store,
+    result: &re::ActionResult,
+    messages: [&[u8]; 2],
+) -> Result<(), Reason> {
+    let shown = |what: String, bytes: &[u8]| match relocation.named_here(bytes) {
+        Some(path) => Err(Reason::PathShown(format!("{} in {what}", path.display()))),
+        None => Ok(()),
+    };
+    for (message, name) in messages.into_iter().zip(["standard output", "standard error"]) {
+        shown(name.to_owned(), message)?;
+    }
+    for output in &action.outputs {
+        let digest = find(result, output).and_then(|file| file.digest.as_ref());
+        let Some(digest) = digest.and_then(|digest| Digest::try_from(digest).ok()) else { continue };
+        let bytes = store.read(&digest).map_err(|error| Reason::Store(error.to_string()))?;
+        shown(output.path.display().to_string(), &bytes.unwrap_or_default())?;
+    }
+    Ok(())
 }
 
 fn temporary_depfile(directory: &Path) -> std::io::Result<tempfile::TempPath> {
@@ -469,6 +503,7 @@ mod tests {
             cwd: scratch,
             directories: Vec::new(),
             outputs: vec![ExpectedOutput::replacing(OutputKind::Object, scratch.join("a.o"))],
+            checkout: None,
         };
         let platform = BTreeMap::new();
         let (toolchain, timeout) = (Digest::empty(), Duration::ZERO);

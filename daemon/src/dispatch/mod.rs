@@ -7,6 +7,7 @@ mod local;
 mod preparation;
 mod presence;
 mod remote;
+mod sharing;
 mod trail;
 mod verification;
 
@@ -47,12 +48,14 @@ use crate::store::Store;
 
 use claims::Claims;
 use local::LocalCommand;
+use sharing::Sharing;
 
 pub use inputs::Scanned;
 pub use local::Kept;
 pub use local::LocalRun;
 pub use local::Pending;
 pub use presence::Presence;
+pub use trail::PATHS;
 pub use trail::Trail;
 
 /// What the launcher is to do.
@@ -86,6 +89,7 @@ pub struct Dispatcher {
     stores: DashMap<(PathBuf, u64), Arc<Store>>,
     clusters: DashMap<(Remote, usize), Arc<Cluster>>,
     claims: Arc<Claims>,
+    sharing: Arc<Sharing>,
     stats: Arc<Stats>,
     history: History,
     directories: Directories,
@@ -181,6 +185,7 @@ impl Dispatcher {
             stores: DashMap::new(),
             clusters: DashMap::new(),
             claims: Arc::default(),
+            sharing: Arc::default(),
             stats,
             history: History::new(directories.history()),
             directories,
@@ -252,7 +257,7 @@ impl Dispatcher {
     ) -> Result<Verdict, Reason> {
         let toolchain = self.toolchains.probe(compile, invocation).await?;
         let prepared = self.prepare(config, compile, invocation, &toolchain).await?;
-        trail.prepared(&prepared.action, &toolchain, config, prepared.not_sure);
+        trail.prepared(&prepared, &toolchain, config);
         let claim = self.claims.claim(output_paths(&prepared.action, &invocation.cwd));
         let store = self.store(config).await?;
         let sampled = verification::is_sampled(config.exec.verify);
@@ -292,6 +297,9 @@ impl Dispatcher {
         };
         let trail = std::mem::replace(trail, Trail::new(Arc::clone(invocation)));
         let mut argv = invocation.argv.clone();
+        if let Some(checkout) = &prepared.action.checkout {
+            argv.splice(1..1, compile.prefix_maps(&checkout.relocation));
+        }
         argv.extend(preparation::additions(compile, invocation, &toolchain)?);
         let command = LocalCommand { compile, invocation, argv, reason, config: Arc::clone(config) };
         let pending =
@@ -414,13 +422,13 @@ impl Dispatcher {
     async fn local_hit(
         &self,
         store: &Arc<Store>,
-        action: &Action,
+        action: &Arc<Action>,
         invocation: &Invocation,
         presence: &Presence,
     ) -> Option<Verdict> {
-        let (store, key, outputs) = (Arc::clone(store), action.key, action.outputs.clone());
+        let (store, action) = (Arc::clone(store), Arc::clone(action));
         let (umask, presence) = (invocation.umask, presence.clone());
-        let hit = in_background(move || local::hit(&store, &key, &outputs, umask, &presence)).await;
+        let hit = in_background(move || local::hit(&store, &action, umask, &presence)).await;
         match hit {
             Ok(Ok(verdict)) => verdict,
             // A store that cannot be read is a miss; the command goes on.

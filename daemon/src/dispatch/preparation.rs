@@ -1,34 +1,44 @@
 //! From a compile to its Action: inputs, outputs, and what is added to the command line.
 //! Knows nothing of results.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::action::Action;
+use crate::action::ActionError;
+use crate::action::Checkout;
 use crate::action::Circumstances;
 use crate::action::CommandSpec;
 use crate::action::environment;
 use crate::compiler::Audit;
 use crate::compiler::Compile;
 use crate::compiler::ExpectedOutput;
-
 use crate::compiler::Invocation;
 use crate::compiler::OutputKind;
 use crate::compiler::Product;
 use crate::compiler::Toolchain;
 use crate::config::Config;
+use crate::config::Paths;
+use crate::config::Workspace;
 use crate::dispatch::Dispatcher;
 use crate::dispatch::Scanned;
 use crate::dispatch::in_background;
+use crate::dispatch::sharing;
+use crate::dispatch::sharing::Sharing;
 use crate::paths;
 use crate::preprocessor::Family;
 use crate::reason::Reason;
+use crate::relocation::Relocation;
 
 /// A command whose key is known.
 pub(super) struct Prepared {
     pub(super) action: Arc<Action>,
     pub(super) not_sure: bool,
+    /// Why it shows which checkout it comes from, though it is to show none.
+    pub(super) bound: Option<String>,
 }
 
 /// What the name of the depfile that only farcc reads has after the source's.
@@ -50,46 +60,127 @@ impl Dispatcher {
         let exec = &config.exec;
         let not_sure = scanned.not_sure.is_some();
         let (platform, salt, timeout) = (config.platform.clone(), exec.salt.clone(), exec.timeout);
+        let (shared, sharing) = (exec.paths == Paths::Shared, Arc::clone(&self.sharing));
+        let workspace = config.workspace.clone();
         let (compile, invocation) = (Arc::clone(compile), Arc::clone(invocation));
         let toolchain = Arc::clone(toolchain);
         let action = in_background(move || {
             let circumstances =
                 Circumstances { toolchain: toolchain.identity, salt: &salt, platform: &platform, timeout };
-            build_action(&compile, &invocation, &toolchain, scanned, &circumstances)
+            let subject = Subject {
+                compile: &compile,
+                invocation: &invocation,
+                toolchain: &toolchain,
+                circumstances: &circumstances,
+            };
+            let mut bound = None;
+            if shared {
+                match subject.shared_action(&scanned, &workspace, &sharing) {
+                    Ok(action) => return Ok((action, None)),
+                    Err(ActionError::Bound(why)) => bound = Some(why),
+                    Err(ActionError::Local(reason)) => return Err(reason),
+                }
+            }
+            match subject.action(scanned, None) {
+                Ok(action) => Ok((action, bound)),
+                Err(ActionError::Local(reason)) => Err(reason),
+                Err(ActionError::Bound(why)) => Err(Reason::Internal(why)),
+            }
         });
-        Ok(Prepared { action: Arc::new(action.await??), not_sure })
+        let (action, bound) = action.await??;
+        Ok(Prepared { action: Arc::new(action), not_sure, bound })
     }
 }
 
-fn build_action(
-    compile: &Compile,
-    invocation: &Invocation,
-    toolchain: &Toolchain,
-    scanned: Scanned,
-    circumstances: &Circumstances,
-) -> Result<Action, Reason> {
-    let mut arguments = vec![driver_name(compile, invocation)];
-    arguments.extend(compile.portable_arguments(toolchain)?);
-    arguments.extend(additions(compile, invocation, toolchain)?);
-    let mut outputs = compile.outputs(toolchain.family);
-    if compile.audit() == Audit::AddedDepfile {
-        let named = compile.sources.iter().map(|source| source.object.as_ref().unwrap_or(&source.path));
-        let mut audit = named.take(1).cloned().collect::<PathBuf>().into_os_string();
-        audit.push(AUDIT_SUFFIX);
-        let audit = PathBuf::from(audit);
-        arguments.extend(compile.depfile_arguments(&audit));
-        outputs.push(ExpectedOutput::replacing(OutputKind::AuditDepfile, audit));
+/// A compile and all that its Action is made of besides its inputs.
+struct Subject<'a> {
+    compile: &'a Compile,
+    invocation: &'a Invocation,
+    toolchain: &'a Toolchain,
+    circumstances: &'a Circumstances<'a>,
+}
+
+impl Subject<'_> {
+    /// The Action that is the same for every checkout.
+    ///
+    /// # Errors
+    /// [`ActionError::Bound`]: there is none.
+    fn shared_action(
+        &self,
+        scanned: &Scanned,
+        workspace: &Workspace,
+        sharing: &Sharing,
+    ) -> Result<Action, ActionError> {
+        let relocation = sharing::relocation(workspace, &self.invocation.cwd).map_err(ActionError::Bound)?;
+        let named = sharing.named_in(&scanned.inputs, &relocation);
+        let named = named.map_err(|error| Reason::InputUnreadable(error.to_string()))?;
+        if let Some(path) = named {
+            return Err(ActionError::Bound(format!("{} names the workspace", path.display())));
+        }
+        let checkout = Checkout { relocation: Arc::new(relocation), family: self.toolchain.family };
+        self.action(scanned.clone(), Some(checkout))
     }
-    for output in &mut outputs {
-        output.path = paths::absolute(&invocation.cwd, &output.path);
+
+    fn action(&self, scanned: Scanned, checkout: Option<Checkout>) -> Result<Action, ActionError> {
+        let Subject { compile, invocation, toolchain, circumstances } = *self;
+        let relocation = checkout.as_ref().map(|checkout| &*checkout.relocation);
+        let driver = driver_name(compile, invocation);
+        if relocation.is_some() && !Path::new(&driver).is_absolute() {
+            return Err(ActionError::Bound("the compiler is named from the working directory".to_owned()));
+        }
+        let mut arguments = vec![driver];
+        arguments.extend(match relocation {
+            Some(relocation) => {
+                compile.relocated_arguments(toolchain, relocation).map_err(ActionError::Bound)?
+            }
+            None => compile.portable_arguments(toolchain)?,
+        });
+        arguments.extend(additions(compile, invocation, toolchain)?);
+        let mut outputs = compile.outputs(toolchain.family);
+        if compile.audit() == Audit::AddedDepfile {
+            let named = compile.sources.iter().map(|source| source.object.as_ref().unwrap_or(&source.path));
+            let mut audit = named.take(1).cloned().collect::<PathBuf>().into_os_string();
+            audit.push(AUDIT_SUFFIX);
+            let audit = PathBuf::from(audit);
+            let there = relocation.map_or_else(|| audit.clone(), |relocation| relocation.there(&audit));
+            arguments.extend(compile.depfile_arguments(&there));
+            outputs.push(ExpectedOutput::replacing(OutputKind::AuditDepfile, audit));
+        }
+        for output in &mut outputs {
+            output.path = paths::absolute(&invocation.cwd, &output.path);
+        }
+        let in_image = toolchain.programs.iter().filter_map(|(path, _)| path.parent());
+        let program_directories: Vec<_> = in_image.map(PathBuf::from).collect();
+        let mut environment = environment(&invocation.env, &invocation.cwd, &program_directories)?;
+        let mut directories = scanned.directories;
+        directories.extend(environment.get("PWD").map(PathBuf::from));
+        if let Some(relocation) = relocation {
+            move_environment(&mut environment, &invocation.cwd, relocation)?;
+        }
+        let cwd = &invocation.cwd;
+        let spec = CommandSpec { arguments, environment, cwd, directories, outputs, checkout };
+        Action::new(&spec, scanned.inputs, circumstances)
     }
-    let in_image = toolchain.programs.iter().filter_map(|(path, _)| path.parent());
-    let program_directories: Vec<_> = in_image.map(PathBuf::from).collect();
-    let environment = environment(&invocation.env, &invocation.cwd, &program_directories)?;
-    let mut directories = scanned.directories;
-    directories.extend(environment.get("PWD").map(PathBuf::from));
-    let spec = CommandSpec { arguments, environment, cwd: &invocation.cwd, directories, outputs };
-    Action::new(&spec, scanned.inputs, circumstances)
+}
+
+/// Gives `PWD` its value in the action; no other variable may name the workspace.
+fn move_environment(
+    environment: &mut BTreeMap<String, String>,
+    cwd: &Path,
+    relocation: &Relocation,
+) -> Result<(), ActionError> {
+    for (name, value) in environment {
+        if name != "PWD" {
+            if relocation.is_named_in(value.as_bytes()) {
+                return Err(ActionError::Bound(format!("the variable {name} names the workspace")));
+            }
+        } else if Path::new(value) != cwd {
+            return Err(ActionError::Bound(format!("PWD is {value}, which leads through a symlink")));
+        } else if let Some(there) = relocation.there(cwd).to_str() {
+            there.clone_into(value);
+        }
+    }
+    Ok(())
 }
 
 /// The name under which a worker, which has the same system directories and no others, runs the driver.

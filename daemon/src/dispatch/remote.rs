@@ -69,7 +69,8 @@ impl Run<'_> {
                 self.trail.bytes += fetched.bytes;
                 self.trail.ended(Outcome::ExecutedRemote, Some(Reason::RemoteFailed(exit_code)));
                 let exit_code = u8::try_from(exit_code).unwrap_or(1);
-                let (stdout, stderr) = (fetched.result.stdout_raw, fetched.result.stderr_raw);
+                let stdout = action.messages_here(fetched.result.stdout_raw);
+                let stderr = action.messages_here(fetched.result.stderr_raw);
                 Ok(Verdict::Completed { exit_code, stdout, stderr })
             }
             exit_code => {
@@ -109,15 +110,19 @@ fn keep(
         let digest = digest.and_then(|digest| Digest::try_from(digest).ok());
         let digest = digest.ok_or_else(|| Reason::RemoteError("the result has no depfile".to_owned()))?;
         let depfile = store.read(&digest).map_err(|error| failed(&error))?;
-        let depfile = depfile.ok_or_else(|| failed(&"the depfile is gone from the store"))?;
+        let mut depfile = depfile.ok_or_else(|| failed(&"the depfile is gone from the store"))?;
+        if let Some(checkout) = &action.checkout {
+            depfile = checkout.depfile_here(&depfile);
+        }
         audit_depfile(&depfile, cwd, &action.inputs)?;
     }
-    install(store, &action.outputs, result, umask, is_wanted).map_err(|error| match error {
+    install(store, action, result, umask, is_wanted).map_err(|error| match error {
         InstallError::NotMade(_) => Reason::RemoteError(error.to_string()),
         InstallError::Unwanted => Reason::Abandoned,
         InstallError::Gone(_) | InstallError::Store(_) => failed(&error),
     })?;
-    let (stdout, stderr) = (result.stdout_raw.clone(), result.stderr_raw.clone());
+    let stdout = action.messages_here(result.stdout_raw.clone());
+    let stderr = action.messages_here(result.stderr_raw.clone());
     // The outputs are in place: a store that cannot keep the result is no reason to make them again.
     if let Err(error) = store.put_action_result(&action.key, result) {
         tracing::warn!("failed to {error}");

@@ -13,17 +13,21 @@ use farcc_proto::record::CommandRecord;
 use farcc_proto::record::Ingredient;
 use farcc_proto::record::ingredient::Kind;
 
-use crate::action::Action;
 use crate::compiler::Compile;
 use crate::compiler::Invocation;
 use crate::compiler::OutputKind;
 use crate::compiler::Toolchain;
 use crate::config::Config;
+use crate::config::Paths;
+use crate::dispatch::preparation::Prepared;
 use crate::paths;
 use crate::reason::Reason;
 use crate::stats::Bytes;
 use crate::stats::Outcome;
 use crate::stats::Record;
+
+/// The name of the ingredient that says whether the result is for all checkouts.
+pub const PATHS: &str = "[exec] paths";
 
 /// The trail of one command through the daemon.
 pub struct Trail {
@@ -85,8 +89,9 @@ impl Trail {
     }
 
     /// Everything that the key is made of is known.
-    pub fn prepared(&mut self, action: &Action, toolchain: &Toolchain, config: &Config, not_sure: bool) {
-        self.not_sure = not_sure;
+    pub(super) fn prepared(&mut self, prepared: &Prepared, toolchain: &Toolchain, config: &Config) {
+        let action = &prepared.action;
+        self.not_sure = prepared.not_sure;
         let outputs = action.outputs.iter().filter(|output| output.kind != OutputKind::AuditDepfile);
         self.outputs = outputs.map(|output| paths::lexically_normal(&output.path)).collect();
         self.key = action.key.to_string();
@@ -102,6 +107,11 @@ impl Trail {
         }
         let salt = config.exec.salt.as_bytes();
         ingredients.push(ingredient(Kind::Configuration, "[exec] salt".as_ref(), salt));
+        if config.exec.paths == Paths::Shared {
+            let why = prepared.bound.as_ref();
+            let paths = why.map_or_else(|| "shared".to_owned(), |why| format!("exact: {why}"));
+            ingredients.push(ingredient(Kind::Configuration, PATHS.as_ref(), paths.as_bytes()));
+        }
         for (name, value) in &action.environment {
             ingredients.push(ingredient(Kind::Variable, name.as_ref(), value.as_bytes()));
         }

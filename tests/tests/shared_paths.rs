@@ -1,0 +1,317 @@
+//! `[exec] paths = "shared"`: one result for all checkouts, and nothing else differs from what the compiler does by itself.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::path::PathBuf;
+
+use farcc_tests::prerequisites;
+use farcc_tests::serve_process::ServeProcess;
+use farcc_tests::space::Finished;
+use farcc_tests::space::TestSpace;
+use serde_json::Value;
+
+const SHARED: &str = "[exec]\npaths = \"shared\"\n";
+
+/// Two checkouts of one project, whose paths are of different lengths, and a client that shares results.
+struct Checkouts {
+    space: TestSpace,
+}
+
+const CHECKOUTS: [&str; 2] = ["one/project", "a/much/longer/way/to/another/project"];
+
+impl Checkouts {
+    fn new(name: &str) -> Checkouts {
+        let checkouts = Checkouts { space: TestSpace::new(name) };
+        checkouts.space.configure(SHARED);
+        for checkout in CHECKOUTS {
+            std::fs::create_dir_all(checkouts.at(checkout).join(".git")).unwrap();
+            std::fs::create_dir_all(checkouts.at(checkout).join("build")).unwrap();
+        }
+        checkouts.write("include/where.h", "static inline const char *where(void) { return __FILE__; }\n");
+        checkouts.write("include/sub/other.h", "#warning \"from a header\"\n");
+        checkouts.write(
+            "src/main.c",
+            "#include \"../include/where.h\"\n#include <sub/other.h>\n#include <stdio.h>\n\
+             int main(void) {\n    int unused;\n    puts(where());\n    puts(__FILE__);\n    return 0;\n}\n",
+        );
+        checkouts
+    }
+
+    fn at(&self, checkout: &str) -> PathBuf {
+        self.space.workspace().join(checkout)
+    }
+
+    /// Writes a file into both; `ROOT` in it becomes the checkout's own path.
+    fn write(&self, path: &str, text: &str) {
+        for checkout in CHECKOUTS {
+            let text = text.replace("ROOT", self.at(checkout).to_str().unwrap());
+            self.space.write(&format!("{checkout}/{path}"), text);
+        }
+    }
+
+    /// Runs a script in a checkout's build directory; `ROOT` is the checkout, `$F` the launcher.
+    fn run(&self, checkout: &str, script: &str) -> Finished {
+        let root = self.at(checkout);
+        let script = format!("F=farcc\n{}", script.replace("ROOT", root.to_str().unwrap()));
+        self.space.sh(&format!("{checkout}/build"), &script)
+    }
+
+    /// The same without the launcher, and with the maps of which the manual says what they do.
+    fn run_mapped(&self, checkout: &str, script: &str) -> Finished {
+        let map = format!("$1 -ffile-prefix-map={}=/proc/self/cwd", self.at(checkout).display());
+        let words = script.splitn(3, ' ').collect::<Vec<_>>();
+        assert_eq!(words[0], "$F", "{script}");
+        let mapped = format!("{} {}", map.replace("$1", words[1]), words[2]);
+        self.run(checkout, &mapped)
+    }
+
+    fn file(&self, checkout: &str, path: &str) -> Vec<u8> {
+        std::fs::read(self.at(checkout).join(path)).unwrap()
+    }
+
+    fn action(&self, checkout: &str, command: &str) -> Value {
+        let printed = self.run(checkout, &format!("farccd action -- {command}")).success();
+        serde_json::from_slice(&printed.stdout).unwrap()
+    }
+
+    /// Starts from nothing, but the checkouts.
+    fn forget(&self, configuration: &str) {
+        self.space.stop_daemon();
+        self.space.empty_farcc_dir();
+        self.space.configure(configuration);
+    }
+
+    /// What `farccd explain` says of the paths of a file in a checkout's build directory.
+    fn paths(&self, checkout: &str, file: &str) -> String {
+        // The daemon writes its history without keeping the build waiting.
+        for _ in 0..200 {
+            let finished = self.run(checkout, &format!("farccd explain --json {file}"));
+            if finished.status == 0 {
+                let explained: Value = serde_json::from_slice(&finished.stdout).unwrap();
+                return explained["paths"].as_str().unwrap_or_default().to_owned();
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        panic!("nothing is known of {file}");
+    }
+}
+
+const COMMAND: &str =
+    "gcc -g -O1 -Wall -IROOT/include -MD -MP -MF main.d -c ROOT/src/main.c -o main.o -MT main.o";
+
+#[test]
+fn the_action_is_the_same_from_any_checkout() {
+    let checkouts = Checkouts::new("shared-action");
+    for command in [COMMAND.to_owned(), COMMAND.replace("gcc", "clang")] {
+        let actions = CHECKOUTS.map(|checkout| checkouts.action(checkout, &command));
+        assert_eq!(actions[0], actions[1]);
+        assert_eq!(actions[0]["working_directory"], "farcc-workspace/0/build");
+        let text = actions[0].to_string();
+        assert!(!text.contains("project") && text.contains("farcc-workspace/0/src/main.c"), "{text}");
+    }
+    // On another machine, where other users with other settings are.
+    let command = format!("HOME=/nowhere USER=x TMPDIR=/var/tmp EDITOR=ed farccd action -- {COMMAND}");
+    let elsewhere = "FARCC_CONFIG=$PWD/config FARCC_DIR=$PWD/other";
+    let script = format!("printf '[exec]\\npaths = \"shared\"\\n' > config; {elsewhere} {command}");
+    let printed = checkouts.run(CHECKOUTS[1], &script).success();
+    let there: Value = serde_json::from_slice(&printed.stdout).unwrap();
+    assert_eq!(there["action_digest"], checkouts.action(CHECKOUTS[0], COMMAND)["action_digest"]);
+    // And by default, each has its own.
+    checkouts.space.configure("");
+    let own = CHECKOUTS.map(|checkout| checkouts.action(checkout, COMMAND)["action_digest"].clone());
+    assert_ne!(own[0], own[1]);
+}
+
+/// Builds the unit in both checkouts, the second time from what the first made, and compares everything with what the
+/// compiler makes by itself.
+fn assert_shared(checkouts: &Checkouts, compiler: &str, configuration: &str, first: &str, second: &str) {
+    let command = format!("$F {}", COMMAND.replace("gcc", compiler));
+    checkouts.forget(configuration);
+    let mut objects = Vec::new();
+    for (checkout, outcome) in CHECKOUTS.into_iter().zip([first, second]) {
+        let plain = checkouts.run(checkout, &command.replace("$F ", "")).success();
+        let depfile = checkouts.file(checkout, "build/main.d");
+        checkouts.run_mapped(checkout, &command).success();
+        let mapped = checkouts.file(checkout, "build/main.o");
+        checkouts.run(checkout, "rm -f main.o main.d").success();
+        if second == "hit_remote" {
+            // What the cluster knows is all that is known.
+            checkouts.forget(configuration);
+        }
+        checkouts.space.reset_stats();
+        let ours = checkouts.run(checkout, &command).success();
+        let stats = checkouts.space.stats();
+        assert_eq!(stats.verdict(outcome), 1, "{compiler} {checkout}: {stats:?}");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert_eq!(text(&ours.stderr), text(&plain.stderr), "{compiler} {checkout}");
+        assert_eq!(text(&checkouts.file(checkout, "build/main.d")), text(&depfile), "{compiler} {checkout}");
+        let object = checkouts.file(checkout, "build/main.o");
+        assert!(object == mapped, "{compiler} {checkout}: it is not what -ffile-prefix-map makes");
+        assert!(!text(&object).contains("project"), "{compiler} {checkout}");
+        objects.push(object);
+    }
+    assert!(objects[0] == objects[1]);
+}
+
+#[test]
+fn what_one_checkout_made_is_a_hit_in_the_other() {
+    let checkouts = Checkouts::new("shared-hit");
+    for compiler in ["gcc", "clang"] {
+        assert_shared(&checkouts, compiler, SHARED, "executed_local", "hit_local");
+    }
+}
+
+#[test]
+fn what_the_cluster_made_for_one_checkout_is_a_hit_in_the_other() {
+    let checkouts = Checkouts::new("shared-remote");
+    let server = ServeProcess::start(&checkouts.space, "serve");
+    let configuration = format!("{SHARED}[remote]\naddress = \"grpc://{}\"\n", server.address());
+    for compiler in ["gcc", "clang"] {
+        assert_shared(&checkouts, compiler, &configuration, "executed_remote", "hit_remote");
+    }
+}
+
+/// Errors of the cluster read as those of the compiler here.
+#[test]
+fn an_error_names_the_files_of_this_checkout() {
+    let checkouts = Checkouts::new("shared-error");
+    let server = ServeProcess::start(&checkouts.space, "serve");
+    let configuration =
+        format!("{SHARED}strategy = \"remote\"\n[remote]\naddress = \"grpc://{}\"\n", server.address());
+    checkouts.space.configure(&configuration);
+    checkouts.write("src/wrong.c", "#include \"../include/where.h\"\nint x = ;\n");
+    let command = "gcc -c ROOT/src/wrong.c -o wrong.o";
+    let plain = checkouts.run(CHECKOUTS[1], command);
+    let ours = checkouts.run(CHECKOUTS[1], &format!("farcc {command}"));
+    assert_eq!((ours.status, ours.stderr_text()), (plain.status, plain.stderr_text()));
+    assert_eq!(checkouts.space.stats().reason("remote_failed"), 1);
+}
+
+#[test]
+fn a_debugger_finds_the_sources() {
+    prerequisites::require(&["gdb"]);
+    let checkouts = Checkouts::new("shared-debugger");
+    for checkout in CHECKOUTS {
+        let script = format!("farcc {COMMAND} && gcc main.o -o program");
+        checkouts.run(checkout, &script).success();
+        let root = checkouts.at(checkout);
+        let lists = "-ex 'break main' -ex run -ex list -ex 'info source'";
+        let text = checkouts.space.sh(checkout, &format!("gdb -nx -batch {lists} build/program")).success();
+        let shown = text.stdout_text();
+        assert!(shown.contains("int main(void) {") && shown.contains("puts(where());"), "{shown}");
+        // From anywhere else, it is told where the workspace is.
+        let replaced = format!("-ex 'set substitute-path /proc/self/cwd {}'", root.display());
+        let script = format!("cd / && gdb -nx -batch {replaced} {lists} {}/build/program", root.display());
+        let shown = checkouts.space.sh("", &script).success().stdout_text();
+        assert!(shown.contains("puts(where());"), "{shown}");
+        assert!(shown.contains(&format!("Located in {}/src/main.c", root.display())), "{shown}");
+    }
+    let stats = checkouts.space.stats();
+    assert_eq!((stats.verdict("executed_local"), stats.verdict("hit_local")), (1, 1), "{stats:?}");
+}
+
+/// What cannot be shared is as it is without sharing, and farcc says why.
+#[test]
+fn what_names_its_checkout_stays_exact() {
+    let checkouts = Checkouts::new("shared-bound");
+    checkouts.write("src/plain.c", "int plain(void) { return __LINE__; }\n");
+    checkouts.write("config.h", "#define DATA \"ROOT/data\"\n");
+    checkouts.write("src/config.c", "#include \"../config.h\"\nconst char *data = DATA;\n");
+    checkouts.write("src/unity.c", "#include \"ROOT/src/plain.c\"\n");
+    checkouts.write("src/data.c", "const char *data = DATA;\n");
+    checkouts.space.write("one/project2/x.h", "#define X 1\n");
+    checkouts.space.write("a/much/longer/way/to/another/project2/x.h", "#define X 1\n");
+    checkouts.write("src/sibling.c", "#include \"../../project2/x.h\"\nint x = X;\n");
+    checkouts.write("src/around.c", "#include \"project/src/plain.c\"\n");
+    for checkout in CHECKOUTS {
+        symlink("../../project2", checkouts.at(checkout).join("src/outside")).unwrap();
+        symlink("project", checkouts.at(checkout).parent().unwrap().join("link")).unwrap();
+    }
+    checkouts.write("src/symlink.c", "#include \"outside/x.h\"\nint x = X;\n");
+    let cases = [
+        ("config", "", "exact: ROOT/src/../config.h names the workspace"),
+        ("unity", "", "exact: ROOT/src/unity.c names the workspace"),
+        ("data", "-DDATA='\"ROOT/data\"'", "exact: -DDATA=\"ROOT/data\" names the workspace"),
+        ("sibling", "", "exact: ROOT/src/../../project2/x.h leads across the workspace"),
+        ("around", "-IROOT/..", "exact: ROOT/../project/src/plain.c leads across the workspace"),
+        ("symlink", "", "exact: the symlink ROOT/src/outside leads across the workspace"),
+        ("plain", "-O1 -fsanitize=undefined", "exact: -fsanitize=undefined ties what is made to where it is"),
+        ("plain", "-gsplit-dwarf", "exact: -gsplit-dwarf ties what is made to where it is"),
+        ("plain", "-O1", "shared"),
+    ];
+    for (number, (name, flags, why)) in cases.into_iter().enumerate() {
+        // What is explained is the last command that made a file, as soon as that is written down.
+        let out = format!("out{number}.o");
+        let command = format!("gcc -g {flags} -c ROOT/src/{name}.c -o {out}");
+        let objects = CHECKOUTS.map(|checkout| {
+            let expect_exact = why != "shared";
+            checkouts.run(checkout, &command).success();
+            let plain = checkouts.file(checkout, &format!("build/{out}"));
+            checkouts.run(checkout, &format!("rm {out}; $F {command}")).success();
+            let ours = checkouts.file(checkout, &format!("build/{out}"));
+            assert_eq!(plain == ours, expect_exact, "{command}");
+            assert_eq!(
+                checkouts.paths(checkout, &out),
+                why.replace("ROOT", checkouts.at(checkout).to_str().unwrap()),
+                "{command}"
+            );
+            ours
+        });
+        assert_eq!(objects[0] == objects[1], why == "shared", "{command}");
+    }
+    // Through a symlink, debug information names the directory as the user does.
+    let script = "cd ROOT/../link/build && $F gcc -g -c ../src/plain.c -o linked.o";
+    checkouts.run(CHECKOUTS[0], script).success();
+    let paths = checkouts.paths(CHECKOUTS[0], "linked.o");
+    assert!(paths.starts_with("exact: PWD is ") && paths.ends_with("through a symlink"), "{paths}");
+}
+
+/// A directory that is no repository has no workspace but the one that is configured.
+#[test]
+fn the_workspace_is_found_or_configured() {
+    let checkouts = Checkouts::new("shared-roots");
+    let command = "gcc -g -c ROOT/src/plain.c -o out.o";
+    checkouts.write("src/plain.c", "int plain(void) { return __LINE__; }\n");
+    let digest = |checkout| checkouts.action(checkout, command)["action_digest"].clone();
+    let shared = digest(CHECKOUTS[0]);
+    let way = "there is no repository around";
+    for checkout in CHECKOUTS {
+        std::fs::remove_dir(checkouts.at(checkout).join(".git")).unwrap();
+    }
+    assert_ne!(digest(CHECKOUTS[0]), digest(CHECKOUTS[1]));
+    checkouts.run(CHECKOUTS[0], &format!("$F {command}")).success();
+    assert!(checkouts.paths(CHECKOUTS[0], "out.o").contains(way));
+    // A submodule belongs to the repository around it.
+    checkouts.space.write("one/project/.git", "gitdir: /somewhere/.git/worktrees/x\n");
+    checkouts.space.write("one/project/build/.git", "gitdir: ../.git/modules/build\n");
+    assert_eq!(digest(CHECKOUTS[0]), shared);
+    // What Farcc.cmake notes, and what is configured.
+    let roots = |text: &str| checkouts.write("build/.farcc-roots", text);
+    roots("ROOT\nROOT/build\n");
+    assert_eq!((digest(CHECKOUTS[0]), digest(CHECKOUTS[1])), (shared.clone(), shared.clone()));
+    roots("ROOT/src\nROOT/build\n");
+    let two = digest(CHECKOUTS[0]);
+    assert_ne!(two, shared);
+    assert_eq!(two, digest(CHECKOUTS[1]));
+    let root = checkouts.at(CHECKOUTS[0]);
+    checkouts.space.configure(&format!("{SHARED}[workspace]\nroots = ['{}']\n", root.display()));
+    assert_eq!(digest(CHECKOUTS[0]), shared);
+    checkouts.space.configure(&format!("{SHARED}[workspace]\nroots = ['{}/none']\n", root.display()));
+    assert_ne!(digest(CHECKOUTS[0]), shared);
+}
+
+/// A path that no map changed is found in the object, and the result is not kept.
+#[test]
+fn path_shown() {
+    let checkouts = Checkouts::new("shared-shown");
+    checkouts.write("src/a.S", ".text\nnop\n");
+    let command = "$F clang -Wa,-gdwarf-5 -c ROOT/src/a.S -o a.o";
+    checkouts.run(CHECKOUTS[0], command).success();
+    let stats = checkouts.space.stats();
+    assert_eq!((stats.reason("path_shown"), stats.verdict("executed_local")), (1, 1), "{stats:?}");
+    checkouts.run(CHECKOUTS[1], command).success();
+    assert_eq!(checkouts.space.stats().hits(), 0);
+    assert!(Path::new(&checkouts.at(CHECKOUTS[1]).join("build/a.o")).exists());
+}
