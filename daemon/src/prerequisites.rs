@@ -28,6 +28,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("dpkg-source", "dpkg-dev"),
     ("g++", "g++"),
     ("gcc", "gcc"),
+    ("gdb", "gdb"),
     ("make", "make"),
     ("mount", "mount"),
     ("ninja", "ninja-build"),

@@ -502,4 +502,73 @@ mod tests {
         let error = InputRootBuilder::default().add_file(&path, &version).unwrap_err();
         assert!(matches!(error, InputRootError::NotUtf8(_)), "{error}");
     }
+
+    /// The top of a tree with these files after a workspace was moved, or where a symlink leads across its border.
+    fn moved(roots: &[&Path], paths: &[PathBuf]) -> Result<Vec<String>, PathBuf> {
+        let files = Files::default();
+        let mut builder = InputRootBuilder::default();
+        for path in paths {
+            match files.version(path) {
+                Ok(version) => builder.add_file(path, &version).unwrap(),
+                Err(_) => builder.add_directory(path).unwrap(),
+            };
+        }
+        let roots: Vec<PathBuf> = roots.iter().map(|root| root.to_path_buf()).collect();
+        builder.relocate(&Relocation::new(&roots).unwrap())?;
+        let root = builder.build();
+        let by_digest: HashMap<_, _> = root.directories.iter().cloned().collect();
+        let mut lines = Vec::new();
+        list(&by_digest, root.digest, Path::new("/"), &mut lines);
+        Ok(lines)
+    }
+
+    #[test]
+    fn a_workspace_is_moved_whole() {
+        let (_guard, scratch) = scratch();
+        let (one, two) = (scratch.join("one"), scratch.join("deep/two"));
+        for file in [one.join("src/a.c"), one.join("src/real.h"), two.join("b.h"), scratch.join("deep/c.h")] {
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, "").unwrap();
+        }
+        symlink("src/real.h", one.join("link.h")).unwrap();
+        let paths = [one.join("src/a.c"), one.join("link.h"), two.join("b.h")];
+        let there = moved(&[&one, &two], &paths).unwrap();
+        assert_eq!(
+            there,
+            [
+                "/farcc-workspace/",
+                "/farcc-workspace/0/",
+                "/farcc-workspace/0/link.h -> src/real.h",
+                "/farcc-workspace/0/src/",
+                "/farcc-workspace/0/src/a.c",
+                "/farcc-workspace/0/src/real.h",
+                "/farcc-workspace/1/",
+                "/farcc-workspace/1/b.h",
+            ]
+        );
+        // What stands beside it stays where it is, and so do empty directories that somebody asked for.
+        let there = moved(&[&one], &[one.join("src/a.c"), scratch.join("deep/c.h")]).unwrap();
+        let beside = scratch.join("deep/c.h").display().to_string();
+        assert!(there.contains(&beside) && !there.contains(&format!("{}/", one.display())), "{there:?}");
+    }
+
+    #[test]
+    fn no_symlink_leads_across_the_border_of_a_workspace() {
+        let (_guard, scratch) = scratch();
+        let (one, other) = (scratch.join("one"), scratch.join("other"));
+        for file in [one.join("a.h"), other.join("b.h")] {
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, "").unwrap();
+        }
+        symlink("../other/b.h", one.join("out.h")).unwrap();
+        symlink("/usr/include/stdio.h", one.join("image.h")).unwrap();
+        symlink(&one, other.join("in")).unwrap();
+        symlink("../one/a.h", one.join("around.h")).unwrap();
+        for (name, path) in [("out.h", &one), ("image.h", &one), ("around.h", &one), ("in", &other)]
+            .map(|(name, at)| (name, at.join(name)))
+        {
+            let through = if name == "in" { path.join("a.h") } else { path.clone() };
+            assert_eq!(moved(&[&one], &[through]), Err(path));
+        }
+    }
 }

@@ -112,9 +112,7 @@ impl Subject<'_> {
         sharing: &Sharing,
     ) -> Result<Action, ActionError> {
         let relocation = sharing::relocation(workspace, &self.invocation.cwd).map_err(ActionError::Bound)?;
-        let named = sharing.named_in(&scanned.inputs, &relocation);
-        let named = named.map_err(|error| Reason::InputUnreadable(error.to_string()))?;
-        if let Some(path) = named {
+        if let Some(path) = sharing.named_in(&scanned.inputs, &relocation)? {
             return Err(ActionError::Bound(format!("{} names the workspace", path.display())));
         }
         let checkout = Checkout { relocation: Arc::new(relocation), family: self.toolchain.family };
