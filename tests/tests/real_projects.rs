@@ -35,7 +35,7 @@ use farcc_tests::space::Stats;
 use farcc_tests::space::TestSpace;
 
 /// At least this many of a hundred compiles run on the cluster.
-const REMOTE_PERCENT: u64 = 95;
+const REMOTE_PERCENT: u64 = 98;
 
 /// One build through farcc, as a row of the table.
 struct Row<'a> {

@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(sharing.named_in(&inputs, &here), Ok(Some(bound.clone())));
         // A file is not read again.
         std::fs::remove_file(&plain).unwrap();
-        assert_eq!(sharing.named_in(&inputs, &here), Ok(Some(bound.clone())));
+        assert_eq!(sharing.named_in(&inputs, &here), Ok(Some(bound)));
         assert!(matches!(Sharing::default().named_in(&inputs, &here), Err(Reason::InputUnreadable(_))));
         // What it holds now says nothing of what it held.
         std::fs::write(&plain, "int y;\n").unwrap();
