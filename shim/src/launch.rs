@@ -35,8 +35,9 @@ use crate::wire::STORE_PATIENCE;
 use crate::wire::VERSION;
 
 /// The variable that marks what a launcher has started: set for a command that was found past the launcher's own
-/// links, and for one that holds a slot. A launcher that finds it runs its command without asking anybody, so
-/// that wrappers which call back come to an end, and nobody waits for the slot that he holds himself.
+/// links, and for one that takes a slot, or should. A launcher that finds it runs its command without asking anybody, so
+/// that wrappers which call back come to an end, and nobody waits for the slot that he holds himself. Where launchers are
+/// disabled, it only counts.
 pub const ACTIVE: &str = "FARCC_ACTIVE";
 
 const USAGE: &str = "\
@@ -64,6 +65,8 @@ struct Invocation {
     standard: Standard,
     /// Programs that launchers above us have started; none if there is no launcher above us.
     above: Option<Tried>,
+    /// Whether one of those has asked the daemon already.
+    has_asked: bool,
 }
 
 /// Who runs the command, and how.
@@ -84,7 +87,9 @@ enum Decision {
 pub fn run(argv: &[OsString]) -> u8 {
     let standard = Standard::guard();
     let environment = Environment::inherited();
-    let above = environment.get(ACTIVE).filter(|value| !value.is_empty()).map(Tried::parse);
+    let active = environment.get(ACTIVE).filter(|value| !value.is_empty());
+    let (above, has_asked) =
+        (active.map(Tried::parse), active.is_some_and(|value| !value.as_bytes().starts_with(b"0")));
     let words = match command(argv, &environment) {
         Words::Command(words) => words,
         Words::Help => return print(0, USAGE.as_bytes(), b""),
@@ -98,10 +103,11 @@ pub fn run(argv: &[OsString]) -> u8 {
     };
     let mut argv = words.to_vec();
     if program.past_ourselves {
-        // GCC looks for its parts relative to argv[0], which must not lead it to where our links are.
+        // GCC looks for its parts relative to argv[0], which must not lead it to where our links are, or scripts that call
+        // us.
         argv[0] = absolute(&program.path).into_os_string();
     }
-    let invocation = Invocation { program, argv, environment, standard, above };
+    let invocation = Invocation { program, argv, environment, standard, above, has_asked };
     match decide(&invocation) {
         Decision::Print { exit_code, stdout, stderr } => print(exit_code, &stdout, &stderr),
         Decision::Exec { reason, slot } => exec(&invocation, &reason, slot),
@@ -159,12 +165,10 @@ fn find(word: &OsStr, is_link: bool, environment: &Environment, tried: &Tried) -
 }
 
 fn decide(invocation: &Invocation) -> Decision {
-    let is_set =
-        |name| invocation.environment.get(name).is_some_and(|value| !value.is_empty() && value != "0");
-    if is_set("FARCC_DISABLE") {
+    if is_disabled(&invocation.environment) {
         return Decision::Exec { reason: "FARCC_DISABLE is set".into(), slot: false };
     }
-    if invocation.above.is_some() {
+    if invocation.has_asked {
         return Decision::Exec { reason: "a launcher above has asked already".into(), slot: false };
     }
     let places = places(&invocation.environment);
@@ -173,6 +177,10 @@ fn decide(invocation: &Invocation) -> Decision {
         // The daemon would have said whether this is a compile.
         Err(error) => Decision::Exec { reason: error.to_string(), slot: is_leaf_compile(&invocation.argv) },
     }
+}
+
+fn is_disabled(environment: &Environment) -> bool {
+    environment.get("FARCC_DISABLE").is_some_and(|value| !value.is_empty() && value != "0")
 }
 
 /// Asks the daemon. A daemon that was going away just as we came is asked again, once.
@@ -265,16 +273,15 @@ fn print(exit_code: u8, stdout: &[u8], stderr: &[u8]) -> u8 {
 fn exec(invocation: &Invocation, reason: &str, slot: bool) -> u8 {
     log(&invocation.environment, reason);
     // Without a slot the command runs all the same: better too many at once than not at all.
-    let held = slot && take_slot(&invocation.environment).and_then(Slot::keep_across_exec).is_ok();
-    let error = image(invocation, &invocation.argv, held).map_or_else(|error| error, |image| image.exec());
+    let _ = slot.then(|| take_slot(&invocation.environment).and_then(Slot::keep_across_exec));
+    let error = image(invocation, &invocation.argv, slot).map_or_else(|error| error, |image| image.exec());
     process::report_exec_failure(&invocation.argv[0], &error)
 }
 
 /// Runs the command as our child, tells the daemon, and ends as the child did.
 fn run_and_store(invocation: &Invocation, link: Link, argv: &[OsString], reason: &str) -> u8 {
     let slot = take_slot(&invocation.environment).ok();
-    let done =
-        image(invocation, argv, slot.is_some()).and_then(|image| capture::run(&image, invocation.standard));
+    let done = image(invocation, argv, true).and_then(|image| capture::run(&image, invocation.standard));
     drop(slot);
     let done = match done {
         Ok(done) => done,
@@ -322,13 +329,15 @@ fn take_slot(environment: &Environment) -> io::Result<Slot> {
 }
 
 /// The program with this `argv` and our environment, to which [`ACTIVE`] is added where it is needed.
-fn image(invocation: &Invocation, argv: &[OsString], holds_slot: bool) -> io::Result<Image> {
-    let Invocation { program, environment, above, .. } = invocation;
+fn image(invocation: &Invocation, argv: &[OsString], is_leaf: bool) -> io::Result<Image> {
+    let Invocation { program, environment, above, has_asked, .. } = invocation;
     let mut environment = environment.clone();
-    if holds_slot || program.past_ourselves {
+    // Below another launcher each is counted, so that scripts which call each other come to an end.
+    let asks = is_leaf || program.past_ourselves || *has_asked;
+    if asks || above.is_some() || is_disabled(&environment) {
         let mut tried = above.clone().unwrap_or_default();
         tried.push(program.identity);
-        environment = environment.with(ACTIVE, OsStr::new(&tried.value()))?;
+        environment = environment.with(ACTIVE, OsStr::new(&tried.value(asks)))?;
     }
     Image::new(&program.path, argv, environment)
 }

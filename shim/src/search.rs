@@ -56,9 +56,10 @@ impl Tried {
         self.0.push(identity);
     }
 
-    /// The variable's value.
-    pub fn value(&self) -> String {
-        let mut value = String::from("1");
+    /// The variable's value, which begins with `1` where a launcher `has_asked` the daemon, and with `0` where it was
+    /// not to.
+    pub fn value(&self, has_asked: bool) -> String {
+        let mut value = String::from(if has_asked { "1" } else { "0" });
         for Identity { device, inode } in &self.0 {
             let _ = write!(value, ",{device:x}.{inode:x}");
         }
@@ -73,7 +74,7 @@ pub struct Program {
     pub path: PathBuf,
     /// Which file that is.
     pub identity: Identity,
-    /// Whether the launcher's own links were skipped on the way.
+    /// Whether the launcher's own links, or programs that were tried before, were skipped on the way.
     pub past_ourselves: bool,
 }
 
@@ -92,7 +93,8 @@ impl Search<'_> {
     /// same base name in `PATH`.
     ///
     /// # Errors
-    /// `NotFound`, or `PermissionDenied` when the only ones found cannot be executed.
+    /// `NotFound`, or `PermissionDenied` when the only ones found cannot be executed; `FilesystemLoop` when it has been
+    /// tried before, and very many with it.
     pub fn find(&self, name: &OsStr) -> io::Result<Program> {
         if !name.as_bytes().contains(&b'/') {
             return self.find_in_path(name, false);
@@ -102,6 +104,10 @@ impl Search<'_> {
         let identity = Identity::of(&metadata);
         if Some(identity) == self.ourselves {
             return self.find_in_path(path.file_name().unwrap_or_default(), true);
+        }
+        // Scripts that call each other through the launcher.
+        if self.tried.0.len() >= MAX_TRIED && self.tried.0.contains(&identity) {
+            return Err(rustix::io::Errno::LOOP.into());
         }
         // Whether it can be executed is for `execve` to say.
         Ok(Program { path, identity, past_ourselves: false })
@@ -129,6 +135,7 @@ impl Search<'_> {
                 error = io::ErrorKind::PermissionDenied;
             } else if self.tried.0.contains(&identity) {
                 tried_before.get_or_insert((path, identity));
+                past_ourselves = true;
             } else {
                 return Ok(Program { path, identity, past_ourselves });
             }
@@ -248,10 +255,10 @@ mod tests {
     #[test]
     fn tried_programs_survive_the_environment() {
         let mut tried = Tried::default();
-        assert_eq!(Tried::parse(OsStr::new(&tried.value())), tried);
+        assert_eq!(Tried::parse(OsStr::new(&tried.value(true))), tried);
         tried.push(Identity { device: 0xfe01, inode: u64::MAX });
         tried.push(Identity { device: 0, inode: 1 });
-        assert_eq!(Tried::parse(OsStr::new(&tried.value())), tried);
+        assert_eq!(Tried::parse(OsStr::new(&tried.value(false))), tried);
         assert_eq!(Tried::parse(OsStr::new("1,x.y,,2")), Tried::default());
     }
 }

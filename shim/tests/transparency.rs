@@ -291,6 +291,41 @@ fn wrappers_that_call_back_come_to_an_end() {
     }
 }
 
+/// Scripts that call the launcher with their own name: it goes on to the program behind them, and where there is none,
+/// they come to an end.
+#[test]
+fn scripts_that_call_the_launcher_come_to_an_end() {
+    let replies = [
+        Reply::PassThrough { reason: "test".into(), slot: true },
+        Reply::RunAndStore { argv: vec!["tool".into(), "x".into()], reason: "test".into() },
+    ];
+    for reply in replies {
+        for disable in ["", "1"] {
+            // Also where no slot can be had.
+            for can_lock in [true, false] {
+                let space = Space::new();
+                space.daemon_that_replies(reply.clone());
+                space.script("first/tool", &format!("#!/bin/sh\necho script; exec {FARCC} tool \"$@\"\n"));
+                space.script("second/tool", "#!/bin/sh\necho compiler $1\n");
+                let path = path_of(&space, &["first", "second"]);
+                if !can_lock {
+                    std::fs::write(space.farcc_dir().join("run/slots"), "in the way").unwrap();
+                }
+                let run = |word: &str| {
+                    let mut command = space.farcc(&[word, "x"]);
+                    command.env("PATH", &path).env("FARCC_DISABLE", disable).output().unwrap()
+                };
+                assert_eq!(stdout(&run("tool")), "script\ncompiler x\n", "{reply:?} {disable} {can_lock}");
+                let round = format!("#!/bin/sh\nexec {FARCC} {} \"$@\"\n", space.path("round").display());
+                space.script("round", &round);
+                let output = run(space.path("round").to_str().unwrap());
+                assert_eq!(output.status.code(), Some(126), "{output:?}");
+                assert!(String::from_utf8_lossy(&output.stderr).contains("Too many levels"), "{output:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_terminal_stays_one() {
     if Command::new("script").arg("--version").output().is_err() {
