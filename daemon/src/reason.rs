@@ -46,7 +46,8 @@ pub enum Reason {
     Modules(String),
     /// The compiler did not answer the questions about itself; what failed.
     ToolchainProbe(String),
-    /// The compiler is a script: what it adds to a command, and which compiler it ends in, only it knows; its path.
+    /// The compiler is a script that does more than call another program with more words: what it adds to a command, and
+    /// which compiler it ends in, only it knows; its path, and the first thing in it that is not understood.
     WrapperScript(String),
     /// A source or header is not there: the compiler's own message is wanted; its name.
     InputMissing(String),

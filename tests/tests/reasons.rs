@@ -61,7 +61,7 @@ const CASES: &[Case] = &[
     case("modules", "printf 'import <x>;\\n' > m.cc; $F g++ -std=c++20 -fmodules-ts -c m.cc"),
     case(
         "wrapper_script",
-        "mkdir bin; printf '#!/bin/sh\\nexec gcc \"$@\"\\n' > bin/gcc; chmod +x bin/gcc; $F bin/gcc -c a.c",
+        "mkdir bin; printf '#!/bin/sh\\nexec gcc $X \"$@\"\\n' > bin/gcc; chmod +x bin/gcc; $F bin/gcc -c a.c",
     ),
     case("toolchain_probe", "ln -s /bin/true cc; $F ./cc -c a.c"),
     case("input_missing", "echo '#include \"nowhere.h\"' > m.c; $F gcc -c m.c"),

@@ -47,18 +47,32 @@ const MASQUERADERS: &[&str] = &["farcc", "ccache", "sccache", "distcc", "icecc",
 /// What `execvp` does with `name`: a name with a slash is relative to `cwd`, any other is looked for along
 /// `path`, of which an empty element means `cwd`. Compiler wrappers on the way are passed over.
 pub(super) fn find_executable(name: &OsStr, cwd: &Path, path: Option<&OsStr>) -> Option<PathBuf> {
+    find_named(name, cwd, path, &|_| true).map(|found| cwd.join(found))
+}
+
+/// The same, as `execve` is given it: relative if `name` or the directory in `path` is. Of those in `path` only one that
+/// `is_wanted`, which gets absolute paths.
+pub(super) fn find_named(
+    name: &OsStr,
+    cwd: &Path,
+    path: Option<&OsStr>,
+    is_wanted: &dyn Fn(&Path) -> bool,
+) -> Option<PathBuf> {
     if name.is_empty() {
         return None;
     }
     if name.as_bytes().contains(&b'/') {
-        return Some(cwd.join(name)).filter(|candidate| is_program(candidate));
+        return Some(PathBuf::from(name)).filter(|named| is_program(&cwd.join(named)));
     }
     // POSIX leaves a missing PATH to the system; glibc's execvp uses this value.
     let path = path.unwrap_or(OsStr::new("/bin:/usr/bin"));
     path.as_bytes()
         .split(|&byte| byte == b':')
-        .map(|directory| cwd.join(OsStr::from_bytes(directory)).join(name))
-        .find(|candidate| is_program(candidate))
+        .map(|directory| Path::new(OsStr::from_bytes(directory)).join(name))
+        .find(|named| {
+            let candidate = cwd.join(named);
+            is_program(&candidate) && is_wanted(&candidate)
+        })
 }
 
 fn is_program(candidate: &Path) -> bool {

@@ -1,7 +1,7 @@
 //! From an invocation to a task: what a command asks for, which compiler does it, what it would read.
 //! Knows nothing of clusters, stores or the daemon's connections.
 //!
-//! In reading order: [`Invocation`] → [`CommandLine`] (response files expanded, every flag looked up in
+//! In reading order: [`Invocation`], wrapper scripts expanded by [`resolve`] → [`CommandLine`] (response files expanded, every flag looked up in
 //! `flag_table`) → [`Task`] by [`classify`] → for a [`Compile`], the [`Toolchain`] behind its driver, found by
 //! [`Toolchains`], and with both the [`TranslationUnit`](crate::preprocessor::TranslationUnit) for the scanner.
 
@@ -18,10 +18,12 @@ mod questions;
 mod relocated;
 mod response_file;
 mod search_path;
+mod shell_words;
 mod sources;
 mod task;
 mod toolchain;
 mod toolchains;
+mod wrapper_script;
 
 pub use command_line::CommandLine;
 pub use compile::Audit;
@@ -36,3 +38,4 @@ pub use task::Task;
 pub use task::classify;
 pub use toolchain::Toolchain;
 pub use toolchains::Toolchains;
+pub use wrapper_script::resolve;

@@ -27,7 +27,7 @@ use crate::compiler::Invocation;
 use crate::compiler::Task;
 use crate::compiler::Toolchain;
 use crate::compiler::Toolchains;
-use crate::compiler::classify;
+use crate::compiler::resolve;
 use crate::config::Config;
 use crate::config::Destination;
 use crate::config::Remote;
@@ -93,6 +93,14 @@ pub struct Dispatcher {
     stats: Arc<Stats>,
     history: History,
     directories: Directories,
+}
+
+/// What a command's own files say about it.
+struct Read {
+    config: Result<Arc<Config>, Reason>,
+    /// The command that is executed in the end: another than the one that was typed where that names a wrapper script.
+    executed: Arc<Invocation>,
+    task: Task,
 }
 
 /// One cluster, and how many commands it may have at a time.
@@ -226,7 +234,8 @@ impl Dispatcher {
         presence: &Presence,
         trail: &mut Trail,
     ) -> Result<Verdict, (Reason, bool)> {
-        let (config, task) = self.read(invocation).await.map_err(|reason| (reason, false))?;
+        let Read { config, executed, task } =
+            self.read(invocation).await.map_err(|reason| (reason, false))?;
         let leaf = !matches!(task, Task::Other);
         match &task {
             Task::Compile(compile) => trail.compile(compile),
@@ -244,19 +253,23 @@ impl Dispatcher {
             Task::Other => return Err((Reason::NotACompiler, leaf)),
             Task::Local(reason) => return Err((reason, leaf)),
         };
-        self.compile(&config, &compile, invocation, presence, trail).await.map_err(|reason| (reason, leaf))
+        let compiled = self.compile(&config, &compile, &executed, invocation, presence, trail).await;
+        compiled.map_err(|reason| (reason, leaf))
     }
 
+    /// All is about the command that is `executed` in the end, but what the launcher runs, which is the `invocation` as it
+    /// was typed.
     async fn compile(
         &self,
         config: &Arc<Config>,
         compile: &Arc<Compile>,
+        executed: &Arc<Invocation>,
         invocation: &Arc<Invocation>,
         presence: &Presence,
         trail: &mut Trail,
     ) -> Result<Verdict, Reason> {
-        let toolchain = self.toolchains.probe(compile, invocation).await?;
-        let prepared = self.prepare(config, compile, invocation, &toolchain).await?;
+        let toolchain = self.toolchains.probe(compile, executed).await?;
+        let prepared = self.prepare(config, compile, executed, &toolchain).await?;
         trail.prepared(&prepared, &toolchain, config);
         let claim = self.claims.claim(output_paths(&prepared.action, &invocation.cwd));
         let store = self.store(config).await?;
@@ -269,7 +282,7 @@ impl Dispatcher {
             return Ok(verdict);
         }
         if compile.audit() == Audit::Question {
-            let listed = self.toolchains.dependencies(compile, invocation).await?;
+            let listed = self.toolchains.dependencies(compile, executed).await?;
             local::audit(&listed, &invocation.cwd, &prepared.action.inputs)?;
         }
         let reason = match self.cluster(config)? {
@@ -300,7 +313,7 @@ impl Dispatcher {
         if let Some(checkout) = &prepared.action.checkout {
             argv.splice(1..1, compile.prefix_maps(&checkout.relocation));
         }
-        argv.extend(preparation::additions(compile, invocation, &toolchain)?);
+        argv.extend(preparation::additions(compile, executed, &toolchain)?);
         let command = LocalCommand { compile, invocation, argv, reason, config: Arc::clone(config) };
         let pending =
             Pending::new(command, prepared.action, store, claim, trail, expected, &self.directories);
@@ -312,7 +325,7 @@ impl Dispatcher {
     /// # Errors
     /// The reason why the command would run locally.
     pub async fn action(&self, invocation: &Arc<Invocation>) -> Result<Arc<Action>, Reason> {
-        let (config, task) = self.read(invocation).await?;
+        let Read { config, executed, task } = self.read(invocation).await?;
         let config = config?;
         let compile = match task {
             Task::Compile(compile) => Arc::new(*compile),
@@ -321,8 +334,8 @@ impl Dispatcher {
             Task::Other => return Err(Reason::NotACompiler),
             Task::Local(reason) => return Err(reason),
         };
-        let toolchain = self.toolchains.probe(&compile, invocation).await?;
-        Ok(self.prepare(&config, &compile, invocation, &toolchain).await?.action)
+        let toolchain = self.toolchains.probe(&compile, &executed).await?;
+        Ok(self.prepare(&config, &compile, &executed, &toolchain).await?.action)
     }
 
     /// The inputs of a compile as the scanner finds them.
@@ -331,11 +344,12 @@ impl Dispatcher {
     /// The reason why the command would run locally.
     pub async fn scan(&self, invocation: &Arc<Invocation>) -> Result<Scanned, Reason> {
         let asked = Arc::clone(invocation);
-        match in_background(move || classify(&asked)).await? {
+        let (executed, task) = in_background(move || resolve(&asked)).await?;
+        match task {
             Task::Compile(compile) => {
                 let compile = Arc::new(*compile);
-                let toolchain = self.toolchains.probe(&compile, invocation).await?;
-                self.find_inputs(&compile, invocation, &toolchain).await
+                let toolchain = self.toolchains.probe(&compile, &executed).await?;
+                self.find_inputs(&compile, &executed, &toolchain).await
             }
             Task::Link => Err(Reason::Link),
             Task::Archive => Err(Reason::Archive),
@@ -405,16 +419,14 @@ impl Dispatcher {
         }
     }
 
-    /// Reads the files that a command names for itself: its configuration and its response files.
-    async fn read(
-        &self,
-        invocation: &Arc<Invocation>,
-    ) -> Result<(Result<Arc<Config>, Reason>, Task), Reason> {
+    /// Reads the files that a command names for itself: its configuration, wrapper scripts and response files.
+    async fn read(&self, invocation: &Arc<Invocation>) -> Result<Read, Reason> {
         let (invocation, default_file) = (Arc::clone(invocation), self.directories.config_file.clone());
         in_background(move || {
             let config = load(&invocation.env, &invocation.cwd, &default_file);
             let config = config.map(Arc::new).map_err(|error| Reason::Configuration(error.to_string()));
-            (config, classify(&invocation))
+            let (executed, task) = resolve(&invocation);
+            Read { config, executed, task }
         })
         .await
     }
