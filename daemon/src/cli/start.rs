@@ -9,10 +9,12 @@ use std::os::fd::RawFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::Instant;
 
 use anyhow::Context;
 use anyhow::bail;
 use clap::Args;
+use farcc::places::Places;
 use rustix::process::Resource;
 use rustix::process::getrlimit;
 use rustix::process::setrlimit;
@@ -63,8 +65,7 @@ pub(super) fn start(surroundings: &Surroundings, args: &StartArgs) -> anyhow::Re
     log_to_stderr(surroundings);
     let places = &surroundings.places;
     places.prepare().with_context(|| format!("prepare {}", places.run.display()))?;
-    let lock = places.lock_daemon().with_context(|| format!("lock {}", places.daemon_lock().display()))?;
-    let Some(_lock) = lock else {
+    let Some(_lock) = lock(places)? else {
         bail!("start: another daemon serves {} already", places.run.display());
     };
     raise_descriptor_limit();
@@ -74,6 +75,24 @@ pub(super) fn start(surroundings: &Surroundings, args: &StartArgs) -> anyhow::Re
     runtime.shutdown_timeout(Duration::from_secs(1));
     served?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// How long a daemon that listens no more may take to end.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The daemon's lock; none if another daemon serves, or does not end. One that is ending has saved its counts, and is
+/// gone, in a moment: whoever started this one has seen that it does not listen any more.
+fn lock(places: &Places) -> anyhow::Result<Option<File>> {
+    let deadline = Instant::now() + END_PATIENCE;
+    loop {
+        let lock =
+            places.lock_daemon().with_context(|| format!("lock {}", places.daemon_lock().display()))?;
+        let is_ending = || farcc::places::connect(places).is_err_and(|error| farcc::spawn::is_absent(&error));
+        if lock.is_some() || Instant::now() >= deadline || !is_ending() {
+            return Ok(lock);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 async fn serve(surroundings: &Surroundings, args: &StartArgs) -> anyhow::Result<()> {

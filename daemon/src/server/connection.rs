@@ -46,6 +46,13 @@ pub(super) async fn serve(server: &Arc<Server>, stream: UnixStream) -> anyhow::R
     let (mut reader, mut writer) = stream.into_split();
     let incoming = tokio::time::timeout(PATIENCE, read_request(&mut reader)).await;
     match incoming.context("read a frame: nothing came")?? {
+        Incoming::Request(Request::Run(run)) if run.version != VERSION => {
+            let message =
+                format!("{}: the launcher is {}, the daemon {VERSION}", Reason::VersionSkew, run.version);
+            server.dispatcher.refused(Arc::new(invocation(run)), Reason::VersionSkew);
+            server.met_another_version();
+            send(&mut writer, &Reply::Refused { message }).await
+        }
         Incoming::Request(Request::Run(run)) => {
             server.used();
             let ended = run_command(server, run, presence, &mut reader, &mut writer).await;
@@ -59,6 +66,7 @@ pub(super) async fn serve(server: &Arc<Server>, stream: UnixStream) -> anyhow::R
         Incoming::Request(Request::Done(_) | Request::Cancel) | Incoming::End => Ok(()),
         Incoming::OtherProtocol(error) => {
             let message = format!("{}: {error}", Reason::VersionSkew);
+            server.met_another_version();
             send(&mut writer, &Reply::Refused { message }).await
         }
     }
@@ -89,20 +97,10 @@ async fn run_command(
     reader: &mut OwnedReadHalf,
     writer: &mut OwnedWriteHalf,
 ) -> anyhow::Result<()> {
-    let version = run.version;
-    let invocation = Arc::new(Invocation {
-        argv: run.argv,
-        cwd: run.cwd,
-        env: run.env,
-        umask: run.umask,
-        stdout_is_terminal: run.stdout_is_terminal,
-        stderr_is_terminal: run.stderr_is_terminal,
-    });
-    if version != VERSION || server.is_draining() {
-        let reason = if version != VERSION { Reason::VersionSkew } else { Reason::Draining };
-        let message = format!("{reason}: the launcher is {version}, the daemon {VERSION}");
-        server.dispatcher.refused(invocation, reason);
-        return send(writer, &Reply::Refused { message }).await;
+    let invocation = Arc::new(invocation(run));
+    if server.is_draining() {
+        server.dispatcher.refused(invocation, Reason::Draining);
+        return send(writer, &Reply::Refused { message: Reason::Draining.to_string() }).await;
     }
     let (deciding, decided, watching) = (Arc::clone(server), Arc::clone(&invocation), presence.clone());
     // Its own task, so that a panic is this command's alone.
@@ -121,6 +119,17 @@ async fn run_command(
             send(writer, &Reply::PassThrough { reason: reason.to_string(), slot }).await
         }
         Verdict::RunAndStore(pending) => hand_over(server, *pending, presence, reader, writer).await,
+    }
+}
+
+fn invocation(run: RunRequest) -> Invocation {
+    Invocation {
+        argv: run.argv,
+        cwd: run.cwd,
+        env: run.env,
+        umask: run.umask,
+        stdout_is_terminal: run.stdout_is_terminal,
+        stderr_is_terminal: run.stderr_is_terminal,
     }
 }
 

@@ -33,6 +33,10 @@ const TRIM_INTERVAL: Duration = Duration::from_secs(30);
 /// How often the rest of what lies on disk is looked at.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
 
+/// A daemon that had nothing to do for so long is in the middle of no build: commands of a build come closer together, but
+/// for a long link, after which a daemon of another version is as good.
+pub const BETWEEN_BUILDS: Duration = Duration::from_secs(5);
+
 /// What all connections share.
 pub struct Server {
     /// Who decides about commands.
@@ -199,6 +203,17 @@ impl Server {
 
     fn used(&self) {
         *self.lifecycle.last_used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// A launcher of another version has come. Where no command has been under way for [`BETWEEN_BUILDS`], the daemon makes
+    /// room for one of that version, which the next launcher starts.
+    fn met_another_version(&self) {
+        let last_used = *self.lifecycle.last_used.lock().unwrap_or_else(PoisonError::into_inner);
+        // The launcher's own connection is one.
+        if self.lifecycle.connections.len() <= 1 && last_used.elapsed() >= BETWEEN_BUILDS {
+            tracing::info!("a launcher of another version came: stopping");
+            self.drain();
+        }
     }
 
     fn is_idle(&self) -> bool {
