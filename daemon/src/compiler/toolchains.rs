@@ -36,6 +36,7 @@ use crate::compiler::toolchain::Stamp;
 use crate::digest::Digest;
 use crate::digest::Hasher;
 use crate::files::Files;
+use crate::files::Fingerprint;
 use crate::preprocessor::Family;
 use crate::process::Program;
 use crate::process::env_value;
@@ -108,13 +109,17 @@ impl Toolchains {
         if let Some(known) = slot.known(invocation) {
             return known;
         }
+        // What is said of a compiler that was made a moment ago is another thing in a moment.
+        let started = self.files.now();
+        let is_settled = Fingerprint::of(&compile.driver).is_ok_and(|driver| driver.is_settled(started));
         let answer = match self.load(key, invocation) {
             Some(toolchain) => Ok(Arc::new(toolchain)),
             None => self.ask(key, compile, invocation).await,
         };
         slot.remember(match &answer {
             Ok(toolchain) => Known::Toolchain(Arc::clone(toolchain)),
-            Err(reason) => Known::Failure(Instant::now(), reason.clone()),
+            Err(reason) if is_settled => Known::Failure(Instant::now(), reason.clone()),
+            Err(_) => Known::Nothing,
         });
         answer
     }
