@@ -48,6 +48,9 @@ pub struct Compile {
     pub(super) command_line: CommandLine,
 }
 
+/// A quarter less than 128 KiB.
+const MOST_ARGUMENT_BYTES: usize = 96 * 1024;
+
 /// How the inputs of a compile are held against what the compiler opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Audit {
@@ -55,8 +58,8 @@ pub enum Audit {
     Depfile,
     /// By one that farcc asks for besides.
     AddedDepfile,
-    /// By what the compiler answers to `-M`: an argument that is added would be in the object, or stand for several
-    /// sources.
+    /// By what the compiler answers to `-M`: an argument that is added would be in the object, stand for several sources,
+    /// or be one too many.
     Question,
     /// Not at all: text that includes nothing has no depfile.
     Nothing,
@@ -250,11 +253,18 @@ impl Compile {
             Audit::Nothing
         } else if self.sources.iter().all(|source| source.depfile.is_some()) {
             Audit::Depfile
-        } else if self.command_line.has(Meaning::Recorded) || self.sources.len() > 1 {
+        } else if self.command_line.has(Meaning::Recorded) || self.sources.len() > 1 || self.is_long() {
             Audit::Question
         } else {
             Audit::AddedDepfile
         }
+    }
+
+    /// Whether what is added might be too much. GCC's driver hands all its arguments on in one variable, for which the
+    /// kernel has a limit (execve(2), `MAX_ARG_STRLEN`).
+    fn is_long(&self) -> bool {
+        // Each has quotes and a blank around it.
+        self.arguments.iter().map(|argument| argument.len() + 3).sum::<usize>() > MOST_ARGUMENT_BYTES
     }
 
     /// What to append to the arguments so that the compiler writes a depfile to `path`. The object does not change.
