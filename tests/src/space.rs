@@ -288,6 +288,19 @@ pub fn run(command: &mut Command) -> Finished {
     }
 }
 
+/// Waits until `is_so`, for `seconds` at most.
+///
+/// # Panics
+/// When the time is over.
+#[track_caller]
+pub fn wait_until(what: &str, seconds: u64, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what} does not come in {seconds} s");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 fn shell_status(output: &Output) -> i32 {
     use std::os::unix::process::ExitStatusExt;
     output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0))

@@ -17,6 +17,7 @@ use farcc_tests::prerequisites;
 use farcc_tests::space::Finished;
 use farcc_tests::space::TestSpace;
 use farcc_tests::space::run;
+use farcc_tests::space::wait_until;
 use rustix::process::Pid;
 use rustix::process::Signal;
 use serde_json::Value;
@@ -50,16 +51,6 @@ fn compile(space: &TestSpace) -> Finished {
 
 fn object(space: &TestSpace) -> Vec<u8> {
     std::fs::read(space.workspace().join("a.o")).unwrap_or_default()
-}
-
-/// Waits until `is_so`, for `seconds` at most.
-#[track_caller]
-fn wait_until(what: &str, seconds: u64, is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(seconds);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what} does not come in {seconds} s");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 fn status(space: &TestSpace) -> Value {
