@@ -233,7 +233,7 @@ impl Compile {
 
     /// What to append to the arguments so that diagnostics keep the colours that the user's terminal would have
     /// got: nothing if it would have got none, or if the command itself decides. `None` if the colours can only be
-    /// had from a terminal, because the object would record what is added.
+    /// had from a terminal, because the object would record what is added, or because it would be one word too many.
     ///
     /// GCC's `diagnostic-color.cc` (`should_colorize`, `parse_gcc_colors`): a terminal that is not dumb, and
     /// `GCC_COLORS` not empty.
@@ -244,7 +244,8 @@ impl Compile {
         if !invocation.stderr_is_terminal || !capable || refused || self.command_line.has(Meaning::Colour) {
             return Some(Vec::new());
         }
-        (!self.command_line.has(Meaning::Recorded)).then(|| vec!["-fdiagnostics-color=always".into()])
+        let has_room = !self.command_line.has(Meaning::Recorded) && !self.is_long();
+        has_room.then(|| vec!["-fdiagnostics-color=always".into()])
     }
 
     /// How the inputs that were found are held against what the compiler opens.
