@@ -18,8 +18,9 @@ pub(super) enum Word {
     Arguments,
 }
 
-/// Ways to write all arguments. The second is for shells older than POSIX, which made one empty word of none.
-const ARGUMENTS: &[&[u8]] = &[b"\"$@\"", b"${1+\"$@\"}", b"${1:+\"$@\"}"];
+/// Ways to write all arguments. The second is for shells older than POSIX, which made one empty word of none; with `:+` it
+/// would be another, which is empty where the first argument is.
+const ARGUMENTS: &[&[u8]] = &[b"\"$@\"", b"${1+\"$@\"}"];
 
 /// Ways to write the directory of the script, and whether the name in it is quoted.
 const DIRNAMES: &[(&[u8], bool)] =

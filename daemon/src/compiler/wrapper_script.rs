@@ -27,6 +27,7 @@ use crate::compiler::shell_words::is_name;
 use crate::compiler::shell_words::trim_blanks;
 use crate::compiler::shell_words::words;
 use crate::paths;
+use crate::process::env_value;
 use crate::reason::Reason;
 
 /// More scripts in a row lead nowhere.
@@ -42,11 +43,13 @@ const SHELLS: &[&str] = &["sh", "bash", "dash"];
 const SHELL_OPTIONS: &[&str] = &["-e", "-u", "-eu", "-ue"];
 
 /// Launchers that do with the words behind them what these do, only faster.
-const LAUNCHERS: &[&str] = &["farcc", "ccache", "sccache", "distcc", "icecc"];
+const LAUNCHERS: &[&str] = &["farcc", "ccache", "distcc"];
 
-/// Variables by which a shell reads other text, or ccache takes another compiler, than the script names.
-const STEERING_VARIABLES: &[&str] =
-    &["BASHOPTS", "BASH_ENV", "CCACHE_COMPILER", "CCACHE_PATH", "CCACHE_PREFIX", "SHELLOPTS"];
+/// Variables by which a shell reads other text than the script's.
+const STEERING_VARIABLES: &[&str] = &["BASHOPTS", "BASH_ENV", "SHELLOPTS"];
+
+/// Variables by which ccache takes another compiler than it is given.
+const CCACHE_VARIABLES: &[&str] = &["CCACHE_COMPILER", "CCACHE_PATH", "CCACHE_PREFIX"];
 
 /// Variables that mean something to the shell itself, or to the search for the program.
 const SHELL_VARIABLES: &[&str] = &["ENV", "IFS", "OLDPWD", "PATH", "POSIXLY_CORRECT", "PWD", "SHLVL", "_"];
@@ -273,6 +276,10 @@ impl Script<'_> {
             && LAUNCHERS.iter().any(|&launcher| name == launcher)
         {
             is_farcc = name == "farcc";
+            let mut steering = CCACHE_VARIABLES.iter().filter(|name| env_value(&env, name).is_some());
+            if let Some(steering) = steering.next().filter(|_| name == "ccache") {
+                return Err(format!("ccache with variable {steering}"));
+            }
             words = rest;
         }
         let Some((Word::Arguments, words)) = words.split_last() else {
@@ -449,6 +456,13 @@ mod tests {
             ("#!/bin/sh\ncd /x\nexec gcc \"$@\"\n", "line 2: the last word is not \"$@\""),
             ("#!/bin/sh\nset -x\nexec gcc \"$@\"\n", "line 2: the last word is not \"$@\""),
             ("#!/bin/sh\nexec -a cc gcc \"$@\"\n", "line 2: -a"),
+            (
+                "#!/bin/sh\nCCACHE_PREFIX=x exec ccache gcc \"$@\"\n",
+                "line 2: ccache with variable CCACHE_PREFIX",
+            ),
+            ("#!/bin/sh\nexec ccache -s \"$@\"\n", "line 2: -s"),
+            ("#!/bin/sh\nexec sccache gcc \"$@\"\n", "sccache"),
+            ("#!/bin/sh\nexec gcc ${1:+\"$@\"}\n", "line 2: ${1:+\"$@\"}"),
             ("#!/bin/sh\nexec env -i gcc \"$@\"\n", "line 2: -i"),
             ("#!/bin/sh\nexec \"$@\"\n", "line 2: \"$@\""),
             ("#!/bin/sh\nPATH=/x exec gcc \"$@\"\n", "line 2: PATH="),
