@@ -490,6 +490,50 @@ fn long_words_are_handed_on_as_they_are() {
     assert!(stats.verdict("executed_local") >= 3, "{}", stats.0);
 }
 
+/// Configure steps are many and small: nothing is asked of the compiler for them, and nothing kept.
+#[test]
+fn probes_cost_one_question_to_the_daemon() {
+    let space = space("probes", "");
+    for source in
+        ["conftest.c", "b/CMakeFiles/CMakeScratch/TryCompile-x/a.c", "b/meson-private/tmpx/testfile.c"]
+    {
+        space.write(source, "int a;\n");
+        bounded(&space, &format!("farcc gcc -c {source} -o a.o")).success();
+        std::fs::remove_file(space.workspace().join("a.o")).unwrap();
+    }
+    for command in ["gcc --version", "gcc -E conftest.c", "gcc -print-prog-name=ld", "gcc -dumpmachine"] {
+        bounded(&space, &format!("farcc {command}")).success();
+    }
+    let entries = |directory: &str| {
+        std::fs::read_dir(space.farcc_dir().join("state").join(directory)).map_or(0, Iterator::count)
+    };
+    assert_eq!((entries("toolchains"), entries("audit")), (0, 0));
+    let stats = space.stats();
+    assert_eq!((stats.verdict("passed_through"), stats.reason("probe")), (7, 3), "{}", stats.0);
+    assert!(stats.0["micros"]["p50"].as_u64().unwrap() < 20_000, "{}", stats.0);
+    // The first compile asks.
+    space.write("a.c", "int a;\n");
+    bounded(&space, "farcc gcc -c a.c").success();
+    assert!(entries("toolchains") > 0);
+}
+
+/// A directory that is gone has no name that anybody could be told; the compiler needs none.
+#[test]
+fn a_deleted_directory_is_the_compilers_to_judge() {
+    let space = space("deleted", "");
+    space.write("a.c", "int a;\n");
+    let through = |launcher: &str| {
+        let script = format!(
+            "mkdir gone; cd gone; rmdir ../gone; {launcher} gcc -c $HOME/../workspace/a.c -o $HOME/../workspace/a.o"
+        );
+        let finished = bounded(&space, &script);
+        (finished.status, finished.stderr_text(), std::fs::read(space.workspace().join("a.o")).ok())
+    };
+    let expected = through("");
+    assert_eq!(through("farcc"), expected);
+    assert!(expected.2.is_some());
+}
+
 /// Cross compilers, and versions: the name decides nothing but the language.
 #[test]
 fn compilers_by_other_names() {
