@@ -263,7 +263,7 @@ impl Compile {
 
     /// Whether what is added might be too much. GCC's driver hands all its arguments on in one variable, for which the
     /// kernel has a limit (execve(2), `MAX_ARG_STRLEN`).
-    fn is_long(&self) -> bool {
+    pub(super) fn is_long(&self) -> bool {
         // Each has quotes and a blank around it.
         self.arguments.iter().map(|argument| argument.len() + 3).sum::<usize>() > MOST_ARGUMENT_BYTES
     }

@@ -53,6 +53,9 @@ impl Compile {
         if major_version(&toolchain.version).is_none_or(|version| version < first) {
             return Err(format!("{} has no -ffile-prefix-map", toolchain.version));
         }
+        if self.is_long() {
+            return Err("it is almost too long as it is".to_owned());
+        }
         let family = toolchain.family;
         if family == Family::Clang
             && self.language == Language::Assembler
