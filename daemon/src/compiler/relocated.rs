@@ -67,8 +67,12 @@ impl Compile {
         {
             return Err(format!("{} ties what is made to where it is", argument.text()));
         }
-        let native = self.native_arguments(toolchain).map_err(|reason| reason.to_string())?;
-        let mut words = native;
+        let maps = self.command_line.with(Meaning::PrefixMap);
+        if let Some(argument) = maps.into_iter().find(|map| covers_more(split_map(map.value()).0, relocation))
+        {
+            return Err(format!("{} maps more than the workspace", argument.text()));
+        }
+        let mut words = self.native_arguments(toolchain).map_err(|reason| reason.to_string())?;
         words.extend(self.maps(relocation, |root| root.there.as_path()));
         words.extend(self.mapped_arguments(|path| relocation.there(path)));
         let named = self.arguments.iter().find(|word| relocation.is_there_in(word.as_bytes()));
@@ -157,6 +161,15 @@ fn split_map(value: &OsStr) -> (&[u8], &[u8]) {
     let bytes = value.as_bytes();
     let at = bytes.iter().position(|&byte| byte == b'=').unwrap_or(bytes.len());
     bytes.split_at(at)
+}
+
+/// Whether a prefix map changes names of the workspace by what stands before them, which is another text in the action. The
+/// compilers compare bytes, not components.
+fn covers_more(from: &[u8], relocation: &Relocation) -> bool {
+    relocation.roots().iter().any(|root| {
+        let (here, there) = (root.here.as_os_str().as_bytes(), root.there.as_os_str().as_bytes());
+        here.starts_with(from) && here != from || there.starts_with(from)
+    })
 }
 
 /// Whether an argument ties what the command makes to where it is made.
@@ -291,6 +304,11 @@ mod tests {
             ("gcc -c a.c -DX=\"/w/x\"", "-DX=\"/w/x\" names the workspace"),
             ("gcc -c a.c -DX=/farcc-workspace/0", "-DX=/farcc-workspace/0 names the workspace"),
             ("gcc -c a.c -ffile-prefix-map=/opt=/w", "-ffile-prefix-map=/opt=/w names the workspace"),
+            ("gcc -c a.c -fdebug-prefix-map=/=x", "-fdebug-prefix-map=/=x maps more than the workspace"),
+            (
+                "gcc -c a.c -ffile-prefix-map=/farcc=",
+                "-ffile-prefix-map=/farcc= maps more than the workspace",
+            ),
             ("gcc -c a.c --coverage", "--coverage ties what is made to where it is"),
             ("gcc -c a.c -flto", "-flto ties what is made to where it is"),
             ("gcc -c a.c -g -gsplit-dwarf", "-gsplit-dwarf ties what is made to where it is"),
