@@ -19,6 +19,9 @@ use farcc::wire::Frame;
 use farcc::wire::Reply;
 use farcc::wire::Request;
 use farcc::wire::RunRequest;
+use farcc_tests::fake_reapi::FakeReapi;
+use farcc_tests::fake_reapi::Rpc;
+use farcc_tests::fake_reapi::succeed;
 use farcc_tests::prerequisites;
 use farcc_tests::skipped;
 use farcc_tests::space;
@@ -243,6 +246,28 @@ fn an_interrupt_ends_everything_at_once() {
     assert_eq!(space.stats().hits(), 1, "{}", space.stats().0);
 }
 
+/// The same where the cluster is at work: it is told, and nothing comes of it.
+#[test]
+fn an_interrupt_ends_remote_work_at_once() {
+    let cluster = FakeReapi::new().execute(|_, _, _| succeed(Vec::new())).start();
+    cluster.keep_in_queue();
+    let space = space("interrupt-remote", "");
+    space.configure_remote(&cluster.host_and_port());
+    space.write("a.c", "int a;\n");
+    space.start_daemon();
+    for (round, signal) in [(1, Signal::INT), (2, Signal::TERM), (3, Signal::QUIT)] {
+        let mut command = space.command("farcc");
+        command.args(["gcc", "-c", "a.c"]).process_group(0);
+        let mut child = command.spawn().unwrap();
+        wait_until("the execution", 30, || cluster.calls(Rpc::Execute) == round);
+        let group = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        rustix::process::kill_process_group(group, signal).unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(signal.as_raw()));
+        wait_until("the end of the stream", 10, || cluster.left_streams() == round);
+        assert!(!space.workspace().join("a.o").exists(), "{signal:?}");
+    }
+}
+
 /// How many processes work in the space's workspace.
 fn mentions(space: &TestSpace) -> usize {
     space::processes_that_mention(&space.workspace()).len()
@@ -322,6 +347,27 @@ fn a_daemon_of_another_version_is_replaced_between_builds() {
     assert!(space.daemon().is_some_and(|daemon| daemon != first));
     let stats = space.stats();
     assert_eq!((stats.reason("version_skew"), stats.verdict("hit_local")), (4, 2), "{}", stats.0);
+}
+
+/// However long one command takes: its daemon stays.
+#[test]
+fn a_daemon_of_another_version_ends_what_it_has_begun() {
+    let cluster = FakeReapi::new().execute(|_, _, _| succeed(Vec::new())).start();
+    cluster.keep_in_queue();
+    let space = space("versions-running", "");
+    space.configure_remote(&cluster.host_and_port());
+    space.write("a.c", "int a;\n");
+    space.start_daemon();
+    let first = space.daemon();
+    let mut launcher = space.command("farcc").args(["gcc", "-c", "a.c"]).spawn().unwrap();
+    wait_until("the execution", 30, || cluster.calls(Rpc::Execute) == 1);
+    std::thread::sleep(farccd::server::BETWEEN_BUILDS + Duration::from_millis(200));
+    assert!(matches!(ask(&space, "0.0.0-other"), Reply::Refused { .. }));
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!((space.daemon(), cluster.left_streams()), (first, 0));
+    assert!(launcher.try_wait().unwrap().is_none(), "the command was given up");
+    launcher.kill().unwrap();
+    launcher.wait().unwrap();
 }
 
 /// A daemon that is about to end has its lock for a moment longer than its socket: the next one waits for it.
@@ -434,6 +480,11 @@ fn every_way_to_the_compiler_ends_at_it() {
         assert_eq!(finished.stderr_text(), "", "{first}: {command}");
         assert_eq!(std::fs::read(space.workspace().join("a.o")).unwrap(), expected, "{first}: {command}");
     }
+    // Made once. Before ccache farcc stands back, called by its own name or found past our link by its whole path.
+    let stats = space.stats();
+    let local = (stats.reason("not_a_compiler"), stats.reason("toolchain_probe"));
+    assert_eq!((stats.verdict("executed_local"), local), (1, (1, 1)), "{}", stats.0);
+    assert!(stats.hits() >= 7, "{}", stats.0);
 }
 
 /// A compiler that the build itself makes, and makes again: another program of the same size and the same time.
@@ -534,18 +585,50 @@ fn a_deleted_directory_is_the_compilers_to_judge() {
     assert!(expected.2.is_some());
 }
 
+/// What a command would have said to a closed descriptor nobody knows, so nothing is kept of it; the rest is as ever.
+#[test]
+fn closed_descriptors_are_no_hindrance() {
+    let space = space("closed", "");
+    space.write("a.c", "#warning \"said on standard error\"\nint a;\n");
+    let through = |launcher: &str, closed: &str| {
+        let _ = std::fs::remove_file(space.workspace().join("a.o"));
+        let finished = bounded(&space, &format!("{launcher} gcc -c a.c {closed}"));
+        let said = (finished.status, finished.stdout_text(), finished.stderr_text());
+        (said, std::fs::read(space.workspace().join("a.o")).ok())
+    };
+    for closed in [">&-", "2>&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-", "<&- >&-"] {
+        let expected = through("", closed);
+        // Some compilers do not live without them.
+        assert!(expected.1.is_some() || closed.contains("2>&-"), "{closed}: {expected:?}");
+        for round in ["cold", "warm"] {
+            assert_eq!(through("farcc", closed), expected, "{closed}, {round}");
+        }
+    }
+    assert_eq!(space.stats().verdict("passed_through"), 0, "{}", space.stats().0);
+}
+
 /// Cross compilers, and versions: the name decides nothing but the language.
 #[test]
 fn compilers_by_other_names() {
     let space = space("names", "");
     space.write("a.c", "int a;\n");
     let expected = plain(&space, "gcc -c a.c");
+    let gcc = Path::new("/usr/bin/gcc").canonicalize().unwrap();
     for name in ["foo-gcc-12", "arm-none-linux-gcc", "x86_64-foo-linux-gnu-gcc-12.2", "c99"] {
-        let gcc = Path::new("/usr/bin/gcc").canonicalize().unwrap();
-        symlink(gcc, space.workspace().join(name)).unwrap();
+        symlink(&gcc, space.workspace().join(name)).unwrap();
         let command = |launcher: &str| format!("PATH=$PWD:$PATH; {launcher} {name} -c a.c");
         assert_eq!(plain(&space, &command("")), expected, "{name}");
         assert_eq!(plain(&space, &command("farcc")), expected, "{name}");
+    }
+    // A hard link. One to the system's own would change that, for everybody who looks at it now.
+    prerequisites::require(&["clang"]);
+    std::fs::copy(Path::new("/usr/bin/clang").canonicalize().unwrap(), space.workspace().join("copy"))
+        .unwrap();
+    std::fs::hard_link(space.workspace().join("copy"), space.workspace().join("hard-clang")).unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    let expected = plain(&space, "./hard-clang -c a.c");
+    for _ in 0..2 {
+        assert_eq!(plain(&space, "farcc ./hard-clang -c a.c"), expected);
     }
     let stats = space.stats();
     assert_eq!(stats.verdict("passed_through"), 0, "{}", stats.0);

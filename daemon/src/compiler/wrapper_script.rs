@@ -180,6 +180,10 @@ impl Script<'_> {
         let mut lines = self.text.split(|&byte| byte == b'\n').zip(1_usize..);
         let (interpreter, _) = lines.next().unwrap_or_default();
         self.check_interpreter(interpreter)?;
+        let asks_dirname = memchr::memmem::find(self.text, b"$(dirname").is_some();
+        if asks_dirname && !self.is_systems_own(OsStr::new("dirname")) {
+            return Err("another dirname than the system's".to_owned());
+        }
         let is_empty = |line: &[u8]| line.is_empty() || line.starts_with(b"#");
         let mut lines =
             lines.map(|(line, number)| (trim_blanks(line), number)).filter(|(line, _)| !is_empty(line));
@@ -498,6 +502,23 @@ mod tests {
             set(&mut steered.env, name.into(), value.into());
             let (_, task) = resolve(&Arc::new(steered));
             assert!(matches!(task, Task::Local(Reason::WrapperScript(_))), "{name}: {task:?}");
+        }
+    }
+
+    #[test]
+    fn programs_of_the_system_are_the_systems_own() {
+        let place = Place::new();
+        for name in ["dirname", "env", "sh"] {
+            place.script(&format!("bin/{name}"), "");
+        }
+        for text in [
+            "#!/bin/sh\nexec \"$(dirname \"$0\")/gcc\" \"$@\"\n",
+            "#!/bin/sh\nexec env gcc \"$@\"\n",
+            "#!/usr/bin/env sh\nexec gcc \"$@\"\n",
+        ] {
+            place.script("my-gcc", text);
+            let (_, task) = place.resolve("bin", "./my-gcc -c a.c");
+            assert!(matches!(task, Task::Local(Reason::WrapperScript(_))), "{text}: {task:?}");
         }
     }
 
