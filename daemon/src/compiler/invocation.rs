@@ -45,7 +45,8 @@ impl Invocation {
 const MASQUERADERS: &[&str] = &["farcc", "ccache", "sccache", "distcc", "icecc", "colorgcc"];
 
 /// What `execvp` does with `name`: a name with a slash is relative to `cwd`, any other is looked for along
-/// `path`, of which an empty element means `cwd`. Compiler wrappers on the way are passed over.
+/// `path`, of which an empty element means `cwd`. Compiler wrappers on the way are passed over, and one that is named by a
+/// path stands for the next program of its name in `path`, as it does for itself.
 pub(super) fn find_executable(name: &OsStr, cwd: &Path, path: Option<&OsStr>) -> Option<PathBuf> {
     find_named(name, cwd, path, &|_| true).map(|found| cwd.join(found))
 }
@@ -61,8 +62,17 @@ pub(super) fn find_named(
     if name.is_empty() {
         return None;
     }
+    let mut name = name;
     if name.as_bytes().contains(&b'/') {
-        return Some(PathBuf::from(name)).filter(|named| is_program(&cwd.join(named)));
+        let named = cwd.join(name);
+        if !is_executable(&named) {
+            return None;
+        }
+        if !is_masquerader(&named) {
+            return Some(PathBuf::from(name));
+        }
+        // It looks for the next one of its name itself.
+        name = Path::new(name).file_name()?;
     }
     // POSIX leaves a missing PATH to the system; glibc's execvp uses this value.
     let path = path.unwrap_or(OsStr::new("/bin:/usr/bin"));
@@ -76,8 +86,11 @@ pub(super) fn find_named(
 }
 
 fn is_program(candidate: &Path) -> bool {
+    is_executable(candidate) && !is_masquerader(candidate)
+}
+
+fn is_executable(candidate: &Path) -> bool {
     std::fs::metadata(candidate).is_ok_and(|metadata| metadata.is_file() && metadata.mode() & 0o111 != 0)
-        && !is_masquerader(candidate)
 }
 
 /// Whether `program` is a symlink that ends in a known wrapper. Only the last component counts, so that no more
@@ -153,6 +166,8 @@ pub(super) mod tests {
         symlink(root.join("bin/farcc"), root.join("links/gcc")).unwrap();
         let path: OsString = format!("{0}/links:{0}/real", root.display()).into();
         assert_eq!(find_executable("gcc".as_ref(), root, Some(&path)), Some(root.join("real/gcc")));
-        assert_eq!(find_executable(root.join("links/gcc").as_os_str(), root, None), None);
+        let named = root.join("links/gcc");
+        assert_eq!(find_executable(named.as_os_str(), root, Some(&path)), Some(root.join("real/gcc")));
+        assert_eq!(find_executable(named.as_os_str(), root, Some("".as_ref())), None);
     }
 }

@@ -189,8 +189,10 @@ fn driver_name(compile: &Compile, invocation: &Invocation) -> OsString {
         let target = std::fs::canonicalize(driver);
         return target.map_or_else(|_| driver.clone().into_os_string(), PathBuf::into_os_string);
     }
-    // Clang with -no-canonical-prefixes names its own headers relative to argv[0].
+    // Clang with -no-canonical-prefixes names its own headers relative to argv[0]. A compiler wrapper by the compiler's name
+    // is another program than the driver.
     let named = invocation.argv.first().filter(|program| program.as_encoded_bytes().contains(&b'/'));
+    let named = named.filter(|program| invocation.cwd.join(program) == *driver);
     named.map_or_else(|| driver.clone().into_os_string(), OsString::clone)
 }
 
