@@ -49,7 +49,7 @@ const CASES: &[Case] = &[
     case("intermediates", "$F gcc -c a.c -save-temps"),
     case("unsupported_flag", "$F gcc -c a.c -MD -MG"),
     case("unsupported_flag", "$F gcc -c a.c --no-such-flag"),
-    case("unsupported_environment", "export DEPENDENCIES_OUTPUT=extra.d; $F gcc -c a.c"),
+    case("unsupported_environment", "export GCC_COMPARE_DEBUG=-O1; $F gcc -c a.c"),
     case("response_file", "echo @loop > loop; $F gcc -c a.c @loop"),
     case("time_macro", "echo 'const char *d = __TIME__;' > t.c; $F gcc -c -Wdate-time t.c; rm -f t.o"),
     case(

@@ -30,6 +30,7 @@ pub use input_root::InputRoot;
 pub use input_root::InputRootBuilder;
 pub use input_root::InputRootError;
 pub use input_root::Located;
+pub use outputs::APPENDED_NAME;
 pub use outputs::InstallError;
 pub use outputs::Output;
 pub use outputs::collect;

@@ -36,6 +36,10 @@ pub struct Output {
     pub placement: Placement,
 }
 
+/// Where a worker writes what is appended to a file here: in the working directory, and without a blank, since the
+/// variable that names it ends there.
+pub const APPENDED_NAME: &str = ".farcc-appended-rules.d";
+
 /// Why outputs were not installed.
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
@@ -54,12 +58,18 @@ pub enum InstallError {
 }
 
 impl Output {
+    /// Whether a command that ran here has left it at its path, by itself.
+    pub fn lies_in_place(&self) -> bool {
+        !matches!(self.kind, OutputKind::AuditDepfile | OutputKind::AppendedRules)
+    }
+
     /// The output whose path is absolute; its directory joins the input tree. `checkout`: from which the action comes if it
     /// names none.
     ///
     /// # Errors
     /// When it cannot be an output of an action: its directory is missing or part of the image, what is there now or what
-    /// a symlink there leads to is no regular file, or its name is not UTF-8.
+    /// a symlink there leads to is no regular file, or its name is not UTF-8. What is appended to a file of the user's is
+    /// in the action a file of its own, which is not looked at.
     pub fn locate(
         builder: &mut InputRootBuilder,
         cwd: &Path,
@@ -67,6 +77,11 @@ impl Output {
         checkout: Option<&Checkout>,
     ) -> Result<Output, Reason> {
         let path = expected.path.as_path();
+        let ExpectedOutput { kind, is_optional, placement, .. } = *expected;
+        if placement == Placement::Appended {
+            let remote = APPENDED_NAME.to_owned();
+            return Ok(Output { kind, path: path.to_owned(), remote, is_optional, placement });
+        }
         let special = std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file());
         let (Some(parent), Some(name), false) = (path.parent(), path.file_name(), special) else {
             return Err(Reason::SpecialOutput);
@@ -80,12 +95,11 @@ impl Output {
         };
         let remote = paths::relative(&there(cwd), &there(&directory.join(name)));
         let remote = remote.to_str().ok_or_else(|| Reason::UnsupportedName(path.display().to_string()))?;
-        let ExpectedOutput { kind, is_optional, placement, .. } = *expected;
         Ok(Output { kind, path: path.to_owned(), remote: remote.to_owned(), is_optional, placement })
     }
 }
 
-/// Puts every output of the action's `result` into its place, one by one, the object last; atomically but where the
+/// Puts every output of the action's `result` into its place, one by one, in the order of their kinds; atomically but where the
 /// compiler overwrites as well. `umask` is the user's; `is_wanted` is asked right before each.
 ///
 /// # Errors
@@ -124,14 +138,12 @@ pub fn install(
             _ => digest,
         };
         let mode = (if is_executable { 0o777 } else { 0o666 }) & !umask;
-        let overwrites = match output.placement {
-            Placement::Replaced => false,
-            Placement::Unlinked => is_nothing(&output.path),
-            Placement::Overwritten => true,
-        };
-        let installed = match overwrites {
-            true => store.overwrite(&digest, &output.path, mode),
-            false => store.install(&digest, &output.path, mode),
+        let path = output.path.as_path();
+        let installed = match output.placement {
+            Placement::Appended => store.append(&digest, path, mode),
+            Placement::Overwritten => store.overwrite(&digest, path, mode),
+            Placement::Unlinked if is_nothing(path) => store.overwrite(&digest, path, mode),
+            Placement::Replaced | Placement::Unlinked => store.install(&digest, path, mode),
         };
         if !installed? {
             return Err(InstallError::Gone(output.path.clone()));
@@ -154,13 +166,13 @@ pub fn find<'a>(result: &'a re::ActionResult, output: &Output) -> Option<&'a re:
 }
 
 /// Takes the outputs that a local run of the action has left into the store. An output that was not made is left out, and
-/// so are [`OutputKind::AuditDepfile`]s.
+/// so are those that do not lie where they go: [`OutputKind::AuditDepfile`]s and [`OutputKind::AppendedRules`].
 ///
 /// # Errors
 /// When one cannot be read or stored.
 pub fn collect(store: &Store, action: &Action) -> Result<Vec<re::OutputFile>, StoreError> {
     let mut files = Vec::new();
-    for output in action.outputs.iter().filter(|output| output.kind != OutputKind::AuditDepfile) {
+    for output in action.outputs.iter().filter(|output| output.lies_in_place()) {
         let Ok(metadata) = std::fs::metadata(&output.path) else { continue };
         let mut digest = store.put_file(&output.path)?;
         if let Some(checkout) = &action.checkout

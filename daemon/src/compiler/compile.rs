@@ -8,6 +8,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::compiler::AppendedRules;
 use crate::compiler::CommandLine;
 use crate::compiler::Invocation;
 use crate::compiler::Product;
@@ -58,6 +59,8 @@ pub enum Audit {
     Depfile,
     /// By one that farcc asks for besides.
     AddedDepfile,
+    /// By the rules that a variable asks for: a flag that asks for a depfile would keep GCC from making them.
+    AppendedRules,
     /// By what the compiler answers to `-M`: an argument that is added would be in the object, stand for several sources,
     /// or be one too many.
     Question,
@@ -248,10 +251,13 @@ impl Compile {
         has_room.then(|| vec!["-fdiagnostics-color=always".into()])
     }
 
-    /// How the inputs that were found are held against what the compiler opens.
-    pub fn audit(&self) -> Audit {
+    /// How the inputs that were found are held against what the compiler opens. `appended`: what the environment asks
+    /// for besides.
+    pub fn audit(&self, appended: Option<&AppendedRules>) -> Audit {
         if self.form == Form::Preprocessed {
             Audit::Nothing
+        } else if appended.is_some() {
+            Audit::AppendedRules
         } else if self.sources.iter().all(|source| source.depfile.is_some()) {
             Audit::Depfile
         } else if self.command_line.has(Meaning::Recorded) || self.sources.len() > 1 || self.is_long() {
@@ -276,6 +282,21 @@ impl Compile {
     /// The same command turned into the compiler's own `-M`: all files that it would read, system headers
     /// included, on standard output.
     pub fn dependency_arguments(&self) -> Vec<OsString> {
+        let mut words = self.preprocessing_arguments();
+        words.push("-M".into());
+        words
+    }
+
+    /// The same command turned into one that makes the rules which a variable asks for, in `file`, and prints macros.
+    pub(super) fn appended_rules_arguments(&self, file: &Path) -> Vec<OsString> {
+        let mut words = self.preprocessing_arguments();
+        // `-MF` without another flag for depfiles only says where the rules go that the variable asks for.
+        words.extend(["-E".into(), "-dM".into(), "-MF".into(), file.into()]);
+        words
+    }
+
+    /// The command's arguments without all that decides what is made.
+    fn preprocessing_arguments(&self) -> Vec<OsString> {
         let mut words = Vec::with_capacity(self.arguments.len());
         for argument in &self.command_line.arguments {
             match argument.meaning {
@@ -294,7 +315,6 @@ impl Compile {
                 _ => words.extend(argument.words()),
             }
         }
-        words.push("-M".into());
         words
     }
 
@@ -473,7 +493,7 @@ mod tests {
         invocation.stderr_is_terminal = true;
         invocation.env.push(("TERM".into(), "xterm".into()));
         assert_eq!(compile.colour_arguments(&invocation, Family::Clang), None);
-        assert_eq!(compile.audit(), Audit::Question);
+        assert_eq!(compile.audit(None), Audit::Question);
     }
 
     /// What farcc adds to a command must not show in the object.

@@ -5,6 +5,7 @@
 //! `flag_table`) → [`Task`] by [`classify`] → for a [`Compile`], the [`Toolchain`] behind its driver, found by
 //! [`Toolchains`], and with both the [`TranslationUnit`](crate::preprocessor::TranslationUnit) for the scanner.
 
+mod appended_rules;
 mod command_line;
 mod compile;
 pub mod depfile;
@@ -25,6 +26,7 @@ mod toolchain;
 mod toolchains;
 mod wrapper_script;
 
+pub use appended_rules::AppendedRules;
 pub use command_line::CommandLine;
 pub use compile::Audit;
 pub use compile::Compile;

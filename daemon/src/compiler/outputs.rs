@@ -33,6 +33,9 @@ pub enum OutputKind {
     Further,
     /// What the command is for.
     Object,
+    /// Make rules that an environment variable asks for. After all others, so that no command appends them twice
+    /// because something else went wrong.
+    AppendedRules,
 }
 
 /// A file that a command is expected to make.
@@ -58,12 +61,20 @@ pub enum Placement {
     Unlinked,
     /// It is opened and written anew, so that its mode, its other names and the symlink that leads to it stay.
     Overwritten,
+    /// What is there stays, and the output follows it.
+    Appended,
 }
 
 impl ExpectedOutput {
     /// An output that is always made and replaces what is there.
     pub fn replacing(kind: OutputKind, path: PathBuf) -> ExpectedOutput {
         ExpectedOutput { kind, path, is_optional: false, placement: Placement::Replaced }
+    }
+
+    /// Rules that follow what is there.
+    pub fn appending(path: PathBuf) -> ExpectedOutput {
+        let (kind, placement) = (OutputKind::AppendedRules, Placement::Appended);
+        ExpectedOutput { kind, path, is_optional: false, placement }
     }
 
     /// An output that is always made and overwrites what is there.

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::process::Output;
 use std::time::Duration;
 
+use crate::compiler::appended_rules;
 use crate::preprocessor::Family;
 use crate::preprocessor::Language;
 use crate::process::Program;
@@ -71,6 +72,8 @@ pub(super) fn environment(env: &[(OsString, OsString)]) -> Vec<(OsString, OsStri
     let mut env: Vec<_> = env
         .iter()
         .filter(|(name, _)| !REMOVED_VARIABLES.iter().any(|&removed| name == removed))
+        // Nothing that farcc asks may stand among the rules.
+        .filter(|(name, _)| !appended_rules::VARIABLES.iter().any(|&removed| name == removed))
         .cloned()
         .collect();
     env.push(("LC_ALL".into(), "C".into()));

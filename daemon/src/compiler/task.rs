@@ -51,13 +51,11 @@ const UNSUPPORTED_VARIABLES: &[&str] = &[
     "CC_PRINT_PROC_STAT",
     "CLANG_NO_DEFAULT_CONFIG",
     "COMPILER_PATH",
-    "DEPENDENCIES_OUTPUT",
     "GCC_COMPARE_DEBUG",
     "GCC_EXEC_PREFIX",
     "LD_AUDIT",
     "LD_PRELOAD",
     "QA_OVERRIDE_GCC3_OPTIONS",
-    "SUNPRO_DEPENDENCIES",
 ];
 
 /// The task that `invocation` asks for.
@@ -560,13 +558,7 @@ mod tests {
 
     #[test]
     fn unsupported_environment() {
-        for name in [
-            "DEPENDENCIES_OUTPUT",
-            "SUNPRO_DEPENDENCIES",
-            "CCC_OVERRIDE_OPTIONS",
-            "CLANG_CONFIG_FILE_USER_DIR",
-            "LD_PRELOAD",
-        ] {
+        for name in ["CCC_OVERRIDE_OPTIONS", "CLANG_CONFIG_FILE_USER_DIR", "LD_PRELOAD"] {
             let mut invocation = invocation(Path::new("/"), "gcc -c a.c");
             invocation.env.push((name.into(), "x".into()));
             assert_eq!(describe(&classify(&invocation)), format!("local unsupported_environment: {name}"));

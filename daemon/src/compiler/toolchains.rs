@@ -16,9 +16,11 @@ use std::time::Instant;
 
 use dashmap::DashMap;
 
+use crate::compiler::AppendedRules;
 use crate::compiler::Compile;
 use crate::compiler::Invocation;
 use crate::compiler::Toolchain;
+use crate::compiler::appended_rules;
 use crate::compiler::depfile;
 use crate::compiler::flag_table;
 use crate::compiler::flag_table::Arity;
@@ -165,6 +167,7 @@ impl Toolchains {
         invocation: &Invocation,
     ) -> Result<Vec<PathBuf>, Reason> {
         let mut env = invocation.env.clone();
+        env.retain(|(name, _)| !appended_rules::VARIABLES.iter().any(|&variable| name == variable));
         env.push(("FARCC_DISABLE".into(), "1".into()));
         let args = compile.dependency_arguments();
         let program = Program { path: &compile.driver, args, env, cwd: &invocation.cwd };
@@ -176,6 +179,36 @@ impl Toolchains {
         }
         let depfile = depfile::parse(&output.stdout).map_err(|error| failed(&error.to_string()))?;
         Ok(depfile.prerequisites)
+    }
+
+    /// What the compile would append to the file that a variable names.
+    ///
+    /// # Errors
+    /// [`Reason::ToolchainProbe`] with the compiler's first error.
+    pub async fn appended_rules(
+        &self,
+        compile: &Compile,
+        invocation: &Invocation,
+        rules: &AppendedRules,
+    ) -> Result<Vec<u8>, Reason> {
+        let failed = |why: &str| {
+            Reason::ToolchainProbe(format!("run {} with {}: {why}", compile.driver.display(), rules.variable))
+        };
+        let io_failed = |error: std::io::Error| failed(&error.to_string());
+        std::fs::create_dir_all(&self.directory).map_err(io_failed)?;
+        let file = tempfile::Builder::new().suffix(".d").tempfile_in(&self.directory).map_err(io_failed)?;
+        let mut env = invocation.env.clone();
+        env.retain(|(name, _)| !appended_rules::VARIABLES.iter().any(|&variable| name == variable));
+        // Where they go, the arguments say.
+        env.push((rules.variable.into(), rules.value("rules")?.into()));
+        env.push(("FARCC_DISABLE".into(), "1".into()));
+        let args = compile.appended_rules_arguments(file.path());
+        let program = Program { path: &compile.driver, args, env, cwd: &invocation.cwd };
+        let output = program.output(probe::TIMEOUT).await.map_err(io_failed)?;
+        if !output.status.success() {
+            return Err(failed(&probe::first_error(&output.stderr)));
+        }
+        std::fs::read(file.path()).map_err(io_failed)
     }
 
     fn slot(&self, key: Digest) -> Arc<Slot> {

@@ -17,10 +17,10 @@ use crate::action::Output;
 use crate::action::collect;
 use crate::action::find;
 use crate::action::install;
+use crate::compiler::AppendedRules;
 use crate::compiler::Audit;
 use crate::compiler::Compile;
 use crate::compiler::Invocation;
-use crate::compiler::OutputKind;
 use crate::compiler::depfile;
 use crate::config::Config;
 use crate::digest::Digest;
@@ -68,6 +68,8 @@ pub(super) struct LocalCommand<'a> {
     pub reason: Reason,
     /// Its configuration.
     pub config: Arc<Config>,
+    /// What it appends to the file that a variable names.
+    pub appended: Option<(AppendedRules, Vec<u8>)>,
 }
 
 /// A command that the launcher runs, and what is needed to keep its result.
@@ -102,6 +104,8 @@ enum Audited {
     Ours(tempfile::TempPath),
     /// It was asked before the run.
     Before,
+    /// The rules that the compiler appends to a file of the user's, where others may stand as well: made before the run.
+    Appended(Vec<u8>),
     /// The state directory cannot be written: without an audit, nothing is stored.
     Impossible,
 }
@@ -170,8 +174,9 @@ impl Pending {
         directories: &Directories,
     ) -> Pending {
         let (audit_directory, verify_directory) = (directories.audit(), directories.verify());
-        let LocalCommand { compile, invocation, mut argv, reason, config } = command;
-        let audited = match compile.audit() {
+        let LocalCommand { compile, invocation, mut argv, reason, config, appended } = command;
+        let audited = match compile.audit(appended.as_ref().map(|(rules, _)| rules)) {
+            Audit::AppendedRules => Audited::Appended(appended.map(|(_, text)| text).unwrap_or_default()),
             // The compiler was asked before the run, or there is nothing to ask.
             Audit::Question | Audit::Nothing => Audited::Before,
             Audit::Depfile => {
@@ -191,7 +196,8 @@ impl Pending {
         };
         let (invocation, handed_over) = (Arc::clone(invocation), Instant::now());
         let lies = |output: &Output| Some((output.path.clone(), Fingerprint::of(&output.path).ok()?));
-        let before = action.outputs.iter().filter_map(lies).collect();
+        let outputs = action.outputs.iter().filter(|output| output.lies_in_place());
+        let before = outputs.filter_map(lies).collect();
         Pending {
             argv,
             reason,
@@ -311,7 +317,7 @@ fn keep(
     let depfiles: Vec<&Path> = match audited {
         Audited::Users(paths) => paths.iter().map(PathBuf::as_path).collect(),
         Audited::Ours(path) => vec![path],
-        Audited::Before => Vec::new(),
+        Audited::Before | Audited::Appended(_) => Vec::new(),
         Audited::Impossible => return Err(Reason::Store("write the state directory".to_owned())),
     };
     current()?;
@@ -322,17 +328,20 @@ fn keep(
         })?;
         audit_depfile(&text, cwd, &action.inputs)?;
     }
+    if let Audited::Appended(rules) = audited {
+        text.clone_from(rules);
+        audit_appended(&text, cwd, &action.inputs)?;
+    }
     let failed = |error: StoreError| Reason::Store(error.to_string());
     let mut output_files = collect(store, action).map_err(failed)?;
     let is_made = |output: &Output| output_files.iter().any(|file| file.path == output.remote);
-    let mut expected =
-        action.outputs.iter().filter(|output| output.kind != OutputKind::AuditDepfile && !output.is_optional);
+    let mut expected = action.outputs.iter().filter(|output| output.lies_in_place() && !output.is_optional);
     if !expected.all(is_made) {
         // The compiler said success without making what is expected of it: nothing to keep.
         return Err(Reason::Store("find every output of the command".to_owned()));
     }
-    // The audited depfile is part of the result wherever it is taken from, so that a hit can be audited again.
-    if let Some(output) = action.outputs.iter().find(|output| output.kind == OutputKind::AuditDepfile) {
+    // The audited rules are part of the result wherever they are taken from, so that a hit can be audited again.
+    if let Some(output) = action.outputs.iter().find(|output| !output.lies_in_place()) {
         let there = action.checkout.as_ref().map(|checkout| checkout.depfile_there(&text));
         let digest = store.put(there.as_deref().unwrap_or(&text)).map_err(failed)?;
         let path = output.remote.clone();
@@ -460,6 +469,14 @@ pub(super) fn audit_depfile(depfile: &[u8], cwd: &Path, inputs: &[Arc<InputFile>
     audit(&parsed.prerequisites, cwd, inputs)
 }
 
+/// The same for rules that a variable asks for: one without any prerequisite is not even written.
+///
+/// # Errors
+/// As [`audit_depfile`].
+pub(super) fn audit_appended(rules: &[u8], cwd: &Path, inputs: &[Arc<InputFile>]) -> Result<(), Reason> {
+    if rules.is_empty() { Ok(()) } else { audit_depfile(rules, cwd, inputs) }
+}
+
 /// Checks that every file that the compiler says it opens had been found by the scan.
 ///
 /// # Errors
@@ -491,6 +508,7 @@ mod tests {
     use crate::action::Circumstances;
     use crate::action::CommandSpec;
     use crate::compiler::ExpectedOutput;
+    use crate::compiler::OutputKind;
     use crate::dispatch::claims::Claims;
     use crate::files::Files;
 

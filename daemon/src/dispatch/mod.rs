@@ -24,6 +24,7 @@ use crate::action::Action;
 use crate::compiler::Audit;
 use crate::compiler::Compile;
 use crate::compiler::Invocation;
+use crate::compiler::OutputKind;
 use crate::compiler::Task;
 use crate::compiler::Toolchain;
 use crate::compiler::Toolchains;
@@ -281,7 +282,8 @@ impl Dispatcher {
             trail.ended(Outcome::HitLocal, None);
             return Ok(verdict);
         }
-        if compile.audit() == Audit::Question {
+        let appended = compile.appended_rules(executed, toolchain.family)?;
+        if compile.audit(appended.as_ref()) == Audit::Question {
             let listed = self.toolchains.dependencies(compile, executed).await?;
             local::audit(&listed, &invocation.cwd, &prepared.action.inputs)?;
         }
@@ -308,13 +310,21 @@ impl Dispatcher {
                 }
             }
         };
+        let appended = match appended {
+            Some(rules) => {
+                let text = self.toolchains.appended_rules(compile, executed, &rules).await?;
+                Some((rules, text))
+            }
+            None => None,
+        };
         let trail = std::mem::replace(trail, Trail::new(Arc::clone(invocation)));
         let mut argv = invocation.argv.clone();
         if let Some(checkout) = &prepared.action.checkout {
             argv.splice(1..1, compile.prefix_maps(&checkout.relocation));
         }
         argv.extend(preparation::additions(compile, executed, &toolchain)?);
-        let command = LocalCommand { compile, invocation, argv, reason, config: Arc::clone(config) };
+        let command =
+            LocalCommand { compile, invocation, argv, reason, config: Arc::clone(config), appended };
         let pending =
             Pending::new(command, prepared.action, store, claim, trail, expected, &self.directories);
         Ok(Verdict::RunAndStore(Box::new(pending)))
@@ -545,7 +555,9 @@ fn not_shared(compile: &Compile, toolchain: &Toolchain) -> Option<String> {
 
 /// Where the command writes, without symlinks.
 fn output_paths(action: &Action, cwd: &Path) -> Vec<PathBuf> {
-    action.outputs.iter().map(|output| paths::lexically_normal(&cwd.join(&output.remote))).collect()
+    // What others append to as well is nobody's.
+    let outputs = action.outputs.iter().filter(|output| output.kind != OutputKind::AppendedRules);
+    outputs.map(|output| paths::lexically_normal(&cwd.join(&output.remote))).collect()
 }
 
 /// What a user who asked for strategy `remote` is told when the cluster fails.

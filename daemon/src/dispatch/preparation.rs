@@ -7,6 +7,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::action::APPENDED_NAME;
 use crate::action::Action;
 use crate::action::ActionError;
 use crate::action::Checkout;
@@ -135,7 +136,11 @@ impl Subject<'_> {
         });
         arguments.extend(additions(compile, invocation, toolchain)?);
         let mut outputs = compile.outputs(toolchain.family);
-        if compile.audit() == Audit::AddedDepfile {
+        let appended = compile.appended_rules(invocation, toolchain.family)?;
+        if let (Some(rules), Some(_)) = (&appended, relocation) {
+            return Err(ActionError::Bound(format!("{} asks for rules", rules.variable)));
+        }
+        if compile.audit(appended.as_ref()) == Audit::AddedDepfile {
             let named = compile.sources.iter().map(|source| source.object.as_ref().unwrap_or(&source.path));
             let mut audit = named.take(1).cloned().collect::<PathBuf>().into_os_string();
             audit.push(AUDIT_SUFFIX);
@@ -144,12 +149,16 @@ impl Subject<'_> {
             arguments.extend(compile.depfile_arguments(&there));
             outputs.push(ExpectedOutput::replacing(OutputKind::AuditDepfile, audit));
         }
+        outputs.extend(appended.iter().map(|rules| ExpectedOutput::appending(rules.file.clone())));
         for output in &mut outputs {
             output.path = paths::absolute(&invocation.cwd, &output.path);
         }
         let in_image = toolchain.programs.iter().filter_map(|(path, _)| path.parent());
         let program_directories: Vec<_> = in_image.map(PathBuf::from).collect();
         let mut environment = environment(&invocation.env, &invocation.cwd, &program_directories)?;
+        if let Some(rules) = &appended {
+            environment.insert(rules.variable.to_owned(), rules.value(APPENDED_NAME)?);
+        }
         let mut directories = scanned.directories;
         directories.extend(environment.get("PWD").map(PathBuf::from));
         if let Some(relocation) = relocation {

@@ -21,6 +21,7 @@ use crate::dispatch::Presence;
 use crate::dispatch::Trail;
 use crate::dispatch::Verdict;
 use crate::dispatch::in_background;
+use crate::dispatch::local::audit_appended;
 use crate::dispatch::local::audit_depfile;
 use crate::executor::remote::Fetched;
 use crate::executor::remote::RemoteError;
@@ -104,9 +105,11 @@ fn keep(
     is_wanted: &dyn Fn() -> bool,
 ) -> Result<Verdict, Reason> {
     let failed = |error: &dyn std::fmt::Display| Reason::Store(error.to_string());
-    let is_depfile = |output: &&Output| matches!(output.kind, OutputKind::Depfile | OutputKind::AuditDepfile);
-    for depfile in action.outputs.iter().filter(is_depfile) {
-        let digest = find(result, depfile).and_then(|file| file.digest.as_ref());
+    let is_depfile = |output: &&Output| {
+        matches!(output.kind, OutputKind::Depfile | OutputKind::AuditDepfile | OutputKind::AppendedRules)
+    };
+    for output in action.outputs.iter().filter(is_depfile) {
+        let digest = find(result, output).and_then(|file| file.digest.as_ref());
         let digest = digest.and_then(|digest| Digest::try_from(digest).ok());
         let digest = digest.ok_or_else(|| Reason::RemoteError("the result has no depfile".to_owned()))?;
         let depfile = store.read(&digest).map_err(|error| failed(&error))?;
@@ -114,7 +117,10 @@ fn keep(
         if let Some(checkout) = &action.checkout {
             depfile = checkout.depfile_here(&depfile);
         }
-        audit_depfile(&depfile, cwd, &action.inputs)?;
+        match output.kind {
+            OutputKind::AppendedRules => audit_appended(&depfile, cwd, &action.inputs)?,
+            _ => audit_depfile(&depfile, cwd, &action.inputs)?,
+        }
     }
     install(store, action, result, umask, is_wanted).map_err(|error| match error {
         InstallError::NotMade(_) => Reason::RemoteError(error.to_string()),

@@ -270,6 +270,33 @@ impl Store {
         self.fill(digest, &blob, &mut file).map_err(failed)
     }
 
+    /// Lets a blob follow what is in the file `destination`, which is made with `mode` where it is not there; by one
+    /// `write` at the end of the file, so that other processes may do the same. `false` when the blob is not in the store.
+    ///
+    /// # Errors
+    /// When the blob cannot be read or the file not be written to.
+    pub fn append(&self, digest: &Digest, destination: &Path, mode: u32) -> Result<bool, StoreError> {
+        let Some(bytes) = self.read(digest)? else { return Ok(false) };
+        let failed = |error| StoreError::new("append to", destination, error);
+        let mut open = OpenOptions::new();
+        open.append(true).custom_flags(NONBLOCK);
+        let mut file = match open.clone().create_new(true).open(destination) {
+            Ok(file) => {
+                file.set_permissions(Permissions::from_mode(mode & 0o7777)).map_err(failed)?;
+                file
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                open.open(destination).map_err(failed)?
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        if !file.metadata().map_err(failed)?.is_file() {
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
+        }
+        file.write_all(&bytes).map_err(failed)?;
+        Ok(true)
+    }
+
     /// Writes a blob into `file` (empty, open for reading and writing), verified; `false` when the blob is not
     /// in the store, and then what the file holds is worth nothing. `name` is what errors call it.
     ///
