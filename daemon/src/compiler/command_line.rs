@@ -176,6 +176,13 @@ impl Argument {
             | Meaning::Plugin
             | Meaning::IncludePrecompiled
             | Meaning::ProbePath
+            | Meaning::ProgramDirectory
+            | Meaning::Specs
+            | Meaning::Configuration
+            | Meaning::Frameworks
+            | Meaning::Overlay
+            | Meaning::ModuleMap
+            | Meaning::CompilationDatabase
             | Meaning::Sysroot => Some(Path::new(self.value())),
             _ => None,
         }

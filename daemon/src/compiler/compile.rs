@@ -18,6 +18,7 @@ use crate::compiler::command_line::Argument;
 use crate::compiler::command_line::ClangOption;
 use crate::compiler::flag_table::Further;
 use crate::compiler::flag_table::Meaning;
+use crate::compiler::further_flags;
 use crate::compiler::outputs;
 use crate::compiler::search_path;
 use crate::paths;
@@ -151,7 +152,7 @@ impl Compile {
             }
             inputs.push((header, true));
         }
-        let files = [Meaning::ReadsFile, Meaning::Plugin].into_iter();
+        let files = [Meaning::ReadsFile, Meaning::Plugin, Meaning::Overlay, Meaning::ModuleMap].into_iter();
         for argument in files.flat_map(|meaning| self.command_line.with(meaning)) {
             inputs.push((argument.value().into(), true));
         }
@@ -181,6 +182,60 @@ impl Compile {
             }
         }
         inputs
+    }
+
+    /// The flag that brings in more than the scanner can follow, so that the compiler must be asked what it reads.
+    pub fn is_beyond_the_scanner(&self) -> Option<String> {
+        let is_beyond = |argument: &&Argument| {
+            matches!(
+                argument.meaning,
+                Meaning::Specs
+                    | Meaning::Configuration
+                    | Meaning::Frameworks
+                    | Meaning::Overlay
+                    | Meaning::ModuleMap
+            )
+        };
+        self.command_line.arguments.iter().find(is_beyond).map(Argument::text)
+    }
+
+    /// `-B`.
+    pub(super) fn program_directories(&self) -> impl Iterator<Item = &Path> {
+        self.command_line.with(Meaning::ProgramDirectory).filter_map(Argument::path)
+    }
+
+    /// `-F`, `-iframework`.
+    pub fn frameworks(&self) -> impl Iterator<Item = &Path> {
+        self.command_line.with(Meaning::Frameworks).filter_map(Argument::path)
+    }
+
+    /// `-ivfsoverlay`.
+    pub fn overlays(&self) -> impl Iterator<Item = &Path> {
+        self.command_line.with(Meaning::Overlay).filter_map(Argument::path)
+    }
+
+    /// Whether the command itself names what brings in further flags: `-specs`, `--config`.
+    pub(super) fn names_further_flags(&self) -> bool {
+        self.command_line.has(Meaning::Specs) || self.command_line.has(Meaning::Configuration)
+    }
+
+    /// Whether all that files bring in which the command names is understood; those that are looked for elsewhere than
+    /// where their names lead from `cwd` are not looked at.
+    ///
+    /// # Errors
+    /// [`Reason::ToolchainProbe`] with the word that is not.
+    pub(super) fn check_further_flags(&self, cwd: &Path) -> Result<(), Reason> {
+        let files = |meaning| {
+            let named = self.command_line.with(meaning).filter_map(Argument::path);
+            named.map(|file| cwd.join(file)).filter(|file| file.is_file())
+        };
+        files(Meaning::Specs).try_for_each(|file| further_flags::check_specs(&file))?;
+        files(Meaning::Configuration).try_for_each(|file| further_flags::check_configuration(&file, true))
+    }
+
+    /// Whether what the command makes shows its flags.
+    fn shows_flags(&self) -> bool {
+        self.command_line.has(Meaning::Recorded) || self.command_line.has(Meaning::CompilationDatabase)
     }
 
     /// `-Wa,-I`.
@@ -247,7 +302,7 @@ impl Compile {
         if !invocation.stderr_is_terminal || !capable || refused || self.command_line.has(Meaning::Colour) {
             return Some(Vec::new());
         }
-        let has_room = !self.command_line.has(Meaning::Recorded) && !self.is_long();
+        let has_room = !self.shows_flags() && !self.is_long();
         has_room.then(|| vec!["-fdiagnostics-color=always".into()])
     }
 
@@ -300,15 +355,7 @@ impl Compile {
         let mut words = Vec::with_capacity(self.arguments.len());
         for argument in &self.command_line.arguments {
             match argument.meaning {
-                Meaning::Compile
-                | Meaning::Assemble
-                | Meaning::Preprocess
-                | Meaning::Output
-                | Meaning::Depfile
-                | Meaning::DepfileName
-                | Meaning::DepfileContent
-                | Meaning::Writes(_)
-                | Meaning::WritesFile => {}
+                meaning if meaning.decides_what_is_made() => {}
                 Meaning::PreprocessorList => {
                     words.extend(argument.preprocessor_list().unwrap_or_default().without_depfile());
                 }
@@ -322,7 +369,7 @@ impl Compile {
     /// be given others for `-march=native`, in another order.
     pub fn is_bound_here(&self, family: Family) -> Option<&'static str> {
         let shows_flags = |argument: &Argument| {
-            argument.meaning == Meaning::Recorded
+            matches!(argument.meaning, Meaning::Recorded | Meaning::CompilationDatabase)
                 || argument.text() == "-fverbose-asm"
                 // GCC names the flags in all debug information, Clang only if it is told to.
                 || family == Family::Gcc && argument.name.as_bytes().starts_with(b"-g")
@@ -393,6 +440,9 @@ fn changes_answers(meaning: Meaning) -> bool {
         Meaning::Probe
             | Meaning::ProbePath
             | Meaning::Sysroot
+            | Meaning::ProgramDirectory
+            | Meaning::Specs
+            | Meaning::Configuration
             | Meaning::DirectoryPrefix
             | Meaning::Native
             // No answer changes, but a further program is run: objcopy.

@@ -123,6 +123,20 @@ pub(super) enum Meaning {
     ProbePath,
     /// `--sysroot`, `-isysroot`: the same, and it stands for `=` in directories.
     Sysroot,
+    /// `-B`: where programs are looked for before all other places.
+    ProgramDirectory,
+    /// `-specs`: a file by which GCC puts together what its programs are given.
+    Specs,
+    /// `--config`: a file of further flags for Clang.
+    Configuration,
+    /// `-F`, `-iframework`: frameworks are looked for there.
+    Frameworks,
+    /// `-ivfsoverlay`: a file that says which files are seen where.
+    Overlay,
+    /// `-fmodule-map-file=`: without a flag for modules it is read, and that is all.
+    ModuleMap,
+    /// `-MJ`: the command line, for a compilation database, in a further file.
+    CompilationDatabase,
     /// `-trigraphs` and its kin: they change how text is read, but no macro.
     Trigraphs,
     /// `-fno-operator-names`, likewise.
@@ -163,6 +177,25 @@ pub(super) enum Meaning {
     Unsupported,
 }
 
+impl Meaning {
+    /// Whether it says what is made and where, so that a question for the inputs goes without it.
+    pub(super) fn decides_what_is_made(self) -> bool {
+        matches!(
+            self,
+            Meaning::Compile
+                | Meaning::Assemble
+                | Meaning::Preprocess
+                | Meaning::Output
+                | Meaning::Depfile
+                | Meaning::DepfileName
+                | Meaning::DepfileContent
+                | Meaning::Writes(_)
+                | Meaning::CompilationDatabase
+                | Meaning::WritesFile
+        )
+    }
+}
+
 /// One row of the table.
 #[derive(Debug)]
 pub(super) struct Row {
@@ -188,6 +221,11 @@ pub(super) fn find(argument: &[u8]) -> Option<&'static Row> {
     let letter = argument.get(1).copied().unwrap_or_default();
     let found = BY_LETTER[usize::from(letter)].iter().copied().find(fits);
     found.or_else(|| find_feature(argument))
+}
+
+/// Whether any flag with one of some meanings has a name that begins so; `-f…` features have none of them.
+pub(super) fn any_named(beginning: &str, is_meant: impl Fn(Meaning) -> bool) -> bool {
+    ROWS.iter().any(|row| row.name.starts_with(beginning) && is_meant(row.meaning))
 }
 
 /// The rows by what follows the dash, the longest names first.
@@ -314,12 +352,12 @@ static ROWS: &[Row] = &[
     row("-imacros", Either, Meaning::Macros),
     row("-imultilib", Either, Meaning::Unsupported),
     row("-imultiarch", Either, Meaning::Unsupported),
-    row("-iframework", Either, Meaning::Unsupported),
+    row("-iframework", Either, Meaning::Frameworks),
     row("-iframeworkwithsysroot", Either, Meaning::Unsupported),
     row("-iplugindir=", Joined, Meaning::Unsupported),
-    row("-ivfsoverlay", Either, Meaning::Unsupported),
+    row("-ivfsoverlay", Either, Meaning::Overlay),
     row("-ivfsstatcache", Either, Meaning::Unsupported),
-    row("-F", Either, Meaning::Unsupported),
+    row("-F", Either, Meaning::Frameworks),
     row("-A", Either, Meaning::Unsupported),
     row("-nostdinc", Exact, Meaning::Probe),
     row("-nostdinc++", Exact, Meaning::Probe),
@@ -350,8 +388,8 @@ static ROWS: &[Row] = &[
     row("-MQ", Either, Meaning::DepfileContent),
     row("-MP", Exact, Meaning::DepfileContent),
     row("-MG", Exact, Meaning::Unsupported),
-    row("-MV", Exact, Meaning::Unsupported),
-    row("-MJ", Either, Meaning::Unsupported),
+    row("-MV", Exact, Meaning::DepfileContent),
+    row("-MJ", Either, Meaning::CompilationDatabase),
     // For another program.
     row("-Wp,", Joined, Meaning::PreprocessorList),
     row("-Wa,", Joined, Meaning::AssemblerList),
@@ -369,6 +407,7 @@ static ROWS: &[Row] = &[
     row("-fmodules-", Joined, Meaning::Modules),
     row("-fcxx-modules", Exact, Meaning::Modules),
     row("-fmodule-", Joined, Meaning::Modules),
+    row("-fmodule-map-file=", Joined, Meaning::ModuleMap),
     row("-fprebuilt-module-path", Joined, Meaning::Modules),
     row("-fprebuilt-implicit-modules", Exact, Meaning::Modules),
     row("-fimplicit-modules", Exact, Meaning::Modules),
@@ -406,7 +445,7 @@ static ROWS: &[Row] = &[
     row("--gcc-install-dir=", Joined, Meaning::ProbePath),
     row("-resource-dir", Separate, Meaning::ProbePath),
     row("-resource-dir=", Joined, Meaning::ProbePath),
-    row("-B", Either, Meaning::Unsupported),
+    row("-B", Either, Meaning::ProgramDirectory),
     row("-no-canonical-prefixes", Exact, Meaning::Probe),
     row("-canonical-prefixes", Exact, Meaning::Probe),
     row("-integrated-as", Exact, Meaning::Probe),
@@ -484,12 +523,13 @@ static ROWS: &[Row] = &[
     row("-dumpdir", Separate, Meaning::Unsupported),
     row("-save-temps", Joined, Meaning::Intermediates),
     row("--save-temps", Joined, Meaning::Intermediates),
-    row("-specs", Separate, Meaning::Unsupported),
-    row("-specs=", Joined, Meaning::Unsupported),
-    row("--specs=", Joined, Meaning::Unsupported),
+    row("-specs", Separate, Meaning::Specs),
+    row("-specs=", Joined, Meaning::Specs),
+    row("--specs", Separate, Meaning::Specs),
+    row("--specs=", Joined, Meaning::Specs),
     row("-wrapper", Separate, Meaning::Unsupported),
-    row("--config", Separate, Meaning::Unsupported),
-    row("--config=", Joined, Meaning::Unsupported),
+    row("--config", Separate, Meaning::Configuration),
+    row("--config=", Joined, Meaning::Configuration),
     row("-working-directory", Separate, Meaning::Unsupported),
     row("-working-directory=", Joined, Meaning::Unsupported),
     row("-obj", Joined, Meaning::Unsupported),
@@ -520,6 +560,9 @@ static ROWS: &[Row] = &[
     row("-fsanitize-coverage-blacklist=", Joined, Meaning::ReadsFile),
     row("-frandomize-layout-seed-file=", Joined, Meaning::ReadsFile),
     row("-frandomize-layout-seed=", Joined, Meaning::Neutral),
+    // Only the time of the file counts, and only where modules are built.
+    row("-fbuild-session-file=", Joined, Meaning::ReadsFile),
+    row("-fbuild-session-timestamp=", Joined, Meaning::Neutral),
     row("-fprofile-list=", Joined, Meaning::ReadsFile),
     row("-fprofile-sample-use=", Joined, Meaning::ReadsFile),
     row("-fauto-profile=", Joined, Meaning::ReadsFile),

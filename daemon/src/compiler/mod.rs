@@ -11,6 +11,7 @@ mod compile;
 pub mod depfile;
 mod driver_name;
 mod flag_table;
+mod further_flags;
 mod invocation;
 mod outputs;
 mod probe;

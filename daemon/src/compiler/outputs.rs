@@ -149,6 +149,12 @@ impl Compile {
                         Family::Clang => ExpectedOutput::replacing(kind, path),
                     });
                 }
+                Meaning::CompilationDatabase => {
+                    let path = PathBuf::from(argument.value());
+                    // Not every version writes it for assembler text.
+                    let is_optional = self.language == Language::Assembler;
+                    outputs.push(ExpectedOutput { is_optional, ..ExpectedOutput::overwriting(kind, path) });
+                }
                 Meaning::AssemblerList if self.product == Product::Object => {
                     let listings = argument.assembler_list().unwrap_or_default().listings;
                     outputs.extend(

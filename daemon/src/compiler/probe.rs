@@ -58,7 +58,9 @@ pub(super) struct Probe {
     pub(super) absent: Vec<PathBuf>,
     /// Programs that a compile runs, as the driver names them: a path, or a name to be found in `PATH`.
     pub(super) programs: Vec<OsString>,
-    /// Specs and configuration files that the driver read, and files that its flags bring in by default.
+    /// Specs and configuration files that the driver read.
+    pub(super) flag_files: Vec<PathBuf>,
+    /// Files that its flags bring in by default.
     pub(super) files: Vec<PathBuf>,
     /// Directories whose content decides what the driver chooses.
     pub(super) watched: Vec<PathBuf>,
@@ -146,6 +148,7 @@ impl Driver<'_> {
             angle: Vec::new(),
             absent: Vec::new(),
             programs: Vec::new(),
+            flag_files: Vec::new(),
             files: Vec::new(),
             watched: Vec::new(),
             native: Vec::new(),
@@ -185,7 +188,7 @@ impl Probe {
             } else if let Some(target) = after("Target: ") {
                 self.target = String::from_utf8_lossy(target).into_owned();
             } else if let Some(file) = after("Reading specs from ").or(after("Configuration file: ")) {
-                self.files.push(path(file));
+                self.flag_files.push(path(file));
             } else if let Some(installation) = after("Selected GCC installation: ") {
                 // A newer GCC beside this one would be chosen instead.
                 self.watched.extend(path(installation).parent().map(Path::to_owned));

@@ -226,6 +226,13 @@ fn is_bound(argument: &Argument, family: Family) -> bool {
         | Meaning::ProfileDirectory
         | Meaning::Plugin
         | Meaning::PluginArgument
+        | Meaning::ProgramDirectory
+        | Meaning::Specs
+        | Meaning::Configuration
+        | Meaning::Frameworks
+        | Meaning::Overlay
+        | Meaning::ModuleMap
+        | Meaning::CompilationDatabase
         | Meaning::Modules
         | Meaning::Bound
         | Meaning::Recorded

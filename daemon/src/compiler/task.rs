@@ -96,7 +96,7 @@ fn classify_driver(invocation: &Invocation, default_language: Language) -> Resul
         return Err(Reason::Intermediates(argument.text()));
     }
     for argument in &command_line.arguments {
-        check_argument(argument, product)?;
+        check_argument(argument, product, &invocation.cwd)?;
     }
     check_directories(&command_line)?;
     let (paths, language, form) = found?;
@@ -212,7 +212,7 @@ fn check_environment(invocation: &Invocation) -> Result<(), Reason> {
 }
 
 /// Whether one argument, taken by itself, is understood.
-fn check_argument(argument: &Argument, product: Product) -> Result<(), Reason> {
+fn check_argument(argument: &Argument, product: Product, cwd: &Path) -> Result<(), Reason> {
     let understood = match argument.meaning {
         Meaning::Unsupported => false,
         Meaning::AssemblerList => {
@@ -232,6 +232,13 @@ fn check_argument(argument: &Argument, product: Product) -> Result<(), Reason> {
         Meaning::Plugin => argument.value().as_bytes().contains(&b'/'),
         Meaning::PluginArgument => !argument.value().as_bytes().contains(&b'/'),
         Meaning::LlvmOption => is_llvm_option(argument.value()),
+        // Headers below it would come before all others; what is no directory is the beginning of programs' names.
+        Meaning::ProgramDirectory => {
+            let directory = cwd.join(argument.value());
+            directory.is_dir() && !directory.join("include").exists()
+        }
+        // What keeps times out of precompiled headers would show.
+        Meaning::CompilationDatabase => product != Product::PrecompiledHeader,
         _ => true,
     };
     if understood { Ok(()) } else { Err(Reason::UnsupportedFlag(argument.text())) }
@@ -517,12 +524,12 @@ mod tests {
             "-Wa,-ag=x",
             "-Wa,--MD,x",
             "-C",
+            "-B nowhere",
+            "-gen-cdb-fragment-path x",
             "-wrapper x",
-            "-ivfsoverlay x",
             "-Xclang -include-pch",
             "-Xclang -emit-pch",
             "-dumpdir x",
-            "-MJ x",
             "-Xclang -load",
             "-Xpreprocessor -DX",
             "-Xassembler x",

@@ -22,9 +22,7 @@ use crate::compiler::Invocation;
 use crate::compiler::Toolchain;
 use crate::compiler::appended_rules;
 use crate::compiler::depfile;
-use crate::compiler::flag_table;
-use crate::compiler::flag_table::Arity;
-use crate::compiler::flag_table::Meaning;
+use crate::compiler::further_flags;
 use crate::compiler::invocation::find_executable;
 use crate::compiler::probe;
 use crate::compiler::probe::Driver;
@@ -225,6 +223,8 @@ impl Toolchains {
         invocation: &Invocation,
     ) -> Result<Arc<Toolchain>, Reason> {
         programs::check(&compile.driver)?;
+        // A flag there might write files beside the user's when the compiler is asked.
+        compile.check_further_flags(&invocation.cwd)?;
         let driver = driver(compile, invocation);
         let started = self.files.now();
         let probe = driver.probe().await?;
@@ -241,20 +241,36 @@ impl Toolchains {
         }
         let programs = programs::with_libraries(&found, &driver.env, &invocation.cwd).await?;
         let programs = self.digests(programs, started).await?;
-        let files = probe.files.iter().map(|file| invocation.cwd.join(file)).collect();
+        let files =
+            probe.files.iter().chain(&probe.flag_files).map(|file| invocation.cwd.join(file)).collect();
         let files = self.digests(files, started).await?;
         let mut watched: Vec<PathBuf> = vec![LOADER_CACHE.into()];
         watched.extend(probe.watched.iter().map(|directory| invocation.cwd.join(directory)));
         watched.extend(override_directories(invocation));
+        for directory in compile.program_directories() {
+            let directory = invocation.cwd.join(directory);
+            // GCC looks there as well, for headers, too.
+            if directory.join(&probe.target).exists() {
+                return Err(Reason::ToolchainProbe(format!(
+                    "look through {}: it has a directory of the target's",
+                    directory.display()
+                )));
+            }
+            watched.push(directory);
+        }
         if probe.family == Family::Clang {
             // A configuration file that appears beside it is taken.
             let real = std::fs::canonicalize(&compile.driver).ok();
             let drivers = [Some(&compile.driver), real.as_ref()].into_iter().flatten();
             watched.extend(drivers.filter_map(|driver| driver.parent()).map(Path::to_owned));
-            for file in
-                probe.files.iter().filter(|file| file.extension().is_some_and(|suffix| suffix == "cfg"))
-            {
-                check_configuration(&invocation.cwd.join(file))?;
+        }
+        for file in &probe.flag_files {
+            let file = invocation.cwd.join(file);
+            match probe.family {
+                Family::Clang => further_flags::check_configuration(&file, compile.names_further_flags())?,
+                // The specs that a compiler always reads are part of it.
+                Family::Gcc if compile.names_further_flags() => further_flags::check_specs(&file)?,
+                Family::Gcc => {}
             }
         }
         let toolchain = record(probe, programs, files, lookups, watched)
@@ -387,28 +403,6 @@ fn processor() -> Digest {
         Digest::of(lasting.collect::<Vec<_>>().join("\n").as_bytes())
     });
     *PROCESSOR
-}
-
-/// A configuration file of Clang brings flags in that no command line shows: only those are understood that show in the
-/// compiler's answers, or do not matter.
-fn check_configuration(file: &Path) -> Result<(), Reason> {
-    let refused = |why: &str| Reason::ToolchainProbe(format!("read {}: {why}", file.display()));
-    let text = std::fs::read_to_string(file).map_err(|error| refused(&error.to_string()))?;
-    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
-    for word in lines.flat_map(str::split_whitespace) {
-        let is_plain = word.starts_with('-')
-            && flag_table::find(word.as_bytes()).is_some_and(|row| {
-                row.arity != Arity::Separate
-                    && matches!(
-                        row.meaning,
-                        Meaning::Probe | Meaning::Neutral | Meaning::LinkOnly | Meaning::Define
-                    )
-            });
-        if !is_plain {
-            return Err(refused(&format!("what {word} does is not known there")));
-        }
-    }
-    Ok(())
 }
 
 /// Whether a list of directories among the variables names one relative to the working directory.
@@ -682,26 +676,6 @@ pub(super) mod tests {
         let native = compile(&invocation(space.path(), "gcc -march=native -c a.c"));
         let refused = native.portable_arguments(&silent).unwrap_err();
         assert_eq!(refused, Reason::UnsupportedFlag("-march=native".to_owned()));
-    }
-
-    #[test]
-    fn a_configuration_file_is_understood_in_full_or_refused() {
-        let space = tempfile::tempdir().unwrap();
-        let file = space.path().join("clang.cfg");
-        for (text, understood) in [
-            ("# -fstack-usage\n-O2 -DX=1\n  -Wall -lm\n", true),
-            ("", true),
-            ("-fstack-usage\n", false),
-            ("@other.cfg\n", false),
-            ("-include x.h\n", false),
-            ("-Iinc\n", false),
-            ("-MD\n", false),
-            ("--never-heard-of\n", false),
-        ] {
-            std::fs::write(&file, text).unwrap();
-            assert_eq!(check_configuration(&file).is_ok(), understood, "{text}");
-        }
-        assert!(check_configuration(&space.path().join("none.cfg")).is_err());
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::io::ErrorKind;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -11,6 +12,8 @@ use crate::compiler::Invocation;
 use crate::compiler::Toolchain;
 use crate::dispatch::Dispatcher;
 use crate::dispatch::in_background;
+use crate::dispatch::looked_for;
+use crate::dispatch::looked_for::Places;
 use crate::files::Files;
 use crate::files::InputFile;
 use crate::paths;
@@ -81,6 +84,9 @@ impl Dispatcher {
         invocation: &Arc<Invocation>,
         toolchain: &Arc<Toolchain>,
     ) -> Result<Result<Scanned, String>, Reason> {
+        if let Some(flag) = compile.is_beyond_the_scanner() {
+            return Ok(Err(flag));
+        }
         for _ in 0..MAX_ROUNDS {
             let scans = Arc::clone(&self.scans);
             let (files, asking, asked) =
@@ -150,14 +156,27 @@ impl Dispatcher {
             // `-M` does not tell whether a macro for the time is expanded either.
             let time_words = if time_is_fixed(&asked, &toolchain) { TIMESTAMP_WORDS } else { TIME_WORDS };
             let mut uses_time = false;
+            let places = places(&asking, &unit);
+            let mut looked_for = overlaid(&asking, &asked)?;
             for path in listed {
                 let input = version(paths::absolute(&asked.cwd, &path), &files)?;
                 let text = text_of(&input)?;
                 if let Some(word) = names_any(&text, UNLISTED_WORDS) {
                     return Err(Reason::NotSure(format!("{word} in {}", input.path.display())));
                 }
+                // Only the scanner sees which of them would be taken.
+                if asking.is_beyond_the_scanner().is_some()
+                    && let Some(precompiled) = precompiled_beside(&input.path)
+                {
+                    return Err(Reason::NotSure(format!("precompiled header: {}", precompiled.display())));
+                }
                 uses_time |= names_any(&text, time_words).is_some();
+                let unnamed = || Reason::NotSure(format!("__has_include in {}", input.path.display()));
+                looked_for.extend(places.looked_for(&text, &input.path).ok_or_else(unnamed)?);
                 inputs.push(Arc::new(input));
+            }
+            for path in looked_for {
+                inputs.push(Arc::new(version(path, &files)?));
             }
             Ok(Scanned {
                 inputs,
@@ -200,21 +219,51 @@ fn version(path: PathBuf, files: &Files) -> Result<InputFile, Reason> {
     }
 }
 
+/// Where a unit's includes may be.
+fn places(compile: &Compile, unit: &TranslationUnit) -> Places {
+    let frameworks = compile.frameworks().map(|directory| paths::absolute(&unit.cwd, directory));
+    Places { directories: search_directories(unit), frameworks: frameworks.collect() }
+}
+
+/// The files that overlays put elsewhere.
+fn overlaid(compile: &Compile, invocation: &Invocation) -> Result<Vec<PathBuf>, Reason> {
+    let mut files = Vec::new();
+    for overlay in compile.overlays() {
+        let overlay = paths::absolute(&invocation.cwd, overlay);
+        let failed = |error| Reason::InputUnreadable(format!("{}: {error}", overlay.display()));
+        let text = std::fs::read(&overlay).map_err(failed)?;
+        let directory = overlay.parent().unwrap_or(&invocation.cwd);
+        let named = looked_for::overlaid(&text, &invocation.cwd, directory);
+        files.extend(named.ok_or_else(|| Reason::NotSure(format!("-ivfsoverlay {}", overlay.display())))?);
+    }
+    Ok(files)
+}
+
 fn search_directories(unit: &TranslationUnit) -> Vec<PathBuf> {
     let path = &unit.search_path;
     let directories = path.quote.iter().chain(&path.angle).chain(&path.embed).chain(&path.assembler);
     directories.map(|directory| paths::absolute(&unit.cwd, directory)).collect()
 }
 
-/// Words by which a source depends on files that no compiler lists: those that the assembler reads, those that
-/// are only looked for, those of which only the age counts.
+/// Words by which a source depends on files that no compiler lists and that are not looked for: those that the assembler
+/// reads, those of which only the age counts.
 const UNLISTED_WORDS: &[&str] =
-    &[".incbin", ".INCBIN", ".include", ".INCLUDE", "__has_include", "__has_embed", "GCC dependency"];
+    &[".incbin", ".INCBIN", ".include", ".INCLUDE", "__has_embed", "GCC dependency"];
 
 /// Macros for date and time.
 const TIME_WORDS: &[&str] = &["__DATE__", "__TIME__", "__TIMESTAMP__"];
 /// The one of them that no variable fixes: it is the time of a file.
 const TIMESTAMP_WORDS: &[&str] = &["__TIMESTAMP__"];
+
+/// A precompiled header, or a directory of them, that a compiler might take instead of a header.
+fn precompiled_beside(header: &Path) -> Option<PathBuf> {
+    let with_suffix = |suffix: &str| {
+        let mut path = header.as_os_str().to_owned();
+        path.push(suffix);
+        PathBuf::from(path)
+    };
+    [".gch", ".pch"].map(with_suffix).into_iter().find(|path| path.exists())
+}
 
 /// The first of `words` that stands in `text`, wherever it stands.
 fn names_any(text: &[u8], words: &[&'static str]) -> Option<&'static str> {

@@ -4,6 +4,7 @@
 mod claims;
 mod inputs;
 mod local;
+mod looked_for;
 mod preparation;
 mod presence;
 mod remote;
