@@ -50,13 +50,15 @@ const UNSUPPORTED_VARIABLES: &[&str] = &[
     "CC_PRINT_OPTIONS",
     "CC_PRINT_PROC_STAT",
     "CLANG_NO_DEFAULT_CONFIG",
-    "COMPILER_PATH",
     "GCC_COMPARE_DEBUG",
     "GCC_EXEC_PREFIX",
     "LD_AUDIT",
     "LD_PRELOAD",
     "QA_OVERRIDE_GCC3_OPTIONS",
 ];
+
+/// Directories in which programs are looked for, as by `-B`.
+const PROGRAM_PATH: &str = "COMPILER_PATH";
 
 /// The task that `invocation` asks for.
 pub fn classify(invocation: &Invocation) -> Task {
@@ -201,13 +203,21 @@ fn check_environment(invocation: &Invocation) -> Result<(), Reason> {
             || name.as_bytes().starts_with(b"CLANG_CONFIG_FILE_")
     };
     // An empty list brings nothing in.
-    let is_empty = |name: &OsStr, value: &OsStr| {
-        value.is_empty() && (name.as_bytes().starts_with(b"LD_") || name == "COMPILER_PATH")
-    };
+    let is_empty = |name: &OsStr, value: &OsStr| value.is_empty() && name.as_bytes().starts_with(b"LD_");
+    let refused = |name: &OsStr| Reason::UnsupportedEnvironment(name.to_string_lossy().into_owned());
     let mut variables = invocation.env.iter().filter(|(name, value)| !is_empty(name, value));
-    match variables.find(|(name, _)| unsupported(name)) {
-        Some((name, _)) => Err(Reason::UnsupportedEnvironment(name.to_string_lossy().into_owned())),
-        None => Ok(()),
+    if let Some((name, _)) = variables.find(|(name, _)| unsupported(name)) {
+        return Err(refused(name));
+    }
+    // An empty element is the working directory, for some.
+    let is_understood = |element: &[u8]| {
+        !element.is_empty() && holds_programs_only(&invocation.cwd.join(OsStr::from_bytes(element)))
+    };
+    match invocation.variable(PROGRAM_PATH).filter(|list| !list.is_empty()) {
+        Some(list) if !list.as_bytes().split(|&byte| byte == b':').all(is_understood) => {
+            Err(refused(OsStr::new(PROGRAM_PATH)))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -232,16 +242,22 @@ fn check_argument(argument: &Argument, product: Product, cwd: &Path) -> Result<(
         Meaning::Plugin => argument.value().as_bytes().contains(&b'/'),
         Meaning::PluginArgument => !argument.value().as_bytes().contains(&b'/'),
         Meaning::LlvmOption => is_llvm_option(argument.value()),
-        // Headers below it would come before all others; what is no directory is the beginning of programs' names.
+        // What is no directory is the beginning of programs' names.
         Meaning::ProgramDirectory => {
             let directory = cwd.join(argument.value());
-            directory.is_dir() && !directory.join("include").exists()
+            directory.is_dir() && holds_programs_only(&directory)
         }
         // What keeps times out of precompiled headers would show.
         Meaning::CompilationDatabase => product != Product::PrecompiledHeader,
         _ => true,
     };
     if understood { Ok(()) } else { Err(Reason::UnsupportedFlag(argument.text())) }
+}
+
+/// Whether a directory in which programs are looked for has nothing else that a compile reads: headers below it would
+/// come before all others, and specs bring in flags.
+fn holds_programs_only(directory: &Path) -> bool {
+    ["include", "specs"].iter().all(|name| !directory.join(name).exists())
 }
 
 /// Whether an option of LLVM's own is known to read and write nothing: a number or a switch for an optimisation.

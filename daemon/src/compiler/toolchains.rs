@@ -247,17 +247,8 @@ impl Toolchains {
         let mut watched: Vec<PathBuf> = vec![LOADER_CACHE.into()];
         watched.extend(probe.watched.iter().map(|directory| invocation.cwd.join(directory)));
         watched.extend(override_directories(invocation));
-        for directory in compile.program_directories() {
-            let directory = invocation.cwd.join(directory);
-            // GCC looks there as well, for headers, too.
-            if directory.join(&probe.target).exists() {
-                return Err(Reason::ToolchainProbe(format!(
-                    "look through {}: it has a directory of the target's",
-                    directory.display()
-                )));
-            }
-            watched.push(directory);
-        }
+        watched.extend(compile.program_directories().map(|directory| invocation.cwd.join(directory)));
+        check_program_directories(compile, invocation, &probe.target)?;
         if probe.family == Family::Clang {
             // A configuration file that appears beside it is taken.
             let real = std::fs::canonicalize(&compile.driver).ok();
@@ -416,11 +407,29 @@ fn has_relative_variables(env: &[(OsString, OsString)]) -> bool {
 /// The directories of `LD_LIBRARY_PATH` and `COMPILER_PATH`: a library or an assembler that appears there is used
 /// instead of another.
 fn override_directories(invocation: &Invocation) -> Vec<PathBuf> {
-    let lists =
-        ["LD_LIBRARY_PATH", "COMPILER_PATH"].map(|name| invocation.variable(name).unwrap_or_default());
-    let elements = lists.iter().flat_map(|list| list.as_bytes().split(|&byte| byte == b':' || byte == b';'));
-    let elements = elements.filter(|element| !element.is_empty());
+    ["LD_LIBRARY_PATH", "COMPILER_PATH"].iter().flat_map(|name| directories_of(invocation, name)).collect()
+}
+
+fn directories_of(invocation: &Invocation, variable: &str) -> Vec<PathBuf> {
+    let list = invocation.variable(variable).unwrap_or_default().as_bytes();
+    let elements = list.split(|&byte| byte == b':' || byte == b';').filter(|element| !element.is_empty());
     elements.map(|element| invocation.cwd.join(Path::new(OsStr::from_bytes(element)))).collect()
+}
+
+/// Refuses directories of programs where GCC would look below a directory for its target and version as well: for
+/// headers, too.
+fn check_program_directories(compile: &Compile, invocation: &Invocation, target: &str) -> Result<(), Reason> {
+    let named = compile.program_directories().map(|directory| invocation.cwd.join(directory));
+    for directory in named.chain(directories_of(invocation, "COMPILER_PATH")) {
+        let directory = directory.join(target);
+        let Ok(entries) = std::fs::read_dir(&directory) else { continue };
+        let is_version = |name: OsString| name.as_bytes().first().is_some_and(u8::is_ascii_digit);
+        if entries.flatten().any(|entry| is_version(entry.file_name())) {
+            let directory = directory.display();
+            return Err(Reason::ToolchainProbe(format!("look through {directory}: it may have headers")));
+        }
+    }
+    Ok(())
 }
 
 fn record(
