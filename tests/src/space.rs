@@ -190,6 +190,17 @@ impl TestSpace {
         self.run(directory, &["sh", "-c", script])
     }
 
+    /// Runs a shell script that must end within a minute: what waits for what never comes would not.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[track_caller]
+    pub fn bounded(&self, script: &str) -> Finished {
+        let finished = self.run("", &["timeout", "--kill-after=5", "60", "sh", "-c", script]);
+        assert_ne!(finished.status, 124, "it does not end: {finished}");
+        finished
+    }
+
     /// Runs `farccd` with `arguments`.
     pub fn farccd(&self, arguments: &[&str]) -> Finished {
         let mut command = self.command(&self.binaries.farccd);
