@@ -229,6 +229,26 @@ fn verify_differs_by_failing() {
     assert!(below("expected").join("a.o").exists() && !below("here").join("a.o").exists());
 }
 
+/// A result that appends rules is not made once more to compare: the compiler would append them again.
+#[test]
+fn verify_leaves_appended_rules_alone() {
+    let cluster = FakeReapi::new().execute(|_, _, inputs| {
+        succeed(vec![
+            inputs.output_file(".farcc-appended-rules.d", b"a.o: a.c\n", false),
+            inputs.output_file("a.o", b"an object", false),
+        ])
+    });
+    let cluster = cluster.start();
+    let space = TestSpace::new("verify-appended");
+    space.configure(&format!("[remote]\naddress = '{}'\n[exec]\nverify = 1.0\n", cluster.address()));
+    space.write("w/a.c", "int x;\n");
+    for _ in 0..2 {
+        space.sh("w", "DEPENDENCIES_OUTPUT=rules.d farcc gcc -c a.c").success();
+    }
+    let rules = std::fs::read_to_string(space.workspace().join("w/rules.d")).unwrap();
+    assert_eq!(rules, "a.o: a.c\na.o: a.c\n", "{:?}", space.stats());
+}
+
 #[test]
 fn verify() {
     let space = TestSpace::new("verify-equal");

@@ -580,6 +580,7 @@ static ROWS: &[Row] = &[
     row("-fbasic-block-sections=all", Exact, Meaning::Neutral),
     row("-fbasic-block-sections=labels", Exact, Meaning::Neutral),
     row("-fbasic-block-sections=none", Exact, Meaning::Neutral),
+    row("-foptimization-record-file=", Joined, Meaning::WritesFile),
     row("-foptimization-record-passes=", Joined, Meaning::Unsupported),
     row("-ftime-trace-granularity=", Joined, Meaning::Neutral),
     // Files that are read besides includes.
@@ -600,6 +601,8 @@ static ROWS: &[Row] = &[
     row("-fprofile-sample-use=", Joined, Meaning::ReadsFile),
     row("-fauto-profile=", Joined, Meaning::ReadsFile),
     row("-fprofile-remapping-file=", Joined, Meaning::ReadsFile),
+    row("-fmemory-profile-use=", Joined, Meaning::ReadsFile),
+    row("-fexperimental-sanitize-metadata-ignorelist=", Joined, Meaning::ReadsFile),
     row("-fxray-always-instrument=", Joined, Meaning::ReadsFile),
     row("-fxray-never-instrument=", Joined, Meaning::ReadsFile),
     row("-fxray-attr-list=", Joined, Meaning::ReadsFile),

@@ -168,6 +168,12 @@ impl Compile {
         }
     }
 
+    /// `-foptimization-record-file=`: the record goes there alone.
+    fn names_optimisation_record(&self) -> bool {
+        let mut written = self.command_line.with(Meaning::WritesFile);
+        written.any(|argument| argument.name == "-foptimization-record-file=")
+    }
+
     /// What is appended to the stem; None: this compiler makes no such file of this product.
     fn suffix(
         &self,
@@ -193,6 +199,7 @@ impl Compile {
             Further::TimeTrace if family == Family::Clang => ".json",
             Further::SplitDebug if family == Family::Gcc && self.product != Product::Object => return None,
             Further::SplitDebug => ".dwo",
+            Further::OptimisationRecord if self.names_optimisation_record() => return None,
             Further::OptimisationRecord if family == Family::Clang => match argument.value().as_bytes() {
                 b"" => ".opt.yaml",
                 format => {

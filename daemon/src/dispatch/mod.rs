@@ -275,7 +275,9 @@ impl Dispatcher {
         trail.prepared(&prepared, &toolchain, config);
         let claim = self.claims.claim(output_paths(&prepared.action, &invocation.cwd));
         let store = self.store(config).await?;
-        let sampled = verification::is_sampled(config.exec.verify);
+        let appended = compile.appended_rules(executed, toolchain.family)?;
+        // What is appended when a result is put into place, the compiler would append once more.
+        let sampled = appended.is_none() && verification::is_sampled(config.exec.verify);
         let mut expected = if sampled { known_result(&store, &prepared.action).await? } else { None };
         if expected.is_none()
             && let Some(verdict) = self.local_hit(&store, &prepared.action, invocation, presence).await
@@ -283,7 +285,6 @@ impl Dispatcher {
             trail.ended(Outcome::HitLocal, None);
             return Ok(verdict);
         }
-        let appended = compile.appended_rules(executed, toolchain.family)?;
         if compile.audit(appended.as_ref()) == Audit::Question {
             let listed = self.toolchains.dependencies(compile, executed).await?;
             local::audit(&listed, &invocation.cwd, &prepared.action.inputs)?;
