@@ -77,8 +77,8 @@ pub enum Reason {
     /// The same, but what was made here is not what the result has: nothing is kept of either. What differs, and where a
     /// copy lies.
     VerifyDiffers(String),
-    /// What was made shows which checkout it comes from, though `[exec] paths = "shared"` forbids it: it is not kept. The
-    /// directory, and where it is named.
+    /// What was made shows which checkout it comes from, or where the workspace stood, though `[exec] paths = "shared"`
+    /// forbids it: it is not kept. Where it is named.
     PathShown(String),
     /// `[exec] strategy = "local"`, or no `[remote] address`, and no stored result.
     NoRemote,

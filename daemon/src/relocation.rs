@@ -62,6 +62,16 @@ impl Relocation {
             if here.parent().is_none() || paths::is_system(here) || here.starts_with(WORKSPACE) {
                 return Err(format!("{display} is no workspace"));
             }
+            let is_sibling = |other: &Path| is_byte_prefix(here, other) && below(other, here).is_none();
+            if outer.iter().any(|other| is_sibling(other)) {
+                return Err(format!(
+                    "another directory of the workspace has a name that begins as {display}"
+                ));
+            }
+            // The first of eleven would have a name with which that of the last begins.
+            if number > 9 {
+                return Err("it has more than ten directories".to_owned());
+            }
             let from_first = paths::relative(outer[0], here);
             let shown = match number {
                 0 => SHOWN.to_owned(),
@@ -84,13 +94,18 @@ impl Relocation {
     }
 
     /// Whether `path` (absolute, perhaps with `..`) leads into the workspace or out of it by a way that the action does
-    /// not have: by the name of a directory around it.
+    /// not have: by the name of a directory around it. Or whether its name begins as one of the workspace's, but is another
+    /// (`/w/src-old` beside `/w/src`): compilers change by prefix maps what begins with the same bytes.
     pub fn crosses(&self, path: &Path) -> bool {
         let normal = paths::lexically_normal(path);
         self.roots.iter().any(|root| {
             let is_around = root.here.starts_with(&normal) && normal != root.here;
             let (inside, below) = (normal.starts_with(&root.here), below(path, &root.here));
-            is_around || inside != below.is_some() || below.is_some_and(|below| leaves(Path::new(below)))
+            let is_sibling = is_byte_prefix(&root.here, path) && below.is_none();
+            is_around
+                || is_sibling
+                || inside != below.is_some()
+                || below.is_some_and(|below| leaves(Path::new(below)))
         })
     }
 
@@ -112,12 +127,18 @@ impl Relocation {
 
     /// A text that was written in the action, with the names of this machine.
     pub fn text_here(&self, text: &[u8]) -> Vec<u8> {
-        self.roots.iter().fold(text.to_vec(), |text, root| replaced(&text, &root.there, &root.here))
+        // Nothing else has such a name, whatever stands before it.
+        self.roots
+            .iter()
+            .fold(text.to_vec(), |text, root| replaced(&text, &root.there, &root.here, &|_| true))
     }
 
     /// A text that was written here, with the names of the action.
     pub fn text_there(&self, text: &[u8]) -> Vec<u8> {
-        self.roots.iter().fold(text.to_vec(), |text, root| replaced(&text, &root.here, &root.there))
+        self.roots.iter().fold(text.to_vec(), |text, root| {
+            let begins = |at| begins(&text, at);
+            replaced(&text, &root.here, &root.there, &begins)
+        })
     }
 
     /// A file's name of the action, with the name of this machine.
@@ -136,6 +157,11 @@ impl Relocation {
 /// Characters that Make, the shell and prefix maps take as they are.
 fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"/._+@,-~".contains(&byte)
+}
+
+/// Whether the bytes of `path` begin with those of `prefix`.
+fn is_byte_prefix(prefix: &Path, path: &Path) -> bool {
+    path.as_os_str().as_bytes().starts_with(prefix.as_os_str().as_bytes())
 }
 
 /// What a path has after the directory that it begins with, spelled alike.
@@ -161,8 +187,13 @@ fn leaves(path: &Path) -> bool {
 
 /// Where `name`, an absolute path, stands in `text` whole: not as a part of a longer path.
 fn occurrences<'a>(text: &'a [u8], name: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
+    ends(text, name).filter(move |&at| begins(text, at))
+}
+
+/// Where `name` ends in `text`, by where it begins there.
+fn ends<'a>(text: &'a [u8], name: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
     let ends = |at: usize| text.get(at + name.len()).is_none_or(|&next| next == b'/' || !is_plain(next));
-    memmem::find_iter(text, name).filter(move |&at| ends(at) && begins(text, at))
+    memmem::find_iter(text, name).filter(move |&at| ends(at))
 }
 
 /// Whether an absolute path can begin at `at`.
@@ -177,17 +208,25 @@ fn begins(text: &[u8], at: usize) -> bool {
         Some(b'm' | b'K') => {
             let parameters = before[..before.len() - 1].iter().rev();
             let count = parameters.take_while(|byte| byte.is_ascii_digit() || **byte == b';').count();
-            before[..before.len() - 1 - count].ends_with(b"\x1b[")
+            before[..before.len() - 1 - count].ends_with(b"\x1b[") || ends_in_flag(before)
         }
-        Some(_) => false,
+        Some(_) => ends_in_flag(before),
     }
 }
 
-fn replaced(text: &[u8], from: &Path, to: &Path) -> Vec<u8> {
+/// Whether a flag's name stands at the end, such as `-L` or `-isystem`, to which its value is joined.
+fn ends_in_flag(before: &[u8]) -> bool {
+    let letters = before.iter().rev().take_while(|byte| byte.is_ascii_alphabetic()).count();
+    let rest = &before[..before.len() - letters];
+    let is_start = |rest: &[u8]| rest.last().is_none_or(|&last| !is_plain(last));
+    letters > 0 && rest.strip_suffix(b"-").is_some_and(is_start)
+}
+
+fn replaced(text: &[u8], from: &Path, to: &Path, is_wanted: &dyn Fn(usize) -> bool) -> Vec<u8> {
     let (from, to) = (from.as_os_str().as_bytes(), to.as_os_str().as_bytes());
     let mut result = Vec::with_capacity(text.len());
     let mut done = 0;
-    for at in occurrences(text, from) {
+    for at in ends(text, from).filter(|&at| is_wanted(at)) {
         result.extend_from_slice(&text[done..at]);
         result.extend_from_slice(to);
         done = at + from.len();
@@ -248,6 +287,8 @@ mod tests {
             ("/w/other/../src/x.h", true),
             ("/w/src/a/../../src/x.h", true),
             ("/w//src/x.h", true),
+            ("/w/src-old/x.h", true),
+            ("/w/src2", true),
         ] {
             assert_eq!(relocation.crosses(Path::new(path)), crosses, "{path}");
         }
@@ -261,6 +302,9 @@ mod tests {
             ("\"/w/src\"", true),
             ("/w/src", true),
             ("-Wl,/w/src", true),
+            ("-L/w/src/lib", true),
+            ("unused: '-isystem/w/src'", true),
+            ("a-L/w/src", false),
             ("\0/w/src\0", true),
             ("/mnt/w/src/a", false),
             ("w/w/src ./w/src", false),
@@ -280,6 +324,7 @@ mod tests {
             ("\x1b[01m\x1b[K/w/src/a.c", "\x1b[01m\x1b[K/farcc-workspace/0/a.c"),
             ("In file included from /b/x.h:1,\n", "In file included from /farcc-workspace/1/x.h:1,\n"),
             ("file:///w/src/a.c", "file:///farcc-workspace/0/a.c"),
+            ("'-L/w/src'", "'-L/farcc-workspace/0'"),
             ("/mnt/w/src/a.c /w/srcs m/b K/b", "/mnt/w/src/a.c /w/srcs m/b K/b"),
         ] {
             let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();

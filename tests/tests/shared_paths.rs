@@ -229,6 +229,16 @@ fn what_names_its_checkout_stays_exact() {
         symlink("../../project2", checkouts.at(checkout).join("src/outside")).unwrap();
         symlink("project", checkouts.at(checkout).parent().unwrap().join("link")).unwrap();
     }
+    checkouts.write("src/alike.c", "#include <x.h>\nint x = X;\n");
+    checkouts.write(
+        "src/itself.c",
+        "#ifndef SELF\n#define SELF\nint x = 1;\n#include __FILE__\n#else\nint y = 1;\n#endif\n",
+    );
+    checkouts.write(
+        "src/composed.c",
+        "#define S_(x) #x\n#define S(x) S_(x)\n#ifdef UP\n#define SRC UP/project/src\n#endif\n\
+         #if __has_include(S(SRC/plain.c))\nint has = 1;\n#else\nint has = 0;\n#endif\n",
+    );
     checkouts.write("src/symlink.c", "#include \"outside/x.h\"\nint x = X;\n");
     let cases = [
         ("config", "", "exact: ROOT/src/../config.h names the workspace"),
@@ -239,6 +249,12 @@ fn what_names_its_checkout_stays_exact() {
         ("symlink", "", "exact: the symlink ROOT/src/outside leads across the workspace"),
         ("plain", "-O1 -fsanitize=undefined", "exact: -fsanitize=undefined ties what is made to where it is"),
         ("plain", "-gsplit-dwarf", "exact: -gsplit-dwarf ties what is made to where it is"),
+        // Prefix maps compare bytes: the map of the workspace is one of what begins alike.
+        ("alike", "-I$(cd ROOT/.. && pwd)/project2", "exact: PARENT/project2/x.h leads across the workspace"),
+        ("itself", "", "exact: ROOT/src/itself.c is named in some text"),
+        ("composed", "-DSRC=ROOT/src", "exact: ROOT/src/plain.c is named in some text"),
+        ("composed", "-DUP=PARENT", "exact: ROOT/src/plain.c is named in some text"),
+        ("plain", "-isystem ../include", "exact: -isystem ../include ties what is made to where it is"),
         ("plain", "-O1", "shared"),
     ];
     for (number, (name, flags, why)) in cases.into_iter().enumerate() {
@@ -246,6 +262,8 @@ fn what_names_its_checkout_stays_exact() {
         let out = format!("out{number}.o");
         let command = format!("gcc -g {flags} -c ROOT/src/{name}.c -o {out}");
         let objects = CHECKOUTS.map(|checkout| {
+            let parent = checkouts.at(checkout).parent().unwrap().display().to_string();
+            let command = command.replace("PARENT", &parent);
             let expect_exact = why != "shared";
             checkouts.run(checkout, &command).success();
             let plain = checkouts.file(checkout, &format!("build/{out}"));
@@ -254,18 +272,21 @@ fn what_names_its_checkout_stays_exact() {
             assert_eq!(plain == ours, expect_exact, "{command}");
             assert_eq!(
                 checkouts.paths(checkout, &out),
-                why.replace("ROOT", checkouts.at(checkout).to_str().unwrap()),
+                why.replace("ROOT", checkouts.at(checkout).to_str().unwrap()).replace("PARENT", &parent),
                 "{command}"
             );
             ours
         });
         assert_eq!(objects[0] == objects[1], why == "shared", "{command}");
     }
-    // Through a symlink, debug information names the directory as the user does.
+    // By another name, debug information names the directory as the user does.
     let script = "cd ROOT/../link/build && $F gcc -g -c ../src/plain.c -o linked.o";
     checkouts.run(CHECKOUTS[0], script).success();
     let paths = checkouts.paths(CHECKOUTS[0], "linked.o");
-    assert!(paths.starts_with("exact: PWD is ") && paths.ends_with("through a symlink"), "{paths}");
+    assert!(paths.starts_with("exact: PWD is ") && paths.contains("another name"), "{paths}");
+    let script = "PWD=/$PWD $F gcc -g -c ../src/plain.c -o slashes.o";
+    checkouts.run(CHECKOUTS[0], script).success();
+    assert!(checkouts.paths(CHECKOUTS[0], "slashes.o").starts_with("exact: PWD is //"));
 }
 
 /// A directory that is no repository has no workspace but the one that is configured.
@@ -302,6 +323,43 @@ fn the_workspace_is_found_or_configured() {
     assert_ne!(digest(CHECKOUTS[0]), shared);
 }
 
+/// What a result must not depend on: how types are named, what stands before a flag's path in a message.
+#[test]
+fn what_shows_by_the_way() {
+    let checkouts = Checkouts::new("shared-shows");
+    checkouts.write(
+        "src/types.cc",
+        "template <class T> constexpr unsigned size() { return sizeof(__PRETTY_FUNCTION__); }\n\
+         auto lambda = [] {};\nunsigned length = size<decltype(lambda)>();\n",
+    );
+    let command = "clang++ -O2 -c ROOT/src/types.cc -o types.o";
+    for checkout in CHECKOUTS {
+        checkouts.run(checkout, command).success();
+        let plain = checkouts.file(checkout, "build/types.o");
+        checkouts.run(checkout, &format!("$F {command}")).success();
+        assert!(checkouts.file(checkout, "build/types.o") == plain, "{checkout}");
+    }
+    // A warning of a flag that no compile needs.
+    checkouts.write("src/plain.c", "int plain(void) { return __LINE__; }\n");
+    let command = "clang -LROOT/lib -c ROOT/src/plain.c -o plain.o";
+    for checkout in CHECKOUTS {
+        let plain = checkouts.run(checkout, command).success();
+        assert!(plain.stderr_text().contains("-L"), "{plain}");
+        let ours = checkouts.run(checkout, &format!("$F {command}")).success();
+        assert_eq!(ours.stderr_text(), plain.stderr_text());
+    }
+    let stats = checkouts.space.stats();
+    assert_eq!(stats.hits(), 1, "{stats:?}");
+    // Clang's assembler would warn of a map.
+    checkouts.write("src/a.s", ".text\nnop\n");
+    let command = "clang -Werror -fdebug-prefix-map=ROOT=. -c ROOT/src/a.s -o a.o";
+    for checkout in CHECKOUTS {
+        let plain = checkouts.run(checkout, command);
+        let ours = checkouts.run(checkout, &format!("$F {command}"));
+        assert_eq!((ours.status, ours.stderr_text()), (plain.status, plain.stderr_text()));
+    }
+}
+
 /// A path that no map changed is found in the object, and the result is not kept.
 #[test]
 fn path_shown() {
@@ -313,5 +371,13 @@ fn path_shown() {
     assert_eq!((stats.reason("path_shown"), stats.verdict("executed_local")), (1, 1), "{stats:?}");
     checkouts.run(CHECKOUTS[1], command).success();
     assert_eq!(checkouts.space.stats().hits(), 0);
+    // Nor is what the cluster made of it.
+    let server = ServeProcess::start(&checkouts.space, "serve");
+    let configuration = format!("{SHARED}[remote]\naddress = \"grpc://{}\"\n", server.address());
+    checkouts.space.configure(&configuration);
+    checkouts.space.reset_stats();
+    checkouts.run(CHECKOUTS[1], command).success();
+    let stats = checkouts.space.stats();
+    assert_eq!((stats.reason("path_shown"), stats.verdict("executed_local")), (1, 1), "{stats:?}");
     assert!(Path::new(&checkouts.at(CHECKOUTS[1]).join("build/a.o")).exists());
 }

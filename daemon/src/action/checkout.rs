@@ -5,7 +5,6 @@
 use std::sync::Arc;
 
 use crate::action::Action;
-use crate::compiler::OutputKind;
 use crate::compiler::depfile;
 use crate::preprocessor::Family;
 use crate::relocation::Relocation;
@@ -17,11 +16,6 @@ pub struct Checkout {
     pub relocation: Arc<Relocation>,
     /// Whose depfiles are written for it.
     pub family: Family,
-}
-
-/// Whether a file is text that names sources, and is translated.
-pub(super) fn is_translated(kind: OutputKind) -> bool {
-    matches!(kind, OutputKind::Depfile | OutputKind::AuditDepfile)
 }
 
 impl Checkout {

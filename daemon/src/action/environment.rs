@@ -50,6 +50,10 @@ pub fn environment(
         }
     }
     let not_utf8 = || Reason::UnsupportedEnvironment("PWD".to_owned());
+    // It leads each process somewhere else.
+    if env_value(env, "PWD").is_some_and(|pwd| Path::new(pwd).starts_with("/proc")) {
+        return Err(not_utf8());
+    }
     let pwd = logical_directory(env, cwd).to_str().ok_or_else(not_utf8)?.to_owned();
     environment.insert("PWD".to_owned(), pwd);
     let mut path = Vec::new();
@@ -69,7 +73,7 @@ pub fn environment(
 /// The working directory as the compiler names it in debug information: `$PWD` if that leads to `cwd`
 /// (libiberty's `getpwd`, LLVM's `current_path`), else `cwd` itself.
 pub fn logical_directory(env: &[(OsString, OsString)], cwd: &Path) -> PathBuf {
-    let pwd = env_value(env, "PWD").map(PathBuf::from).filter(|pwd| pwd.is_absolute() && pwd != cwd);
+    let pwd = env_value(env, "PWD").map(PathBuf::from).filter(|pwd| pwd.is_absolute());
     let Some(pwd) = pwd else { return cwd.to_owned() };
     match (Fingerprint::of(&pwd), Fingerprint::of(cwd)) {
         (Ok(a), Ok(b)) if a.is_same_file(&b) => pwd,

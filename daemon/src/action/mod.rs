@@ -143,7 +143,8 @@ impl Action {
         if let Some(checkout) = &spec.checkout {
             let relocation = &checkout.relocation;
             let paths = inputs.iter().map(|input| &input.path).chain(&spec.directories);
-            let mut paths = paths.chain(outputs.iter().map(|output: &Output| &output.path));
+            let paths = paths.chain(outputs.iter().map(|output: &Output| &output.path));
+            let mut paths = paths.map(PathBuf::as_path).chain([spec.cwd]);
             if let Some(path) = paths.find(|path| relocation.crosses(path)) {
                 return Err(ActionError::Bound(format!("{} leads across the workspace", path.display())));
             }

@@ -11,7 +11,6 @@ use crate::action::Action;
 use crate::action::Checkout;
 use crate::action::InputRootBuilder;
 use crate::action::Located;
-use crate::action::checkout::is_translated;
 use crate::compiler::ExpectedOutput;
 use crate::compiler::OutputKind;
 use crate::compiler::Placement;
@@ -61,6 +60,11 @@ impl Output {
     /// Whether a command that ran here has left it at its path, by itself.
     pub fn lies_in_place(&self) -> bool {
         !matches!(self.kind, OutputKind::AuditDepfile | OutputKind::AppendedRules)
+    }
+
+    /// Whether it is text that names sources, which is translated where the action names no checkout.
+    pub fn is_translated(&self) -> bool {
+        matches!(self.kind, OutputKind::Depfile | OutputKind::AuditDepfile)
     }
 
     /// The output whose path is absolute; its directory joins the input tree. `checkout`: from which the action comes if it
@@ -131,7 +135,7 @@ pub fn install(
             return Err(InstallError::Unwanted);
         }
         let digest = match &action.checkout {
-            Some(checkout) if is_translated(output.kind) => {
+            Some(checkout) if output.is_translated() => {
                 let text = store.read(&digest)?.ok_or_else(|| InstallError::Gone(output.path.clone()))?;
                 store.put(&checkout.depfile_here(&text))?
             }
@@ -176,7 +180,7 @@ pub fn collect(store: &Store, action: &Action) -> Result<Vec<re::OutputFile>, St
         let Ok(metadata) = std::fs::metadata(&output.path) else { continue };
         let mut digest = store.put_file(&output.path)?;
         if let Some(checkout) = &action.checkout
-            && is_translated(output.kind)
+            && output.is_translated()
             && let Some(text) = store.read(&digest)?
         {
             digest = store.put(&checkout.depfile_there(&text))?;

@@ -9,12 +9,15 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use crate::compiler::Compile;
+use crate::compiler::Invocation;
 use crate::compiler::Product;
 use crate::compiler::Toolchain;
 use crate::compiler::command_line::Argument;
+use crate::compiler::flag_table::Chain;
 use crate::compiler::flag_table::Meaning;
 use crate::compiler::search_path;
 use crate::preprocessor::Family;
+use crate::preprocessor::Form;
 use crate::preprocessor::Language;
 use crate::relocation::Relocation;
 
@@ -33,7 +36,16 @@ const PATHS_IN_OBJECTS: &[&str] = &[
 ];
 
 /// The same for Clang alone.
-const PATHS_IN_CLANGS_OBJECTS: &[&str] = &["-fopenmp"];
+const PATHS_IN_CLANGS_OBJECTS: &[&str] = &["-fobjc-runtime", "-fopenmp"];
+
+/// Flags by which messages depend on how long paths are, or how they sort.
+const PATHS_IN_MESSAGES: &[&str] = &["-H", "-fmessage-length"];
+
+/// Since when Clang's names of types in signatures go through the prefix maps; versions between are not known.
+const FIRST_CLANG_WITH_MAPPED_TYPES: u32 = 19;
+
+/// Variables of directories for which GCC takes the shorter one of a relative and an absolute name.
+const SYSTEM_DIRECTORIES: &[&str] = &["C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "OBJC_INCLUDE_PATH"];
 
 impl Compile {
     /// The arguments of the command where the workspace stands as `relocation` says; debug information and `__FILE__`
@@ -44,6 +56,7 @@ impl Compile {
     pub fn relocated_arguments(
         &self,
         toolchain: &Toolchain,
+        invocation: &Invocation,
         relocation: &Relocation,
     ) -> Result<Vec<OsString>, String> {
         if self.product != Product::Object {
@@ -63,6 +76,17 @@ impl Compile {
         {
             return Err("Clang's assembler maps no paths in debug information".to_owned());
         }
+        if family == Family::Clang && self.form == Form::Preprocessed {
+            return Err("Clang takes no prefix map for what is preprocessed".to_owned());
+        }
+        if family == Family::Gcc
+            && let Some(variable) = SYSTEM_DIRECTORIES.iter().find(|variable| {
+                let value = invocation.variable(variable).unwrap_or(OsStr::new("/"));
+                !value.as_bytes().split(|&byte| byte == b':').all(|path| path.starts_with(b"/"))
+            })
+        {
+            return Err(format!("the variable {variable} has a relative path"));
+        }
         if let Some(argument) = self.command_line.arguments.iter().find(|argument| is_bound(argument, family))
         {
             return Err(format!("{} ties what is made to where it is", argument.text()));
@@ -81,6 +105,13 @@ impl Compile {
             Some(word) => Err(format!("{} names the workspace", word.display())),
             None => Ok(words),
         }
+    }
+
+    /// Whether this compiler names types by the paths of their sources in `__PRETTY_FUNCTION__`, whatever the prefix maps.
+    pub fn shows_paths_of_types(&self, toolchain: &Toolchain) -> bool {
+        toolchain.family == Family::Clang
+            && matches!(self.language, Language::Cxx | Language::ObjectiveCxx)
+            && major_version(&toolchain.version).is_none_or(|version| version < FIRST_CLANG_WITH_MAPPED_TYPES)
     }
 
     /// What to put before the arguments of a run here, so that the object names the workspace as the action's does.
@@ -128,7 +159,7 @@ impl Compile {
             match (argument.path(), argument.meaning) {
                 (Some(path), _) => words.extend(argument.with_value(map(path).into()).words()),
                 (None, Meaning::Native) => {}
-                (None, Meaning::DepfileContent) if !argument.value().is_empty() => {
+                (None, Meaning::DepfileContent | Meaning::LinkOnly) if !argument.value().is_empty() => {
                     let target = map(Path::new(argument.value()));
                     words.extend(argument.with_value(target.into()).words());
                 }
@@ -177,6 +208,12 @@ fn is_bound(argument: &Argument, family: Family) -> bool {
     match argument.meaning {
         // The directory that `=` stands for is a part of the name.
         _ if argument.path().is_some_and(search_path::is_sysroot_relative) => true,
+        // GCC's `maybe_shorter_path` (libcpp/files.cc): of the relative and the physical name of a header the shorter one.
+        Meaning::Directory(Chain::System | Chain::After) if family == Family::Gcc => {
+            Path::new(argument.value()).is_relative()
+        }
+        // Lines of depfiles are broken at blanks.
+        Meaning::DepfileContent => argument.value().as_bytes().iter().any(|byte| b" \t\r\n\\".contains(byte)),
         Meaning::Input
         | Meaning::Compile
         | Meaning::PreprocessedText
@@ -189,7 +226,6 @@ fn is_bound(argument: &Argument, family: Family) -> bool {
         | Meaning::Macros
         | Meaning::Depfile
         | Meaning::DepfileName
-        | Meaning::DepfileContent
         | Meaning::PreprocessorList
         | Meaning::LlvmOption
         | Meaning::Sysroot
@@ -203,7 +239,8 @@ fn is_bound(argument: &Argument, family: Family) -> bool {
         Meaning::Probe | Meaning::ProbePath | Meaning::Neutral => {
             let text = argument.text();
             let of_clang: &[&str] = if family == Family::Clang { PATHS_IN_CLANGS_OBJECTS } else { &[] };
-            PATHS_IN_OBJECTS.iter().chain(of_clang).any(|flag| text.starts_with(flag))
+            let flags = PATHS_IN_OBJECTS.iter().chain(PATHS_IN_MESSAGES).chain(of_clang);
+            flags.into_iter().any(|flag| text.starts_with(flag))
         }
         Meaning::AssemblerList => argument.assembler_list().is_none_or(|list| {
             !list.directories.is_empty() || !list.listings.is_empty() || list.shows_sources
@@ -265,7 +302,7 @@ mod tests {
         let text = |words: Vec<OsString>| {
             words.iter().map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ")
         };
-        let words = compile.relocated_arguments(&toolchain, &relocation);
+        let words = compile.relocated_arguments(&toolchain, &invocation, &relocation);
         (words.map(text), text(compile.prefix_maps(&relocation)))
     }
 
@@ -275,14 +312,14 @@ mod tests {
     #[tokio::test]
     async fn every_path_is_moved() {
         let line = "gcc -c /w/a.c -o/b/a.o -I /w/i -isystem/w/s -I../i -I/opt/i -include /w/p.h -Wp,-DX,-MMD,/b/a.d \
-                    -MT /b/a.o -O2 -D Y=/x -Wa,--noexecstack";
+                    -MT /b/a.o -O2 -D Y=/x -Wa,--noexecstack -L/w/lib";
         let (there, here) = relocated(line).await;
         let (first, second) = ("/farcc-workspace/0", "/farcc-workspace/1");
         assert_eq!(
             there.unwrap(),
             format!(
                 "{MAPS} -c {first}/a.c -o{second}/a.o -I {first}/i -isystem{first}/s -I../i -I/opt/i \
-                 -include {first}/p.h -Wp,-MMD,{second}/a.d -Wp,-DX -MT {second}/a.o -O2 -D Y=/x -Wa,--noexecstack"
+                 -include {first}/p.h -Wp,-MMD,{second}/a.d -Wp,-DX -MT {second}/a.o -O2 -D Y=/x -Wa,--noexecstack -L{first}/lib"
             )
         );
         assert_eq!(here, MAPS.replace(first, "/w").replace(second, "/b"));
@@ -316,6 +353,10 @@ mod tests {
                 "gcc -c a.c -ffile-prefix-map=/farcc=",
                 "-ffile-prefix-map=/farcc= maps more than the workspace",
             ),
+            ("gcc -c a.c -isystem inc", "-isystem inc ties what is made to where it is"),
+            ("gcc -c a.c -fmessage-length=60", "-fmessage-length=60 ties what is made to where it is"),
+            ("gcc -c a.c -H", "-H ties what is made to where it is"),
+            ("clang -c a.s", "Clang takes no prefix map for what is preprocessed"),
             ("gcc -c a.c --coverage", "--coverage ties what is made to where it is"),
             ("gcc -c a.c -flto", "-flto ties what is made to where it is"),
             ("gcc -c a.c -g -gsplit-dwarf", "-gsplit-dwarf ties what is made to where it is"),
@@ -330,6 +371,8 @@ mod tests {
             assert_eq!(relocated(line).await.0, Err(why.to_owned()), "{line}");
         }
         assert!(relocated("gcc -c a.c -fopenmp").await.0.is_ok());
+        assert!(relocated("gcc -c a.s").await.0.is_ok());
+        assert!(relocated("clang -c a.c -isystem inc").await.0.is_ok());
         assert!(relocated("gcc -c a.S -g").await.0.is_ok());
         assert!(relocated("gcc -c a.c -fno-sanitize=all -march=native").await.0.is_ok());
     }

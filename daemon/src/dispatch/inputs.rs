@@ -33,6 +33,9 @@ pub struct Scanned {
     pub inputs: Vec<Arc<InputFile>>,
     /// The search path: directories that must be there even if nothing in them is read.
     pub directories: Vec<PathBuf>,
+    /// The names by which some text asks for files by their whole paths; of a unit that only the compiler followed, those
+    /// are not known.
+    pub absolute: Vec<PathBuf>,
     /// Whether a macro for date or time may be expanded, and nothing fixes its value.
     pub uses_time: bool,
     /// Why the scanner was not sure, so that the compiler was asked.
@@ -49,6 +52,7 @@ impl Scanned {
         let known: HashSet<PathBuf> = self.inputs.iter().map(|input| input.path.clone()).collect();
         self.inputs.extend(other.inputs.into_iter().filter(|input| !known.contains(&input.path)));
         self.directories.extend(other.directories);
+        self.absolute.extend(other.absolute);
         self.uses_time |= other.uses_time;
     }
 }
@@ -106,6 +110,7 @@ impl Dispatcher {
                 Ok(Ok(Scanned {
                     inputs,
                     directories: search_directories(&unit),
+                    absolute: scan.absolute.clone(),
                     uses_time: scan.uses_timestamp || scan.uses_time && !time_is_fixed(&asked, &known),
                     not_sure: None,
                 }))
@@ -181,6 +186,7 @@ impl Dispatcher {
             Ok(Scanned {
                 inputs,
                 directories: search_directories(&unit),
+                absolute: Vec::new(),
                 uses_time,
                 not_sure: Some(not_sure),
             })

@@ -35,7 +35,6 @@ use crate::files::Fingerprint;
 use crate::files::InputFile;
 use crate::paths;
 use crate::reason::Reason;
-use crate::relocation::Relocation;
 use crate::stats::Outcome;
 use crate::store::Store;
 use crate::store::StoreError;
@@ -352,9 +351,8 @@ fn keep(
     let (stdout, stderr) = (action.messages_there(&run.stdout), action.messages_there(&run.stderr));
     (result.stdout_raw, result.stdout_digest) = keep_message(store, &stdout).map_err(failed)?;
     (result.stderr_raw, result.stderr_digest) = keep_message(store, &stderr).map_err(failed)?;
-    if let Some(checkout) = &action.checkout {
-        check_shows_nothing(&checkout.relocation, action, store, &result, [&stdout, &stderr])?;
-    }
+    check_messages(action, [&stdout, &stderr])?;
+    check_outputs(action, store, &result)?;
     current()?;
     compare(&result)?;
     store.put_action_result(&action.key, &result).map_err(failed)?;
@@ -408,28 +406,31 @@ fn tell_difference(
     Reason::VerifyDiffers(differs)
 }
 
-/// Whether a result that all checkouts may take shows this one: in a place where no prefix map helped.
-fn check_shows_nothing(
-    relocation: &Relocation,
-    action: &Action,
-    store: &Store,
-    result: &re::ActionResult,
-    messages: [&[u8]; 2],
-) -> Result<(), Reason> {
-    let shown = |what: String, bytes: &[u8]| match relocation.named_here(bytes) {
-        Some(path) => Err(Reason::PathShown(format!("{} in {what}", path.display()))),
-        None => Ok(()),
-    };
-    for (message, name) in messages.into_iter().zip(["standard output", "standard error"]) {
-        shown(name.to_owned(), message)?;
-    }
-    for output in &action.outputs {
+/// Checks that what all checkouts may take shows none of them, nor the place of the workspace in actions: where no prefix
+/// map helped.
+///
+/// # Errors
+/// [`Reason::PathShown`] with the output that does.
+pub(super) fn check_outputs(action: &Action, store: &Store, result: &re::ActionResult) -> Result<(), Reason> {
+    let Some(checkout) = &action.checkout else { return Ok(()) };
+    for output in action.outputs.iter().filter(|output| !output.is_translated()) {
         let digest = find(result, output).and_then(|file| file.digest.as_ref());
         let Some(digest) = digest.and_then(|digest| Digest::try_from(digest).ok()) else { continue };
         let bytes = store.read(&digest).map_err(|error| Reason::Store(error.to_string()))?;
-        shown(output.path.display().to_string(), &bytes.unwrap_or_default())?;
+        if checkout.relocation.is_named_in(&bytes.unwrap_or_default()) {
+            return Err(Reason::PathShown(output.path.display().to_string()));
+        }
     }
     Ok(())
+}
+
+/// The same for messages, translated.
+fn check_messages(action: &Action, messages: [&[u8]; 2]) -> Result<(), Reason> {
+    let Some(checkout) = &action.checkout else { return Ok(()) };
+    match messages.iter().find_map(|message| checkout.relocation.named_here(message)) {
+        Some(path) => Err(Reason::PathShown(format!("{} in a message", path.display()))),
+        None => Ok(()),
+    }
 }
 
 fn temporary_depfile(directory: &Path) -> std::io::Result<tempfile::TempPath> {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use crate::dispatch::Dispatcher;
 use crate::dispatch::Scanned;
 use crate::dispatch::in_background;
 use crate::dispatch::sharing;
+use crate::dispatch::sharing::Mention;
 use crate::dispatch::sharing::Sharing;
 use crate::paths;
 use crate::preprocessor::Family;
@@ -113,8 +115,21 @@ impl Subject<'_> {
         sharing: &Sharing,
     ) -> Result<Action, ActionError> {
         let relocation = sharing::relocation(workspace, &self.invocation.cwd).map_err(ActionError::Bound)?;
-        if let Some(path) = sharing.named_in(&scanned.inputs, &relocation)? {
-            return Err(ActionError::Bound(format!("{} names the workspace", path.display())));
+        let bound = |path: &Path, why: &str| Err(ActionError::Bound(format!("{} {why}", path.display())));
+        if let Some(not_sure) = &scanned.not_sure {
+            return Err(ActionError::Bound(format!("the scanner is not sure of it: {not_sure}")));
+        }
+        let shows_types = self.compile.shows_paths_of_types(self.toolchain);
+        match sharing.check(&scanned.inputs, &relocation, shows_types)? {
+            Some((path, Mention::Workspace)) => return bound(&path, "names the workspace"),
+            Some((path, Mention::Signature)) => {
+                return bound(&path, "has __PRETTY_FUNCTION__, which names paths");
+            }
+            None => {}
+        }
+        let mut names = scanned.absolute.iter().map(|name| paths::lexically_normal(name));
+        if let Some(name) = names.find(|name| relocation.there(name) != *name) {
+            return bound(&name, "is named in some text");
         }
         let checkout = Checkout { relocation: Arc::new(relocation), family: self.toolchain.family };
         self.action(scanned.clone(), Some(checkout))
@@ -130,7 +145,7 @@ impl Subject<'_> {
         let mut arguments = vec![driver];
         arguments.extend(match relocation {
             Some(relocation) => {
-                compile.relocated_arguments(toolchain, relocation).map_err(ActionError::Bound)?
+                compile.relocated_arguments(toolchain, invocation, relocation).map_err(ActionError::Bound)?
             }
             None => compile.portable_arguments(toolchain)?,
         });
@@ -181,8 +196,8 @@ fn move_environment(
             if relocation.is_named_in(value.as_bytes()) {
                 return Err(ActionError::Bound(format!("the variable {name} names the workspace")));
             }
-        } else if Path::new(value) != cwd {
-            return Err(ActionError::Bound(format!("PWD is {value}, which leads through a symlink")));
+        } else if value.as_bytes() != cwd.as_os_str().as_bytes() {
+            return Err(ActionError::Bound(format!("PWD is {value}, another name of the working directory")));
         } else if let Some(there) = relocation.there(cwd).to_str() {
             there.clone_into(value);
         }

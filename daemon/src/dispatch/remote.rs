@@ -23,6 +23,7 @@ use crate::dispatch::Verdict;
 use crate::dispatch::in_background;
 use crate::dispatch::local::audit_appended;
 use crate::dispatch::local::audit_depfile;
+use crate::dispatch::local::check_outputs;
 use crate::executor::remote::Fetched;
 use crate::executor::remote::RemoteError;
 use crate::executor::remote::RemoteExecutor;
@@ -122,6 +123,7 @@ fn keep(
             _ => audit_depfile(&depfile, cwd, &action.inputs)?,
         }
     }
+    check_outputs(action, store, result)?;
     install(store, action, result, umask, is_wanted).map_err(|error| match error {
         InstallError::NotMade(_) => Reason::RemoteError(error.to_string()),
         InstallError::Unwanted => Reason::Abandoned,

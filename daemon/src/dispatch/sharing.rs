@@ -24,23 +24,34 @@ const ROOTS_FILE: &str = ".farcc-roots";
 /// More files than one project has: beyond, what is known of them is learned again.
 const MOST_FILES: usize = 200_000;
 
-/// Which files name a workspace. The answer is kept by content, for no file is read for it twice.
+/// What in a text can tie what is made of it to where the workspace is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mention {
+    /// The workspace is named.
+    Workspace,
+    /// A function's signature is asked for, in which some compilers name types by the paths of their sources.
+    Signature,
+}
+
+/// What files mention. It is kept by content, for no file is read for it twice.
 #[derive(Default)]
 pub(super) struct Sharing {
-    names: DashMap<(Digest, Digest), bool>,
+    mentions: DashMap<(Digest, Digest), Option<Mention>>,
 }
 
 impl Sharing {
-    /// The first of `inputs` in which a directory of the workspace is named, as it is called here or in actions: such a
-    /// text has another meaning, or none, where the workspace stands elsewhere.
+    /// The first of `inputs` in which a directory of the workspace is named, as it is called here or in actions (such a
+    /// text has another meaning, or none, where the workspace stands elsewhere), or which asks for signatures if those
+    /// matter (`with_signatures`).
     ///
     /// # Errors
     /// When one cannot be read, or has changed.
-    pub(super) fn named_in(
+    pub(super) fn check(
         &self,
         inputs: &[Arc<InputFile>],
         relocation: &Relocation,
-    ) -> Result<Option<PathBuf>, Reason> {
+        with_signatures: bool,
+    ) -> Result<Option<(PathBuf, Mention)>, Reason> {
         let mut hasher = Hasher::new();
         for root in relocation.roots() {
             hasher.field(root.here.as_os_str().as_encoded_bytes());
@@ -48,31 +59,42 @@ impl Sharing {
         let workspace = hasher.finish();
         for input in inputs.iter().filter(|input| !paths::is_system(&input.path)) {
             let key = (input.version.digest, workspace);
-            let known = self.names.get(&key).map(|known| *known);
-            let is_named = match known {
-                Some(is_named) => is_named,
+            let known = self.mentions.get(&key).map(|known| *known);
+            let mention = match known {
+                Some(mention) => mention,
                 None => {
-                    let path = input.path.display();
-                    let bytes = std::fs::read(&input.path);
-                    let bytes = bytes.map_err(|error| Reason::InputUnreadable(format!("{path}: {error}")))?;
-                    // What is remembered must be true of what the key names.
-                    if Digest::of(&bytes) != input.version.digest {
-                        return Err(Reason::InputChanged(path.to_string()));
+                    let mention = mention(input, relocation)?;
+                    if self.mentions.len() >= MOST_FILES {
+                        self.mentions.clear();
                     }
-                    let is_named = relocation.is_named_in(&bytes);
-                    if self.names.len() >= MOST_FILES {
-                        self.names.clear();
-                    }
-                    self.names.insert(key, is_named);
-                    is_named
+                    self.mentions.insert(key, mention);
+                    mention
                 }
             };
-            if is_named {
-                return Ok(Some(input.path.clone()));
+            match mention {
+                None => {}
+                Some(Mention::Signature) if !with_signatures => {}
+                Some(mention) => return Ok(Some((input.path.clone(), mention))),
             }
         }
         Ok(None)
     }
+}
+
+fn mention(input: &InputFile, relocation: &Relocation) -> Result<Option<Mention>, Reason> {
+    let path = input.path.display();
+    let bytes = std::fs::read(&input.path);
+    let bytes = bytes.map_err(|error| Reason::InputUnreadable(format!("{path}: {error}")))?;
+    // What is remembered must be true of what the key names.
+    if Digest::of(&bytes) != input.version.digest {
+        return Err(Reason::InputChanged(path.to_string()));
+    }
+    let asks_for_signature = || memchr::memmem::find(&bytes, b"__PRETTY_FUNCTION__").is_some();
+    Ok(if relocation.is_named_in(&bytes) {
+        Some(Mention::Workspace)
+    } else {
+        asks_for_signature().then_some(Mention::Signature)
+    })
 }
 
 /// Where the workspace of a command in `cwd` (physical) is, and where it is in an action.
@@ -105,7 +127,7 @@ fn is_repository(entry: &Path) -> bool {
     match std::fs::symlink_metadata(entry) {
         Ok(metadata) if metadata.is_file() => {
             let text = std::fs::read_to_string(entry).unwrap_or_default();
-            !text.contains("/modules/")
+            text.contains("/worktrees/") || !text.contains(".git/modules/")
         }
         Ok(_) => true,
         Err(_) => false,
@@ -125,22 +147,29 @@ mod tests {
     fn files_that_name_the_workspace_are_known_by_their_content() {
         let space = tempfile::tempdir().unwrap();
         let root = space.path().canonicalize().unwrap();
-        let (plain, bound) = (root.join("plain.h"), root.join("bound.h"));
+        let (plain, bound, pretty) = (root.join("plain.h"), root.join("bound.h"), root.join("pretty.h"));
         std::fs::write(&plain, "int x;\n").unwrap();
         std::fs::write(&bound, format!("#define ROOT \"{}\"\n", root.display())).unwrap();
+        std::fs::write(&pretty, "const char *f = __PRETTY_FUNCTION__;\n").unwrap();
+        let named_in = |sharing: &Sharing, inputs: &[Arc<InputFile>], relocation: &Relocation| {
+            sharing.check(inputs, relocation, false)
+        };
+        let workspace = |path: &Path| Ok(Some((path.to_owned(), Mention::Workspace)));
         let sharing = Sharing::default();
-        let inputs = [input(&plain), input(&bound)];
+        let inputs = [input(&plain), input(&pretty), input(&bound)];
         let here = Relocation::new(std::slice::from_ref(&root)).unwrap();
         let elsewhere = Relocation::new(&["/elsewhere".into()]).unwrap();
-        assert_eq!(sharing.named_in(&inputs, &elsewhere), Ok(None));
-        assert_eq!(sharing.named_in(&inputs, &here), Ok(Some(bound.clone())));
+        assert_eq!(named_in(&sharing, &inputs, &elsewhere), Ok(None));
+        assert_eq!(named_in(&sharing, &inputs, &here), workspace(&bound));
+        let signature = sharing.check(&inputs, &elsewhere, true);
+        assert_eq!(signature, Ok(Some((pretty, Mention::Signature))));
         // A file is not read again.
         std::fs::remove_file(&plain).unwrap();
-        assert_eq!(sharing.named_in(&inputs, &here), Ok(Some(bound)));
-        assert!(matches!(Sharing::default().named_in(&inputs, &here), Err(Reason::InputUnreadable(_))));
+        assert_eq!(named_in(&sharing, &inputs, &here), workspace(&bound));
+        assert!(matches!(named_in(&Sharing::default(), &inputs, &here), Err(Reason::InputUnreadable(_))));
         // What it holds now says nothing of what it held.
         std::fs::write(&plain, "int y;\n").unwrap();
-        assert!(matches!(Sharing::default().named_in(&inputs, &here), Err(Reason::InputChanged(_))));
+        assert!(matches!(named_in(&Sharing::default(), &inputs, &here), Err(Reason::InputChanged(_))));
     }
 
     #[test]

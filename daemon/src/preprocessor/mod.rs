@@ -83,6 +83,9 @@ pub struct Scan {
     /// Files that a `__has_include` or `__has_embed` found and nothing opened, and those that GCC's messages quote because
     /// a `#line` names them; spelled likewise.
     pub probed: Vec<Arc<InputFile>>,
+    /// The names by which includes, `__has_include` and their kin in some file's text asked for files by their whole paths,
+    /// found or not.
+    pub absolute: Vec<PathBuf>,
     /// `__DATE__` or `__TIME__` may be expanded: it stands in some file's code or macros.
     pub uses_time: bool,
     /// The same for `__TIMESTAMP__`, which no variable of the environment fixes.

@@ -75,12 +75,14 @@ pub(super) fn scan_with(mut replay: Replay<'_>) -> Result<Scan, ScanError> {
     probed.append(&mut probed_data);
     let time_words = replay.time_words & !replay.redefined_time_words;
     let precompiled = std::mem::take(&mut replay.search.precompiled);
+    let absolute = std::mem::take(&mut replay.search.absolute);
     let (failed_lookups, evidence) = replay.search.into_failed_lookups();
     Ok(Scan {
         files,
         assembled: replay.assembled,
         precompiled,
         probed,
+        absolute: absolute.into_iter().collect(),
         uses_time: time_words & !TIMESTAMP_WORD != 0,
         uses_timestamp: time_words & TIMESTAMP_WORD != 0,
         failed_lookups,
@@ -546,12 +548,12 @@ impl<'a> Replay<'a> {
         if let Some(start) = start {
             self.recording.note(Event::Searched(start, name));
         }
-        let found = self.search.from(start, name)?;
-        if found.is_none() && name.text().starts_with(b"/") {
-            // Such a search is not remembered.
+        if name.text().starts_with(b"/") {
+            // Such a search is not remembered, and must be known of each unit.
             self.recording.note(Event::Unclear);
+            self.search.note_absolute(name);
         }
-        Ok(found)
+        self.search.from(start, name)
     }
 
     /// The value of `__has_include(header)` or `__has_include_next(header)`.

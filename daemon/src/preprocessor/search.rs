@@ -2,6 +2,7 @@
 //! Knows nothing of macros or conditionals.
 
 use std::borrow::Borrow;
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::hash::BuildHasherDefault;
@@ -129,6 +130,8 @@ pub(super) struct Search<'a> {
     absent: Vec<PathBuf>,
     /// Precompiled headers beside their text.
     pub(super) precompiled: Vec<Arc<InputFile>>,
+    /// Names that begin with a slash in the text of some file, found or not.
+    pub(super) absolute: BTreeSet<PathBuf>,
     /// Files of which only the digest is asked, by path.
     data: HashMap<OsString, Option<Arc<InputFile>>>,
     /// Whether precompiled headers are still looked for: only the first include can be one.
@@ -160,6 +163,7 @@ impl<'a> Search<'a> {
             chains: SymbolMap::with_capacity_and_hasher(1024, BuildHasherDefault::default()),
             absent: Vec::new(),
             precompiled: Vec::new(),
+            absolute: BTreeSet::new(),
             data: HashMap::default(),
             looks_for_precompiled: true,
         }
@@ -361,6 +365,11 @@ impl<'a> Search<'a> {
         path
     }
 
+    /// Some text asks for a file by its whole path.
+    pub(super) fn note_absolute(&mut self, name: Symbol) {
+        self.absolute.insert(OsStr::from_bytes(name.text()).into());
+    }
+
     /// The file `name` (absolute, or relative to `directory`), by its digest.
     pub(super) fn data(
         &mut self,
@@ -368,6 +377,9 @@ impl<'a> Search<'a> {
         name: Symbol,
     ) -> Result<Option<Arc<InputFile>>, ScanError> {
         let is_absolute = name.text().starts_with(b"/");
+        if is_absolute {
+            self.note_absolute(name);
+        }
         let spelled = if is_absolute { name.text().to_vec() } else { self.spelled_in(directory, name) };
         let path = paths::absolute(self.cwd, Path::new(OsStr::from_bytes(&spelled)));
         if let Some(file) = self.data.get(path.as_os_str()) {
