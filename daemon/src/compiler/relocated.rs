@@ -27,6 +27,7 @@ const FIRST_CLANG: u32 = 10;
 
 /// Flags that put paths into the object where no prefix map changes them, or that decide by the paths of sources.
 const PATHS_IN_OBJECTS: &[&str] = &[
+    "-fcontract",
     "-fembed-bitcode",
     "-finstrument-functions-exclude-file-list",
     "-fprofile",
