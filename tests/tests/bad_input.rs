@@ -253,9 +253,10 @@ fn a_broken_configuration_costs_only_the_commands_that_have_it() {
     assert!(explained.contains("no_remote"), "{explained}");
     // What is not taken apart has a reason as well.
     space.write("main.c", "int main(void) { return 0; }\n");
-    for (command, reason) in
-        [("gcc -B. -c main.c -o main.o", "(unsupported_flag: -B.)"), ("gcc main.o -o main", "(link)")]
-    {
+    for (command, reason) in [
+        ("gcc -Xassembler --warn -c main.c -o main.o", "(unsupported_flag: -Xassembler --warn)"),
+        ("gcc main.o -o main", "(link)"),
+    ] {
         let words: Vec<&str> = std::iter::once("farcc").chain(command.split(' ')).collect();
         space.run("", &words).success();
         let explained = explanation(&space, words[words.len() - 1]);
