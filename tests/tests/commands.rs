@@ -4,6 +4,8 @@
 //! Then once more with `paths = "shared"`, warm in another directory than cold: there, what is made must be what the
 //! compiler makes either by itself or with `-ffile-prefix-map`, and all else what it makes by itself.
 //!
+//! That is done with the first variant of each case; `FARCC_ALL_VARIANTS=1` takes all.
+//!
 //! `FARCC_CASES=word` runs only the cases whose name has that word in it.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -25,7 +27,6 @@ use std::time::Instant;
 use farcc_tests::command_case::CommandCase;
 use farcc_tests::command_case::Expectation;
 use farcc_tests::command_case::Step;
-use farcc_tests::full_tier;
 use farcc_tests::prerequisites;
 use farcc_tests::say;
 use farcc_tests::serve_process::ServeProcess;
@@ -413,10 +414,10 @@ fn check_all(runs: &[Run], check: impl Fn(&Worker, &Run) -> Vec<String> + Sync) 
 fn every_case_shared() {
     let cases = cases();
     let mut runs = runs(&cases);
-    if !full_tier() {
-        // One variant of each case with each compiler.
+    if std::env::var_os("FARCC_ALL_VARIANTS").is_none() {
+        // One variant of each case with each compiler: variants are about flags, and which of them can be shared, the
+        // unit tests of the command line show.
         runs.retain(|run| run.variant == run.case.variants[0]);
-        skipped("further variants of shared command cases", "they are part of FARCC_TESTS=full");
     }
     let (hits, with_hits) = (AtomicU64::new(0), AtomicU64::new(0));
     check_all(&runs, |worker, run| {
