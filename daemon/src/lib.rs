@@ -3,6 +3,7 @@
 //! The modules stand in reading order, lowest floor first; a module imports only from lower floors.
 
 // Floor 0: values, and what every other module stands on.
+pub mod compression;
 pub mod config;
 pub mod digest;
 pub mod files;
@@ -13,6 +14,7 @@ pub mod process;
 pub mod reason;
 pub mod relocation;
 pub mod stats;
+pub mod worker;
 // Floor 1: each knows one thing, and none of them the others.
 pub mod history;
 pub mod preprocessor;

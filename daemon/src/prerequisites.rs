@@ -20,11 +20,13 @@ const INSTALL_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
 /// Programs by the package of the Debian family that holds them.
 const PACKAGES: &[(&str, &str)] = &[
+    ("bazel", "bazel-bootstrap"),
     ("bwrap", "bubblewrap"),
     ("ccache", "ccache"),
     ("clang", "clang"),
     ("clang-scan-deps-14", "clang-tools-14"),
     ("cmake", "cmake"),
+    ("curl", "curl"),
     ("dpkg-source", "dpkg-dev"),
     ("g++", "g++"),
     ("gcc", "gcc"),
@@ -32,6 +34,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("make", "make"),
     ("mount", "mount"),
     ("ninja", "ninja-build"),
+    ("openssl", "openssl"),
     ("setpriv", "util-linux"),
     ("strace", "strace"),
     ("unshare", "util-linux"),

@@ -10,6 +10,8 @@ use std::process::Output;
 use std::process::Stdio;
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt as _;
+
 /// A program with everything that it sees given explicitly.
 pub struct Program<'a> {
     /// Absolute path of the executable.
@@ -29,16 +31,35 @@ impl Program<'_> {
     /// # Errors
     /// When it cannot be started, or `TimedOut`.
     pub async fn output(&self, timeout: Duration) -> io::Result<Output> {
-        let child = self
+        self.run(Stdio::null(), b"", timeout).await
+    }
+
+    /// Like [`output`](Self::output), with `input` as its standard input. One that does not read it may still answer.
+    ///
+    /// # Errors
+    /// As [`output`](Self::output).
+    pub async fn answer(&self, input: &[u8], timeout: Duration) -> io::Result<Output> {
+        self.run(Stdio::piped(), input, timeout).await
+    }
+
+    async fn run(&self, stdin: Stdio, input: &[u8], timeout: Duration) -> io::Result<Output> {
+        let mut child = self
             .command()
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .process_group(0)
             .spawn()?;
         let _group = KillGroup::of(&child);
-        tokio::time::timeout(timeout, child.wait_with_output()).await.map_err(|_| {
+        let stdin = child.stdin.take();
+        let answered = async {
+            if let Some(mut stdin) = stdin {
+                let _ = stdin.write_all(input).await;
+            }
+            child.wait_with_output().await
+        };
+        tokio::time::timeout(timeout, answered).await.map_err(|_| {
             io::Error::new(
                 io::ErrorKind::TimedOut,
                 format!("{} gave no answer in {timeout:?}", self.path.display()),

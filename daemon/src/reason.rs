@@ -82,12 +82,16 @@ pub enum Reason {
     PathShown(String),
     /// `[exec] strategy = "local"`, or no `[remote] address`, and no stored result.
     NoRemote,
+    /// The cluster only keeps results, by `[exec] strategy = "cache_only"` or because it cannot execute, and had none.
+    CacheOnly,
     /// The cluster cannot be reached or answers with errors; the error.
     RemoteUnavailable(String),
     /// The cluster ran the command and it failed: done again here for its true messages; the exit status.
     RemoteFailed(i32),
     /// The cluster accepted the command but could not run it, or returned less than was asked; why.
     RemoteError(String),
+    /// The command cannot be sent to workers in the way that `[exec] root` asks for; the root, and why.
+    RootImpossible(String),
     /// The store could not be read or written; why. The command itself is not affected.
     Store(String),
     /// The daemon is stopping and takes no new work.
@@ -136,9 +140,11 @@ impl Reason {
             Reason::VerifyDiffers(_) => "verify_differs",
             Reason::PathShown(_) => "path_shown",
             Reason::NoRemote => "no_remote",
+            Reason::CacheOnly => "cache_only",
             Reason::RemoteUnavailable(_) => "remote_unavailable",
             Reason::RemoteFailed(_) => "remote_failed",
             Reason::RemoteError(_) => "remote_error",
+            Reason::RootImpossible(_) => "root_impossible",
             Reason::Store(_) => "store",
             Reason::Draining => "draining",
             Reason::VersionSkew => "version_skew",
@@ -173,6 +179,7 @@ impl Reason {
             | Reason::RemoteError(detail)
             | Reason::VerifyDiffers(detail)
             | Reason::PathShown(detail)
+            | Reason::RootImpossible(detail)
             | Reason::Store(detail)
             | Reason::Internal(detail) => Some(detail.clone()),
             Reason::RemoteFailed(status) => Some(format!("exit status {status}")),
@@ -188,6 +195,7 @@ impl Reason {
             | Reason::Abandoned
             | Reason::Verify
             | Reason::NoRemote
+            | Reason::CacheOnly
             | Reason::Draining
             | Reason::VersionSkew => None,
         }

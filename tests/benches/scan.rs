@@ -144,8 +144,12 @@ struct Whole {
 impl Whole {
     fn new(state: &Path) -> Whole {
         let at = |name: &str| state.join(name);
-        let directories =
-            Directories { store: at("store"), state: at("state"), config_file: at("farcc.toml") };
+        let directories = Directories {
+            store: at("store"),
+            state: at("state"),
+            config_file: at("farcc.toml"),
+            environment: Vec::new(),
+        };
         let stats = Arc::new(Stats::load(&at("stats")));
         Whole {
             runtime: tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap(),

@@ -21,7 +21,7 @@ use crate::space::run;
 /// # Panics
 /// When apt is there and the source cannot be had.
 pub fn source(package: &str) -> Option<PathBuf> {
-    let cache = cache_directory();
+    let cache = crate::cache_directory().join("debian");
     std::fs::create_dir_all(&cache).unwrap();
     let lock = File::create(cache.join("lock")).unwrap();
     rustix::fs::flock(&lock, FlockOperation::LockExclusive).unwrap();
@@ -36,14 +36,6 @@ pub fn source(package: &str) -> Option<PathBuf> {
     let apt = Apt::new(&cache);
     apt.update();
     Some(apt.fetch(package))
-}
-
-/// `$XDG_CACHE_HOME/farcc-tests/debian`, or the same below `~/.cache`.
-fn cache_directory() -> PathBuf {
-    let home = || std::env::home_dir().unwrap_or_else(std::env::temp_dir).join(".cache");
-    let base =
-        std::env::var_os("XDG_CACHE_HOME").filter(|value| !value.is_empty()).map_or_else(home, PathBuf::from);
-    base.join("farcc-tests/debian")
 }
 
 /// The tree of the newest version in the cache. Only whole ones have their final name.

@@ -37,6 +37,7 @@ use std::time::Duration;
 use bazel_remote_apis::build::bazel::remote::execution::v2 as proto;
 use bytes::Bytes;
 use farccd::digest::Digest;
+use farccd::digest::DigestFunction;
 use tokio::runtime::Runtime;
 use tonic::Code;
 use tonic::Status;
@@ -76,9 +77,17 @@ pub struct Options {
     digest_functions: Vec<proto::digest_function::Value>,
     versions: ((i32, i32), (i32, i32)),
     port: u16,
+    required_header: Option<(String, String)>,
 }
 
 impl Options {
+    /// Answers UNAUTHENTICATED to every call without this header.
+    #[must_use]
+    pub fn require_header(mut self, name: &str, value: &str) -> Options {
+        self.required_header = Some((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Executes actions with `execute`.
     #[must_use]
     pub fn execute(
@@ -211,6 +220,7 @@ impl FakeReapi {
             digest_functions: vec![proto::digest_function::Value::Sha256],
             versions: ((2, 0), (2, 12)),
             port: 0,
+            required_header: None,
         }
     }
 
@@ -287,7 +297,7 @@ impl FakeReapi {
     /// Puts a blob into it.
     pub fn insert_blob(&self, bytes: impl Into<Bytes>) -> Digest {
         let bytes = bytes.into();
-        let digest = Digest::of(&bytes);
+        let digest = self.shared.function().digest(&bytes);
         self.state(|state| state.blobs.insert(digest, bytes));
         digest
     }
@@ -420,6 +430,12 @@ impl Shared {
 
     /// Counts a call, waits as long as it was told to, and fails if it was told to.
     async fn begin<T>(&self, rpc: Rpc, request: &tonic::Request<T>) -> Result<(), Status> {
+        if let Some((name, value)) = &self.options.required_header
+            && request.metadata().get(name).is_none_or(|sent| sent != value.as_str())
+        {
+            self.state(|state| *state.calls.entry(rpc).or_default() += 1);
+            return Err(Status::unauthenticated(format!("no {name} that is known here")));
+        }
         let metadata = request_metadata(request.metadata());
         let (failure, delay, is_silent) = self.state(|state| {
             *state.calls.entry(rpc).or_default() += 1;
@@ -441,9 +457,31 @@ impl Shared {
         failure.map_or(Ok(()), Err)
     }
 
+    /// Its digest function: the first that it announces.
+    fn function(&self) -> DigestFunction {
+        let announced = self.options.digest_functions.first().copied().unwrap_or_default();
+        DigestFunction::from_number(announced.into()).unwrap_or_default()
+    }
+
+    /// A digest as a message holds it.
+    #[allow(clippy::result_large_err, reason = "a Status is what every service answers with")]
+    fn digest_of(&self, field: Option<&proto::Digest>) -> Result<Digest, Status> {
+        let message = field.ok_or_else(|| Status::invalid_argument("there is no digest"))?;
+        self.function().read(message).map_err(|invalid| Status::invalid_argument(invalid.to_string()))
+    }
+
+    /// Refuses a request that does not say which function its digests are of.
+    #[allow(clippy::result_large_err, reason = "a Status is what every service answers with")]
+    fn check_function(&self, number: i32) -> Result<(), Status> {
+        match DigestFunction::from_number(number) == Some(self.function()) {
+            true => Ok(()),
+            false => Err(Status::invalid_argument(format!("digest function {number}"))),
+        }
+    }
+
     /// Holds a blob, if its bytes have that digest.
     fn store(&self, digest: &Digest, bytes: Bytes) -> Result<(), Status> {
-        if Digest::of(&bytes) != *digest {
+        if !digest.is_of(&bytes) {
             return Err(Status::invalid_argument(format!("the bytes are not those of {digest}")));
         }
         self.state(|state| {
@@ -485,13 +523,6 @@ fn bind(port: u16) -> TcpListener {
 /// An action result for exit code 0 with these outputs.
 pub fn succeed(output_files: Vec<proto::OutputFile>) -> proto::ActionResult {
     proto::ActionResult { output_files, ..proto::ActionResult::default() }
-}
-
-/// A digest as a message holds it.
-#[allow(clippy::result_large_err, reason = "a Status is what every service answers with")]
-fn digest_of(field: Option<&proto::Digest>) -> Result<Digest, Status> {
-    let message = field.ok_or_else(|| Status::invalid_argument("there is no digest"))?;
-    Digest::try_from(message).map_err(|invalid| Status::invalid_argument(invalid.to_string()))
 }
 
 fn request_metadata(metadata: &tonic::metadata::MetadataMap) -> Option<proto::RequestMetadata> {

@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 pub mod binaries;
+pub mod certificates;
+pub mod cluster;
 pub mod command_case;
 pub mod compare;
 pub mod corpus;
@@ -15,13 +17,18 @@ pub mod fake_reapi;
 pub mod hostile;
 pub mod oracle;
 pub mod plain_build;
+pub mod plain_worker;
 pub mod preprocessor_program;
 pub mod prerequisites;
 pub mod project;
+pub mod proxy;
+pub mod s3_server;
 pub mod serve_process;
 pub mod space;
+pub mod trial;
 
 use std::io::Write;
+use std::path::PathBuf;
 
 /// Writes a line that is seen although `cargo test` hides what passing tests print: a skip, a row of a table.
 pub fn say(line: &str) {
@@ -32,6 +39,13 @@ pub fn say(line: &str) {
 /// Says visibly that a test, or a part of it, was not run, and why.
 pub fn skipped(what: &str, why: &str) {
     say(&format!("SKIPPED: {what}: {why}"));
+}
+
+/// Where the tests keep what is fetched or built once: `$XDG_CACHE_HOME/farcc-tests`, or the same below `~/.cache`.
+fn cache_directory() -> PathBuf {
+    let home = || std::env::home_dir().unwrap_or_else(std::env::temp_dir).join(".cache");
+    let set = std::env::var_os("XDG_CACHE_HOME").filter(|value| !value.is_empty());
+    set.map_or_else(home, PathBuf::from).join("farcc-tests")
 }
 
 /// Whether the slow tier was asked for: `FARCC_TESTS=full`.

@@ -22,7 +22,7 @@ use crate::space::TestSpace;
 
 /// Hides the client and becomes the server. The mask is read-only, so that nothing can come into being behind it,
 /// and it is checked before the server starts: a leaked path would make every test pass that should fail.
-const START_HIDDEN: &str = r#"
+pub(crate) const START_HIDDEN: &str = r#"
 set -eu
 mount -t tmpfs -o ro,size=16k none "$HIDDEN"
 test -z "$(ls -A "$HIDDEN")"
@@ -169,8 +169,9 @@ fn seen_by(process: Pid, path: &Path) -> PathBuf {
     Path::new(&format!("/proc/{}/root", process.as_raw_nonzero())).join(path.strip_prefix("/").unwrap())
 }
 
-/// A command that enters its own mount namespace, hides `hidden` and becomes the program whose words are added.
-fn hidden_command(hidden: &Path) -> Command {
+/// A command that enters its own mount namespace, hides `hidden` and becomes the program whose words are added. Its
+/// variable `HIDDEN` must name the same.
+pub(crate) fn hidden_command(hidden: &Path) -> Command {
     let mut command = Command::new(prerequisites::find_program("unshare").unwrap());
     if rustix::process::geteuid().is_root() {
         command.args(["--mount", "--propagation", "private"]);

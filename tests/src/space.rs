@@ -31,6 +31,7 @@ use crate::binaries::binaries;
 pub struct TestSpace {
     root: PathBuf,
     binaries: &'static Binaries,
+    exec_root: &'static str,
     keep: bool,
 }
 
@@ -90,11 +91,18 @@ impl TestSpace {
         let root = tempfile::Builder::new().prefix(&format!("farcc-{name}-")).tempdir().unwrap().keep();
         // /tmp may be a symlink: the paths that a compiler reports are resolved ones.
         let root = root.canonicalize().unwrap();
-        let space = TestSpace { root, binaries: binaries(), keep: false };
+        let space = TestSpace { root, binaries: binaries(), exec_root: "mirror", keep: false };
         for directory in [space.workspace(), space.home(), space.farcc_dir(), space.serve_dir()] {
             std::fs::create_dir_all(directory).unwrap();
         }
         space
+    }
+
+    /// The same with `[exec] root` as it is by default, or another one. Else it is `mirror`: a cluster that is not a real one
+    /// has no answer to what `auto` asks first.
+    pub fn with_exec_root(mut self, exec_root: &'static str) -> TestSpace {
+        self.exec_root = exec_root;
+        self
     }
 
     /// The random directory around everything.
@@ -160,11 +168,12 @@ impl TestSpace {
         let mut path = self.binaries.directory().as_os_str().to_owned();
         path.push(":");
         path.push(SYSTEM_PATH);
-        let pairs: [(&str, OsString); 6] = [
+        let pairs: [(&str, OsString); 7] = [
             ("PATH", path),
             ("HOME", self.home().into()),
             ("FARCC_DIR", self.farcc_dir().into()),
             ("FARCC_CONFIG", self.config_file().into()),
+            ("FARCC_EXEC_ROOT", self.exec_root.into()),
             ("LC_ALL", "C".into()),
             ("FARCC_LOG", "info".into()),
         ];

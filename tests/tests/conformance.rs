@@ -137,8 +137,12 @@ struct Trial {
 impl Trial {
     fn new(state: &Path) -> Trial {
         let at = |name: &str| state.join(name);
-        let directories =
-            Directories { store: at("store"), state: at("state"), config_file: at("farcc.toml") };
+        let directories = Directories {
+            store: at("store"),
+            state: at("state"),
+            config_file: at("farcc.toml"),
+            environment: Vec::new(),
+        };
         let stats = Arc::new(Stats::load(&at("stats")));
         Trial {
             runtime: tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap(),

@@ -45,8 +45,12 @@ fn write_project(space: &TestSpace) -> PathBuf {
 /// The files that farcc's own scan finds.
 async fn scan(space: &TestSpace, project: &Path) -> Vec<Arc<InputFile>> {
     let at = |name: &str| space.farcc_dir().join(name);
-    let directories =
-        Directories { store: at("store"), state: at("state"), config_file: space.config_file() };
+    let directories = Directories {
+        store: at("store"),
+        state: at("state"),
+        config_file: space.config_file(),
+        environment: Vec::new(),
+    };
     let dispatcher = Dispatcher::new(directories, Arc::new(Stats::load(&at("stats"))));
     let invocation = Invocation {
         argv: ["gcc", "-Iinclude", "-c", "a.c"].map(Into::into).to_vec(),
@@ -95,11 +99,12 @@ fn an_input_that_is_left_out_is_not_there_for_the_worker() {
 
 async fn assert_needs_every_input(space: &TestSpace, project: &Path, address: &str) {
     let remote = Remote { address: format!("grpc://{address}"), ..Remote::default() };
-    let executor = RemoteExecutor::new(&remote).unwrap();
+    let executor = RemoteExecutor::new(&remote, &[]).unwrap();
     let store = Arc::new(Store::open(&space.root().join("results"), 1 << 30).unwrap());
     let inputs = scan(space, project).await;
     let run = async |inputs: Vec<Arc<InputFile>>| -> Fetched {
-        executor.execute(&action(project, inputs), &store, false).await.unwrap()
+        let action = executor.remote_action(&Arc::new(action(project, inputs))).await.unwrap();
+        executor.execute(&action, &store, false).await.unwrap()
     };
 
     let whole = run(inputs.clone()).await;

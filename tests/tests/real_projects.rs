@@ -6,15 +6,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::fmt;
-use std::time::Duration;
-
-use farcc_tests::compare::Comparison;
-use farcc_tests::compare::Judge;
 use farcc_tests::compare::Kind;
 use farcc_tests::compare::products;
-use farcc_tests::execve_trace::Work;
-use farcc_tests::execve_trace::trace;
 use farcc_tests::full_tier;
 use farcc_tests::plain_build::Site;
 use farcc_tests::project::Compiler;
@@ -31,117 +24,17 @@ use farcc_tests::project::ZLIB_MAKE;
 use farcc_tests::say;
 use farcc_tests::serve_process::ServeProcess;
 use farcc_tests::skipped;
-use farcc_tests::space::Stats;
 use farcc_tests::space::TestSpace;
+use farcc_tests::trial::Trial;
 
 /// At least this many of a hundred compiles run on the cluster.
 const REMOTE_PERCENT: u64 = 98;
-
-/// One build through farcc, as a row of the table.
-struct Row<'a> {
-    project: &'a Project,
-    compiler: Compiler,
-    build: &'a str,
-    stats: &'a Stats,
-    products: &'a Comparison,
-    took: Duration,
-}
-
-impl fmt::Display for Row<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:<16} {:<5} {:<13} {:>6.1} s  {:>3} compiles: {:>3} remote, {:>3} local, {:>3} hits  {}",
-            self.project.name,
-            self.compiler.c(),
-            self.build,
-            self.took.as_secs_f64(),
-            self.stats.compiles(),
-            self.stats.verdict("executed_remote"),
-            self.stats.verdict("executed_local"),
-            self.stats.hits(),
-            self.products,
-        )
-    }
-}
-
-/// A project with everything that its builds share.
-struct Trial<'a> {
-    space: &'a TestSpace,
-    project: &'a Project,
-    compiler: Compiler,
-    site: Site<'a>,
-    judge: Judge,
-}
-
-impl Trial<'_> {
-    /// One build through farcc in a fresh tree, compared with the plain ones. Configuring is not counted.
-    fn build(&self, name: &str) -> Stats {
-        self.site.lay();
-        self.site.configure(true);
-        self.space.reset_stats();
-        let took = self.site.build(true);
-        let stats = self.space.stats();
-        self.finish(name, &stats, took);
-        stats
-    }
-
-    /// The same under strace: no compiler may run, and every compile must be a hit. The daemon is started by
-    /// the build itself, below strace, so that what the daemon starts is seen too. A daemon that `knows` the
-    /// compilers from earlier builds must not even ask them about themselves. Nor may the cluster run anything.
-    fn build_without_compiler(&self, name: &str, knows: bool, cluster: Option<&ServeProcess>) -> Stats {
-        self.site.lay();
-        self.site.configure(true);
-        self.space.reset_stats();
-        // A configure script's own compiles are new each time: their files are named by process id.
-        let executions = || cluster.map(ServeProcess::executions);
-        let before = executions();
-        self.space.stop_daemon();
-        let stats_file = self.space.root().join("stats.json");
-        let script = format!(
-            "{}\nstatus=$?\nfarccd stats --json > {}\nfarccd stop\nexit $status",
-            self.site.build_script(true),
-            stats_file.display()
-        );
-        let trace = trace(self.space, self.project.name, &script);
-        let took = trace.finished.took;
-        trace.assert_no_compiler_ran();
-        assert_eq!(executions(), before, "{name}: the server ran something for a hit");
-        let questions = trace.of(Work::Question).len();
-        let started = trace.started.len();
-        assert!(!knows || questions == 0, "{name}: {:#?}", trace.of(Work::Question));
-        trace.finished.success();
-        let stats = Stats::parse(&std::fs::read(stats_file).unwrap());
-        self.finish(name, &stats, took);
-        say(&format!(
-            "    {started} programs were started, {questions} of them compilers asked about themselves"
-        ));
-        assert!(stats.compiles() > 0, "{name}: {}", stats.0);
-        assert_eq!(stats.hits(), stats.compiles(), "{name}: not every compile was a hit: {}", stats.0);
-        stats
-    }
-
-    fn finish(&self, build: &str, stats: &Stats, took: Duration) {
-        let products = self.judge.compare(&self.site.tree());
-        let row =
-            Row { project: self.project, compiler: self.compiler, build, stats, products: &products, took };
-        say(&row.to_string());
-        products.assert_equal(&format!("{} with {}, {build}", self.project.name, self.compiler.c()));
-        self.site.test();
-    }
-}
 
 /// The whole life of a project: plain twice, remote, hits from the cluster, hits from this machine, and the same
 /// without a cluster.
 fn try_project(project: &Project, compiler: Compiler) {
     let space = TestSpace::new(project.name);
-    let Some(site) = Site::new(&space, project, compiler) else { return };
-    let (first, plain_time) = site.plain_build("plain-1");
-    let (second, _) = site.plain_build("plain-2");
-    let judge = Judge::new(&first, &second);
-    let (name, c) = (project.name, compiler.c());
-    say(&format!("{name:<16} {c:<5} {:<13} {:>6.1} s", "plain", plain_time.as_secs_f64()));
-    let trial = Trial { space: &space, project, compiler, site, judge };
+    let Some(trial) = Trial::new(&space, project, compiler) else { return };
 
     let server = ServeProcess::start(&space, "cluster");
     space.configure_remote(server.address());
@@ -152,9 +45,9 @@ fn try_project(project: &Project, compiler: Compiler) {
     assert!(server.executions() >= remote, "the server ran {} of {remote}", server.executions());
 
     space.empty_farcc_dir();
-    let stats = trial.build_without_compiler("hits, cluster", false, Some(&server));
+    let stats = trial.build_without_compiler("hits, cluster", false, Some(&|| server.executions()));
     assert_eq!(stats.verdict("hit_remote"), stats.compiles(), "{}", stats.0);
-    let stats = trial.build_without_compiler("hits, local", true, Some(&server));
+    let stats = trial.build_without_compiler("hits, local", true, Some(&|| server.executions()));
     assert_eq!(stats.verdict("hit_local"), stats.compiles(), "{}", stats.0);
     drop(server);
 
@@ -216,25 +109,17 @@ fn checkouts_of_lua_share_what_clang_makes() {
 
 #[test]
 fn checkouts_of_fmt_share_what_clang_makes() {
-    if full_tier() {
-        try_checkouts(&FMT_CMAKE, Compiler::Clang);
-    } else {
-        skipped("checkouts of fmt", "they are part of FARCC_TESTS=full");
-    }
+    in_full_tier(try_checkouts, &FMT_CMAKE, Compiler::Clang);
 }
 
 #[test]
 fn checkouts_of_googletest_share_what_gcc_makes() {
-    if full_tier() {
-        try_checkouts(&GOOGLETEST_CMAKE, Compiler::Gcc);
-    } else {
-        skipped("checkouts of googletest", "they are part of FARCC_TESTS=full");
-    }
+    in_full_tier(try_checkouts, &GOOGLETEST_CMAKE, Compiler::Gcc);
 }
 
-fn try_project_in_full_tier(project: &Project, compiler: Compiler) {
+fn in_full_tier(trial: fn(&Project, Compiler), project: &Project, compiler: Compiler) {
     if full_tier() {
-        try_project(project, compiler);
+        trial(project, compiler);
     } else {
         skipped(&format!("{} with {}", project.name, compiler.c()), "it is part of FARCC_TESTS=full");
     }
@@ -272,50 +157,50 @@ fn lua_by_make_with_clang() {
 
 #[test]
 fn fmt_by_cmake_with_gcc() {
-    try_project_in_full_tier(&FMT_CMAKE, Compiler::Gcc);
+    in_full_tier(try_project, &FMT_CMAKE, Compiler::Gcc);
 }
 
 #[test]
 fn fmt_by_cmake_with_clang() {
-    try_project_in_full_tier(&FMT_CMAKE, Compiler::Clang);
+    in_full_tier(try_project, &FMT_CMAKE, Compiler::Clang);
 }
 
 #[test]
 fn googletest_by_cmake_with_gcc() {
-    try_project_in_full_tier(&GOOGLETEST_CMAKE, Compiler::Gcc);
+    in_full_tier(try_project, &GOOGLETEST_CMAKE, Compiler::Gcc);
 }
 
 #[test]
 fn xz_by_autotools_with_gcc() {
-    try_project_in_full_tier(&XZ_AUTOTOOLS, Compiler::Gcc);
+    in_full_tier(try_project, &XZ_AUTOTOOLS, Compiler::Gcc);
 }
 
 #[test]
 fn lzo_by_autotools_and_links_with_clang() {
-    try_project_in_full_tier(&LZO_MASQUERADE, Compiler::Clang);
+    in_full_tier(try_project, &LZO_MASQUERADE, Compiler::Clang);
 }
 
 #[test]
 fn fmt_precompiled_with_gcc() {
-    try_project_in_full_tier(&FMT_PRECOMPILED, Compiler::Gcc);
+    in_full_tier(try_project, &FMT_PRECOMPILED, Compiler::Gcc);
 }
 
 #[test]
 fn fmt_precompiled_with_clang() {
-    try_project_in_full_tier(&FMT_PRECOMPILED, Compiler::Clang);
+    in_full_tier(try_project, &FMT_PRECOMPILED, Compiler::Clang);
 }
 
 #[test]
 fn googletest_precompiled_with_gcc() {
-    try_project_in_full_tier(&GOOGLETEST_PRECOMPILED, Compiler::Gcc);
+    in_full_tier(try_project, &GOOGLETEST_PRECOMPILED, Compiler::Gcc);
 }
 
 #[test]
 fn googletest_precompiled_with_clang() {
-    try_project_in_full_tier(&GOOGLETEST_PRECOMPILED, Compiler::Clang);
+    in_full_tier(try_project, &GOOGLETEST_PRECOMPILED, Compiler::Clang);
 }
 
 #[test]
 fn googletest_by_cmake_with_clang() {
-    try_project_in_full_tier(&GOOGLETEST_CMAKE, Compiler::Clang);
+    in_full_tier(try_project, &GOOGLETEST_CMAKE, Compiler::Clang);
 }

@@ -174,6 +174,17 @@ fn remote_error() {
     with_cluster("remote_error", &cluster);
 }
 
+/// The copy of the command whose results differ.
+fn copy(space: &TestSpace) -> PathBuf {
+    let mut copies = std::fs::read_dir(space.farcc_dir().join("state/verify")).unwrap();
+    copies.next().unwrap().unwrap().path()
+}
+
+/// Where a copy has the directory in which the command ran, among `expected`, `here` or `inputs`.
+fn below(space: &TestSpace, copy: &Path, name: &str) -> PathBuf {
+    copy.join(name).join(space.workspace().strip_prefix("/").unwrap()).join("w")
+}
+
 /// What `[exec] verify` finds: a cluster that gives back something else than what is made here.
 #[test]
 fn verify_differs() {
@@ -189,11 +200,10 @@ fn verify_differs() {
     assert_same(&space, "$F gcc -MD -c a.c");
     let stats = space.stats();
     assert_eq!((stats.reason("verify_differs"), stats.verdict("executed_local")), (1, 1), "{stats:?}");
-    let copies = std::fs::read_dir(space.farcc_dir().join("state/verify")).unwrap();
-    let copy = copies.map(|entry| entry.unwrap().path()).next().unwrap();
+    let copy = copy(&space);
     let mode = std::fs::metadata(copy.parent().unwrap()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700, "the script holds the environment");
-    let below = |name: &str| copy.join(name).join(space.workspace().strip_prefix("/").unwrap()).join("w");
+    let below = |name: &str| below(&space, &copy, name);
     assert_eq!(std::fs::read(below("expected").join("a.o")).unwrap(), b"made of something else");
     assert!(below("here").join("a.o").exists() && below("inputs").join("a.h").exists());
     std::fs::remove_file(space.workspace().join("w/a.o")).unwrap();
@@ -223,9 +233,8 @@ fn verify_differs_by_failing() {
     let failed = space.sh("w", "farcc gcc -MD -c a.c");
     assert_eq!(failed.status, 1, "{failed}");
     assert_eq!(space.stats().reason("verify_differs"), 1, "{:?}", space.stats());
-    let copies = std::fs::read_dir(space.farcc_dir().join("state/verify")).unwrap();
-    let copy = copies.map(|entry| entry.unwrap().path()).next().unwrap();
-    let below = |name: &str| copy.join(name).join(space.workspace().strip_prefix("/").unwrap()).join("w");
+    let copy = copy(&space);
+    let below = |name: &str| below(&space, &copy, name);
     assert!(below("expected").join("a.o").exists() && !below("here").join("a.o").exists());
 }
 

@@ -255,6 +255,7 @@ fn what_names_its_checkout_stays_exact() {
         ("composed", "-DSRC=ROOT/src", "exact: ROOT/src/plain.c is named in some text"),
         ("composed", "-DUP=PARENT", "exact: ROOT/src/plain.c is named in some text"),
         ("plain", "-isystem ../include", "exact: -isystem ../include ties what is made to where it is"),
+        ("plain", "-FROOT/include", "exact: the scanner is not sure of it: -FROOT/include"),
         ("plain", "-O1", "shared"),
     ];
     for (number, (name, flags, why)) in cases.into_iter().enumerate() {

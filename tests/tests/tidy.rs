@@ -14,6 +14,7 @@ use farcc_tests::space::run;
 
 /// The floors of `daemon/src`: a module imports only from floors below its own, never a sibling on its own one.
 const FLOORS: &[(&str, u8)] = &[
+    ("compression", 0),
     ("config", 0),
     ("digest", 0),
     ("files", 0),
@@ -24,6 +25,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("reason", 0),
     ("relocation", 0),
     ("stats", 0),
+    ("worker", 0),
     ("history", 1),
     ("preprocessor", 1),
     ("reapi", 1),
@@ -80,10 +82,16 @@ fn report(what: &str, mut failures: Vec<String>) {
     assert!(failures.is_empty(), "{what}:\n{}", failures.join("\n"));
 }
 
+/// The workspace, what is sent to workers, and what only fuzzers build.
+const MANIFESTS: [&str; 3] = ["Cargo.toml", "shim/worker/Cargo.toml", "tests/fuzz/Cargo.toml"];
+
 #[test]
 fn code_is_formatted() {
-    let mut cargo = Command::new(env!("CARGO"));
-    run(cargo.args(["fmt", "--all", "--check"]).current_dir(repository())).success();
+    for manifest in MANIFESTS {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["fmt", "--all", "--check", "--manifest-path", manifest]).current_dir(repository());
+        run(&mut cargo).success();
+    }
 }
 
 /// The modules below `crate::` that a text names, in `use` lists with braces as well.
@@ -265,14 +273,18 @@ fn licences_and_dependencies_are_allowed() {
         skipped("licences and bans", "cargo-deny is not installed (`cargo install --locked cargo-deny`)");
         return;
     };
-    let check = |what: &[&str]| {
+    let check_in = |manifest: &str, what: &[&str]| {
         let mut command = Command::new(&deny);
+        command.args(["--manifest-path", manifest]);
         command.args(["--all-features", "--config", "tests/deny.toml", "check", "--hide-inclusion-graph"]);
         // cargo-deny asks cargo for the dependencies: the one that runs the tests.
         command.args(what).env("CARGO", env!("CARGO")).current_dir(repository());
         run(&mut command)
     };
-    check(&["licenses", "bans", "sources"]).success();
+    for manifest in &MANIFESTS[..2] {
+        check_in(manifest, &["licenses", "bans", "sources"]).success();
+    }
+    let check = |what: &[&str]| check_in(MANIFESTS[0], what);
     // The advisories are a repository on the network: where it cannot be had, the rest was checked all the same.
     let finished = check(&["advisories"]);
     if finished.status != 0 {

@@ -72,7 +72,7 @@ pub fn environment(
 
 /// The working directory as the compiler names it in debug information: `$PWD` if that leads to `cwd`
 /// (libiberty's `getpwd`, LLVM's `current_path`), else `cwd` itself.
-pub fn logical_directory(env: &[(OsString, OsString)], cwd: &Path) -> PathBuf {
+fn logical_directory(env: &[(OsString, OsString)], cwd: &Path) -> PathBuf {
     let pwd = env_value(env, "PWD").map(PathBuf::from).filter(|pwd| pwd.is_absolute());
     let Some(pwd) = pwd else { return cwd.to_owned() };
     match (Fingerprint::of(&pwd), Fingerprint::of(cwd)) {

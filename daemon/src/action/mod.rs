@@ -5,6 +5,9 @@ mod checkout;
 mod environment;
 mod input_root;
 mod outputs;
+mod remote_action;
+mod rooted;
+mod tree;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -25,7 +28,6 @@ use crate::reason::Reason;
 
 pub use checkout::Checkout;
 pub use environment::environment;
-pub use environment::logical_directory;
 pub use input_root::InputRoot;
 pub use input_root::InputRootBuilder;
 pub use input_root::InputRootError;
@@ -36,6 +38,12 @@ pub use outputs::Output;
 pub use outputs::collect;
 pub use outputs::find;
 pub use outputs::install;
+pub use remote_action::RemoteAction;
+pub use rooted::LINK;
+pub use rooted::RelativeCommand;
+pub use rooted::Rooted;
+pub use rooted::platform_of;
+pub use rooted::probe;
 
 /// Part of every key: raised when the same key would mean something else than in an earlier version.
 const KEY_VERSION: &[u8] = b"farcc 1";
@@ -270,7 +278,7 @@ impl From<InputRootError> for Reason {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::compiler::OutputKind;
     use crate::files::Files;
@@ -297,6 +305,13 @@ mod tests {
         change(&mut spec, &mut circumstances);
         let inputs = vec![input(scratch.join("a.c")), input("/usr/include/stdio.h".into())];
         Action::new(&spec, inputs, &circumstances).unwrap()
+    }
+
+    /// An action with a few inputs, and the directory that holds them.
+    pub(in crate::action) fn an_action() -> (tempfile::TempDir, Action) {
+        let (guard, scratch) = scratch();
+        let action = action(&scratch, |_, _| {});
+        (guard, action)
     }
 
     fn scratch() -> (tempfile::TempDir, PathBuf) {

@@ -27,6 +27,8 @@ pub struct Output {
     pub kind: OutputKind,
     /// Absolute path on this machine, as opened.
     pub path: PathBuf,
+    /// The same without symlinks on the way to it: where two commands meet that name one file differently.
+    pub physical: PathBuf,
     /// Its name in REAPI: relative to the working directory.
     pub remote: String,
     /// Whether the command can succeed without making it.
@@ -83,8 +85,8 @@ impl Output {
         let path = expected.path.as_path();
         let ExpectedOutput { kind, is_optional, placement, .. } = *expected;
         if placement == Placement::Appended {
-            let remote = APPENDED_NAME.to_owned();
-            return Ok(Output { kind, path: path.to_owned(), remote, is_optional, placement });
+            let (path, remote) = (path.to_owned(), APPENDED_NAME.to_owned());
+            return Ok(Output { kind, physical: path.clone(), path, remote, is_optional, placement });
         }
         let special = std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file());
         let (Some(parent), Some(name), false) = (path.parent(), path.file_name(), special) else {
@@ -97,9 +99,11 @@ impl Output {
             Some(checkout) => checkout.relocation.there(path),
             None => path.to_owned(),
         };
-        let remote = paths::relative(&there(cwd), &there(&directory.join(name)));
+        let physical = directory.join(name);
+        let remote = paths::relative(&there(cwd), &there(&physical));
         let remote = remote.to_str().ok_or_else(|| Reason::UnsupportedName(path.display().to_string()))?;
-        Ok(Output { kind, path: path.to_owned(), remote: remote.to_owned(), is_optional, placement })
+        let (path, remote) = (path.to_owned(), remote.to_owned());
+        Ok(Output { kind, path, physical, remote, is_optional, placement })
     }
 }
 

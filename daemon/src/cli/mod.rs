@@ -2,8 +2,10 @@
 //! The commands themselves are done elsewhere; here they are parsed and their answers written.
 
 mod action;
+mod config;
 mod control;
 mod demo;
+mod doctor;
 mod explain;
 mod install_links;
 mod scan;
@@ -86,6 +88,18 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Check configuration, store, compilers and cluster, and say how to mend what is wrong
+    Doctor {
+        /// Print JSON: a list of {subject, ok, found, remedy}
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the configuration that commands get here, each value with its source
+    Config {
+        /// Print JSON: {section: {key: {value, source}}}
+        #[arg(long)]
+        json: bool,
+    },
     /// Serve the Remote Execution API from a directory, for a demo, tests or a small team
     Serve(serve::ServeArgs),
     /// Make links named after compilers that lead to farcc, for the front of PATH
@@ -136,6 +150,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Scan(args) => scan::scan(&surroundings, &args),
         Command::Action { command } => action::action(&surroundings, command.words),
         Command::Explain { file, json } => explain::explain(&surroundings, &file, json),
+        Command::Doctor { json } => doctor::doctor(&surroundings, json),
+        Command::Config { json } => config::config(&surroundings, json),
         Command::Serve(args) => serve::serve(&surroundings, &args),
         Command::InstallLinks(args) => install_links::install_links(&surroundings, &args),
         Command::Demo(args) => demo::demo(&surroundings, &args),
@@ -168,6 +184,7 @@ impl Surroundings {
             store: self.places.store.clone(),
             state: self.places.state.clone(),
             config_file: self.places.config_file.clone(),
+            environment: self.env.clone(),
         }
     }
 

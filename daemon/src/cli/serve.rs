@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use anyhow::bail;
 use bytesize::ByteSize;
 use clap::Args;
 use tokio::signal::unix::SignalKind;
@@ -16,10 +15,13 @@ use crate::cli::print;
 use crate::cli::runtime;
 use crate::cli::start::log_to_stderr;
 use crate::serve;
+use crate::serve::AccessOptions;
+use crate::serve::S3Options;
+use crate::serve::TlsFiles;
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
-    /// Loopback address and port to listen at; port 0: any
+    /// Address and port to listen at; port 0: any. Beyond loopback only with TLS, and with --token-file or --tls-client-ca
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8980")]
     listen: SocketAddr,
     /// Where blobs and results are kept and actions run (default: `serve` in the state directory)
@@ -31,14 +33,35 @@ pub(super) struct ServeArgs {
     /// What the directory may hold
     #[arg(long, default_value = "20G")]
     max_size: ByteSize,
+    /// The server's certificate in PEM, and those between it and the clients' root: calls are TLS only
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Clients must show a certificate that is signed by one of these (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_client_ca: Option<PathBuf>,
+    /// Calls must bring the token in this file, as `authorization: Bearer TOKEN`
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Keep blobs and results in a bucket, s3://BUCKET or s3://BUCKET/PREFIX, behind the directory. Endpoint, region and
+    /// credentials come from the usual variables (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, …)
+    #[arg(long, value_name = "URL")]
+    s3: Option<String>,
+    /// Where the bucket is served, where that is not Amazon: https://HOST[:PORT]; http only on this machine
+    #[arg(long, value_name = "URL", requires = "s3")]
+    s3_endpoint: Option<String>,
+    /// The bucket's region
+    #[arg(long, value_name = "NAME", requires = "s3")]
+    s3_region: Option<String>,
 }
 
 pub(super) fn serve(surroundings: &Surroundings, args: &ServeArgs) -> anyhow::Result<ExitCode> {
     log_to_stderr(surroundings);
-    if !args.listen.ip().is_loopback() {
-        // Whoever reaches the port can run any command.
-        bail!("listen at {}: without TLS and a token, serve listens only at loopback", args.listen);
-    }
+    let access = access(surroundings, args);
+    // Before anybody can connect.
+    access.check(args.listen)?;
     let directory = match &args.dir {
         Some(directory) => surroundings.cwd.join(directory),
         None => surroundings.places.state.join("serve"),
@@ -52,6 +75,8 @@ pub(super) fn serve(surroundings: &Surroundings, args: &ServeArgs) -> anyhow::Re
         let address = listener.local_addr().context("read the address")?;
         let mut options = serve::ServeOptions::new(directory, jobs.unwrap_or(1));
         options.max_size_bytes = args.max_size.as_u64();
+        options.access = access;
+        options.s3 = s3(surroundings, args);
         let mut terminate = signal(SignalKind::terminate()).context("wait for signals")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("wait for signals")?;
         print(format!("listening on {address}\n"))?;
@@ -64,4 +89,26 @@ pub(super) fn serve(surroundings: &Surroundings, args: &ServeArgs) -> anyhow::Re
         serve::run(listener, options, shutdown).await
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn access(surroundings: &Surroundings, args: &ServeArgs) -> AccessOptions {
+    let path = |path: &PathBuf| surroundings.cwd.join(path);
+    // Each of the two wants the other, as clap has seen.
+    let tls = args.tls_cert.iter().zip(&args.tls_key).next();
+    AccessOptions {
+        tls: tls.map(|(certificate, key)| TlsFiles { certificate: path(certificate), key: path(key) }),
+        tls_client_ca: args.tls_client_ca.as_ref().map(path),
+        token_file: args.token_file.as_ref().map(path),
+    }
+}
+
+fn s3(surroundings: &Surroundings, args: &ServeArgs) -> Option<S3Options> {
+    let text = |text: &std::ffi::OsStr| text.to_str().map(str::to_owned);
+    let environment = surroundings.env.iter().filter_map(|(name, value)| Some((text(name)?, text(value)?)));
+    Some(S3Options {
+        url: args.s3.clone()?,
+        endpoint: args.s3_endpoint.clone(),
+        region: args.s3_region.clone(),
+        environment: environment.collect(),
+    })
 }

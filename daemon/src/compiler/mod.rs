@@ -17,6 +17,7 @@ mod outputs;
 mod probe;
 mod programs;
 mod questions;
+mod relative;
 mod relocated;
 mod response_file;
 mod search_path;

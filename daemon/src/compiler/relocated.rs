@@ -60,6 +60,28 @@ impl Compile {
         invocation: &Invocation,
         relocation: &Relocation,
     ) -> Result<Vec<OsString>, String> {
+        self.check_movable(toolchain, invocation)?;
+        let maps = self.command_line.with(Meaning::PrefixMap);
+        if let Some(argument) = maps.into_iter().find(|map| covers_more(split_map(map.value()).0, relocation))
+        {
+            return Err(format!("{} maps more than the workspace", argument.text()));
+        }
+        let mut words = self.native_arguments(toolchain).map_err(|reason| reason.to_string())?;
+        words.extend(self.maps(relocation, |root| root.there.as_path()));
+        words.extend(self.mapped_arguments(|path| relocation.there(path)));
+        let named = self.arguments.iter().find(|word| relocation.is_there_in(word.as_bytes()));
+        let named = named.or(words.iter().find(|word| relocation.named_here(word.as_bytes()).is_some()));
+        match named {
+            Some(word) => Err(format!("{} names the workspace", word.display())),
+            None => Ok(words),
+        }
+    }
+
+    /// Whether prefix maps can keep what the command makes apart from where its files are.
+    ///
+    /// # Errors
+    /// Why they cannot, as a clause.
+    pub(super) fn check_movable(&self, toolchain: &Toolchain, invocation: &Invocation) -> Result<(), String> {
         if self.product != Product::Object {
             return Err("what it makes is no object".to_owned());
         }
@@ -92,20 +114,7 @@ impl Compile {
         {
             return Err(format!("{} ties what is made to where it is", argument.text()));
         }
-        let maps = self.command_line.with(Meaning::PrefixMap);
-        if let Some(argument) = maps.into_iter().find(|map| covers_more(split_map(map.value()).0, relocation))
-        {
-            return Err(format!("{} maps more than the workspace", argument.text()));
-        }
-        let mut words = self.native_arguments(toolchain).map_err(|reason| reason.to_string())?;
-        words.extend(self.maps(relocation, |root| root.there.as_path()));
-        words.extend(self.mapped_arguments(|path| relocation.there(path)));
-        let named = self.arguments.iter().find(|word| relocation.is_there_in(word.as_bytes()));
-        let named = named.or(words.iter().find(|word| relocation.named_here(word.as_bytes()).is_some()));
-        match named {
-            Some(word) => Err(format!("{} names the workspace", word.display())),
-            None => Ok(words),
-        }
+        Ok(())
     }
 
     /// Whether this compiler names types by the paths of their sources in `__PRETTY_FUNCTION__`, whatever the prefix maps.
@@ -154,7 +163,7 @@ impl Compile {
 
     /// The arguments with every path in them replaced by what `map` makes of it, without those that ask for this machine.
     /// Paths inside macros stay as they are.
-    fn mapped_arguments(&self, mut map: impl FnMut(&Path) -> PathBuf) -> Vec<OsString> {
+    pub(super) fn mapped_arguments(&self, mut map: impl FnMut(&Path) -> PathBuf) -> Vec<OsString> {
         let mut words = Vec::with_capacity(self.arguments.len());
         for argument in &self.command_line.arguments {
             match (argument.path(), argument.meaning) {
@@ -189,7 +198,7 @@ impl Compile {
 }
 
 /// A prefix map's old name, and the rest from the `=` on. Both compilers take the first one.
-fn split_map(value: &OsStr) -> (&[u8], &[u8]) {
+pub(super) fn split_map(value: &OsStr) -> (&[u8], &[u8]) {
     let bytes = value.as_bytes();
     let at = bytes.iter().position(|&byte| byte == b'=').unwrap_or(bytes.len());
     bytes.split_at(at)
@@ -279,7 +288,7 @@ fn is_bound(argument: &Argument, family: Family) -> bool {
 }
 
 /// `gcc version 12.2.0 (…)` or `… clang version 14.0.6`: the first number.
-fn major_version(version: &str) -> Option<u32> {
+pub(super) fn major_version(version: &str) -> Option<u32> {
     let number = version.split_once("version ")?.1;
     number.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }

@@ -1,9 +1,11 @@
 //! Reads a configuration file, expands `$VAR`, and lays the environment's overrides over it.
 //! Knows nothing of what the keys mean.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::path::Path;
+use std::path::PathBuf;
 
 use toml::Table;
 use toml::Value;
@@ -11,8 +13,8 @@ use toml::Value;
 use crate::config::Config;
 use crate::process::env_value;
 
-/// Sections whose keys can be overridden by `FARCC_<SECTION>_<KEY>`. `[platform]` has no fixed keys and
-/// `[[route]]` is a list: neither can be.
+/// Sections whose keys can be overridden by `FARCC_<SECTION>_<KEY>`. `[platform]` has no fixed keys and is overridden
+/// as a whole, by `FARCC_PLATFORM`; `[[route]]` is a list and is not.
 const SECTIONS: &[&str] = &["remote", "exec", "workspace", "cache", "status"];
 
 /// Why a configuration cannot be used. The message names file and line, or the variable.
@@ -27,6 +29,30 @@ pub struct ConfigError(String);
 /// When the file cannot be read or parsed, has an unknown key, or names an unset variable; when an override
 /// names no key or has the wrong type.
 pub fn load(env: &[(OsString, OsString)], cwd: &Path, default_file: &Path) -> Result<Config, ConfigError> {
+    load_with_sources(env, cwd, default_file).map(|(config, _)| config)
+}
+
+/// Where a value comes from that is no default.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// The configuration file.
+    File(PathBuf),
+    /// A variable of the environment; its name.
+    Variable(String),
+}
+
+/// Where the keys of each section that are not defaults come from, by section and key.
+pub type Sources = BTreeMap<(String, String), Source>;
+
+/// Like [`load`], with the sources of what was set.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with_sources(
+    env: &[(OsString, OsString)],
+    cwd: &Path,
+    default_file: &Path,
+) -> Result<(Config, Sources), ConfigError> {
     let named = env_value(env, "FARCC_CONFIG").filter(|path| !path.is_empty());
     let path = named.map_or_else(|| default_file.to_owned(), |named| cwd.join(named));
     let text = match std::fs::read_to_string(&path) {
@@ -46,21 +72,59 @@ pub fn load(env: &[(OsString, OsString)], cwd: &Path, default_file: &Path) -> Re
         let in_text = toml::from_str::<Config>(&text).err().filter(|same| same.message() == error.message());
         return Err(in_file(in_text.as_ref().unwrap_or(error)));
     }
+    let mut sources = Sources::new();
+    for (section, value) in &table {
+        let keys = value.as_table().map(|keys| keys.keys().cloned().collect()).unwrap_or(vec![String::new()]);
+        let of_file = |key| ((section.clone(), key), Source::File(path.clone()));
+        sources.extend(keys.into_iter().map(of_file));
+    }
     for (variable, value) in env {
+        let source = || Source::Variable(variable.display().to_string());
+        if variable == PLATFORM {
+            set_platform(&mut table, value)?;
+            sources.retain(|(section, _), _| section != "platform");
+            let names = table.get("platform").and_then(Value::as_table).into_iter().flat_map(Table::keys);
+            sources.extend(names.map(|name| (("platform".to_owned(), name.clone()), source())));
+        }
         if let Some((section, key)) = variable.to_str().and_then(overridden_key) {
             set(&mut table, section, &key, variable, value)?;
+            let key = if section == "remote" && key.starts_with("tls_") { "tls".to_owned() } else { key };
+            sources.insert((section.to_owned(), key), source());
         }
     }
     let config = Config::deserialize_table(table).map_err(|error| in_file(&error))?;
-    let directories = config.cache.dir.iter().map(|directory| ("[cache] dir", directory));
+    check(&config)?;
+    Ok((config, sources))
+}
+
+/// What the types of the keys do not say.
+fn check(config: &Config) -> Result<(), ConfigError> {
+    let (remote, tls) = (&config.remote, &config.remote.tls);
+    if remote.credential_helper.is_some() && remote.token_file.is_some() {
+        return Err(ConfigError(
+            "use [remote] credential_helper and token_file: one of them must do".to_owned(),
+        ));
+    }
+    if tls.client_key.is_some() && tls.client_cert.is_none() {
+        return Err(ConfigError("use [remote] tls.client_key: it needs tls.client_cert".to_owned()));
+    }
+    let named = [
+        ("[cache] dir", &config.cache.dir),
+        ("[remote] credential_helper", &remote.credential_helper),
+        ("[remote] token_file", &remote.token_file),
+        ("[remote] tls.ca_certs", &tls.ca_certs),
+        ("[remote] tls.client_cert", &tls.client_cert),
+        ("[remote] tls.client_key", &tls.client_key),
+    ];
+    let named = named.into_iter().filter_map(|(key, path)| Some((key, path.as_ref()?)));
     let roots = config.workspace.roots.iter().map(|root| ("[workspace] roots", root));
     // A daemon has no directory of its own to which they could be relative.
-    match directories.chain(roots).find(|(_, directory)| !directory.is_absolute()) {
-        Some((key, directory)) => Err(ConfigError(format!(
+    match named.chain(roots).find(|(_, path)| !path.is_absolute()) {
+        Some((key, path)) => Err(ConfigError(format!(
             "use {key} {:?}: it is not absolute; $HOME and other variables are expanded, ~ is not",
-            directory.display().to_string()
+            path.display().to_string()
         ))),
-        None => Ok(config),
+        None => Ok(()),
     }
 }
 
@@ -91,6 +155,13 @@ fn set(
     let problem = |problem: &dyn std::fmt::Display| {
         ConfigError(format!("use the variable {}: {problem}", variable.display()))
     };
+    // `FARCC_REMOTE_TLS_CA_CERTS` is `[remote] tls.ca_certs`: the one table within a section that has keys of its own.
+    let (table, section, key) = match key.strip_prefix("tls_") {
+        Some(below) if section == "remote" => (nested(table, section), "tls", below),
+        _ => (Some(table), section, key),
+    };
+    let is_nested = section == "tls";
+    let table = table.ok_or_else(|| problem(&"[remote] is no section in the configuration file"))?;
     let text = value.to_str().ok_or_else(|| problem(&"its value is not UTF-8"))?;
     let Value::Table(entries) = table.entry(section).or_insert_with(|| Value::Table(Table::new())) else {
         return Err(problem(&format!("[{section}] is no section in the configuration file")));
@@ -101,16 +172,43 @@ fn set(
     for candidate in literal.into_iter().chain([as_string]) {
         let mut alone = Table::new();
         alone.insert(key.to_owned(), candidate.clone());
-        let alone: Table = [(section.to_owned(), Value::Table(alone))].into_iter().collect();
+        let mut alone: Table = [(section.to_owned(), Value::Table(alone))].into_iter().collect();
+        if is_nested {
+            alone = [("remote".to_owned(), Value::Table(alone))].into_iter().collect();
+        }
         match Config::deserialize_table(alone) {
             Ok(_) => {
                 entries.insert(key.to_owned(), candidate);
                 return Ok(());
             }
+            // What a header says is not shown, not even where it is said wrongly.
+            Err(_) if candidate.is_str() && key == "headers" => {
+                return Err(problem(&"it is a table of texts, { name = \"value\", … }"));
+            }
             Err(error) if candidate.is_str() => return Err(problem(&error.message())),
             Err(_) => {}
         }
     }
+    Ok(())
+}
+
+/// The table of a section, made where it is not there; none where something else has its name.
+fn nested<'a>(table: &'a mut Table, section: &str) -> Option<&'a mut Table> {
+    table.entry(section).or_insert_with(|| Value::Table(Table::new())).as_table_mut()
+}
+
+/// The variable that replaces `[platform]`: an inline table of TOML, `{ OSFamily = "Linux" }`.
+const PLATFORM: &str = "FARCC_PLATFORM";
+
+fn set_platform(table: &mut Table, value: &OsStr) -> Result<(), ConfigError> {
+    let problem = |problem: &dyn std::fmt::Display| {
+        ConfigError(format!("use the variable {PLATFORM}: {problem}; it is {{ name = \"value\", … }}"))
+    };
+    let text = value.to_str().ok_or_else(|| problem(&"its value is not UTF-8"))?;
+    let alone: Table =
+        toml::from_str(&format!("platform = {text}")).map_err(|error| problem(&error.message()))?;
+    Config::deserialize_table(alone.clone()).map_err(|error| problem(&error.message()))?;
+    table.extend(alone);
     Ok(())
 }
 
@@ -196,6 +294,80 @@ mod tests {
     }
 
     #[test]
+    fn properties_of_classes_and_routes_stand_on_top() {
+        let text = "[platform]\nOS = \"linux\"\nlink = \"a property\"\n[platform.compile]\nOS = \"bsd\"\nPool = \"x\"\n[[route]]\nmatch = \"x\"\nto = \"remote\"\nplatform = { Pool = \"big\" }\n";
+        let config = load_text(text, &[]).unwrap();
+        let none = BTreeMap::new();
+        let of = |class: &str, more: &BTreeMap<String, String>| -> Vec<String> {
+            let properties = config.platform.of(class, more);
+            properties.iter().map(|(name, value)| format!("{name}={value}")).collect()
+        };
+        assert_eq!(of("archive", &none), ["OS=linux", "link=a property"]);
+        assert_eq!(of("compile", &none), ["OS=bsd", "Pool=x", "link=a property"]);
+        assert_eq!(of("compile", &config.routes[0].platform), ["OS=bsd", "Pool=big", "link=a property"]);
+        let replaced = load_text(text, &[("FARCC_PLATFORM", "{ Arch = \"arm64\" }")]).unwrap();
+        assert_eq!(replaced.platform.of("compile", &none).len(), 1);
+        check_error(
+            "[platform.compil]\na = \"b\"\n",
+            &[],
+            expect![[r#"
+            read DIR/farcc.toml: TOML parse error at line 1, column 2
+              |
+            1 | [platform.compil]
+              |  ^^^^^^^^
+            [platform.compil] is no class of commands: they are compile, link, archive
+        "#]],
+        );
+        check_error(
+            "",
+            &[("FARCC_PLATFORM", "linux")],
+            expect![[
+                r#"use the variable FARCC_PLATFORM: string values must be quoted, expected literal string; it is { name = "value", … }"#
+            ]],
+        );
+    }
+
+    #[test]
+    fn certificates_and_secrets() {
+        let env =
+            [("FARCC_REMOTE_TLS_CA_CERTS", "/ca.pem"), ("FARCC_REMOTE_HEADERS", "{ x-key = \"hush\" }")];
+        let config = load_text("[remote]\ntls = { client_cert = \"/c.pem\" }\n", &env).unwrap();
+        assert_eq!(config.remote.tls.ca_certs.as_deref(), Some(Path::new("/ca.pem")));
+        assert_eq!(config.remote.tls.client_cert.as_deref(), Some(Path::new("/c.pem")));
+        assert_eq!(config.remote.headers["x-key"].reveal(), "hush");
+        let shown = format!("{config:?}{}", toml::to_string(&config).unwrap());
+        assert!(shown.contains("x-key") && !shown.contains("hush"), "{shown}");
+        for wrong in ["x-key=hush", "{ x-key = 7, hush = 8 }", "{ x-key = \"hush\""] {
+            let error = load_text("", &[("FARCC_REMOTE_HEADERS", wrong)]).unwrap_err().to_string();
+            assert!(error.contains("FARCC_REMOTE_HEADERS") && !error.contains("hush"), "{error}");
+        }
+        check_error(
+            "",
+            &[("FARCC_REMOTE_TLS_CA", "/ca.pem")],
+            expect![
+                "use the variable FARCC_REMOTE_TLS_CA: unknown field `ca`, expected one of `ca_certs`, `client_cert`, `client_key`"
+            ],
+        );
+        check_error(
+            "[remote]\ntoken_file = \"token\"\n",
+            &[],
+            expect![[
+                r#"use [remote] token_file "token": it is not absolute; $HOME and other variables are expanded, ~ is not"#
+            ]],
+        );
+        check_error(
+            "[remote]\ntoken_file = \"/t\"\ncredential_helper = \"/h\"\n",
+            &[],
+            expect!["use [remote] credential_helper and token_file: one of them must do"],
+        );
+        check_error(
+            "[remote]\ntls = { client_key = \"/k\" }\n",
+            &[],
+            expect!["use [remote] tls.client_key: it needs tls.client_cert"],
+        );
+    }
+
+    #[test]
     fn a_missing_default_file_is_no_error_but_a_named_one_is() {
         let (cwd, default) = (Path::new("/nonexistent"), Path::new("/nonexistent/other.toml"));
         assert!(load(&[], cwd, default).is_ok());
@@ -213,12 +385,12 @@ mod tests {
             "[remote]\nadress = \"x\"\n",
             &[],
             expect![[r#"
-            read DIR/farcc.toml: TOML parse error at line 2, column 1
-              |
-            2 | adress = "x"
-              | ^^^^^^
-            unknown field `adress`, expected one of `address`, `instance_name`, `retries`, `timeout`
-        "#]],
+                read DIR/farcc.toml: TOML parse error at line 2, column 1
+                  |
+                2 | adress = "x"
+                  | ^^^^^^
+                unknown field `adress`, expected one of `address`, `engine_address`, `cas_address`, `action_cache_address`, `instance_name`, `headers`, `credential_helper`, `token_file`, `tls`, `digest_function`, `compression`, `retries`, `timeout`
+            "#]],
         );
         check_error(
             "\n[exec]\nsalt = \"$NOPE\"\n",
@@ -234,7 +406,7 @@ mod tests {
                   |
                 3 | job = 3
                   | ^^^
-                unknown field `job`, expected one of `strategy`, `paths`, `accept_cached`, `upload_local_results`, `jobs`, `local_jobs`, `timeout`, `salt`, `verify`
+                unknown field `job`, expected one of `strategy`, `paths`, `root`, `accept_cached`, `upload_local_results`, `jobs`, `local_jobs`, `timeout`, `salt`, `verify`
             "#]],
         );
         check_error(
@@ -277,9 +449,9 @@ mod tests {
         check_error(
             "",
             &[("FARCC_REMOTE_ADRESS", "x")],
-            expect![[
-                "use the variable FARCC_REMOTE_ADRESS: unknown field `adress`, expected one of `address`, `instance_name`, `retries`, `timeout`"
-            ]],
+            expect![
+                "use the variable FARCC_REMOTE_ADRESS: unknown field `adress`, expected one of `address`, `engine_address`, `cas_address`, `action_cache_address`, `instance_name`, `headers`, `credential_helper`, `token_file`, `tls`, `digest_function`, `compression`, `retries`, `timeout`"
+            ],
         );
     }
 }

@@ -5,6 +5,7 @@
 mod load;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,10 +14,14 @@ use regex::bytes::Regex;
 use serde::Deserialize;
 use serde::Deserializer;
 use serde::Serialize;
+use serde::Serializer;
 use serde::de::Error as _;
 
 pub use load::ConfigError;
+pub use load::Source;
+pub use load::Sources;
 pub use load::load;
+pub use load::load_with_sources;
 
 /// The whole configuration. README, "Configuration", describes every key.
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
@@ -24,8 +29,8 @@ pub use load::load;
 pub struct Config {
     /// `[remote]`: the cluster.
     pub remote: Remote,
-    /// `[platform]`: execution properties, verbatim; a REAPI platform is sorted by name, as this map is.
-    pub platform: BTreeMap<String, String>,
+    /// `[platform]`: execution properties.
+    pub platform: Platform,
     /// `[exec]`: where and how commands run.
     pub exec: Exec,
     /// `[workspace]`: what belongs to the project.
@@ -43,10 +48,28 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Remote {
-    /// `grpc://host:port` or `unix:path`; empty: no cluster.
+    /// `grpc://host:port`, `grpcs://host:port` or `unix:path`; empty: no cluster, unless a service has its own.
     pub address: String,
+    /// Of the execution service, where it has its own.
+    pub engine_address: String,
+    /// Of the content-addressable storage, where it has its own.
+    pub cas_address: String,
+    /// Of the action cache, where it has its own.
+    pub action_cache_address: String,
     /// REAPI instance name, the same for all services.
     pub instance_name: String,
+    /// Sent with every call: API keys, and what a cluster wants to be told beside the action.
+    pub headers: BTreeMap<String, Secret>,
+    /// A program that speaks Bazel's credential-helper protocol.
+    pub credential_helper: Option<PathBuf>,
+    /// A file with a bearer token, which may be renewed.
+    pub token_file: Option<PathBuf>,
+    /// Certificates and keys for `grpcs://`.
+    pub tls: Tls,
+    /// How digests are computed for the cluster.
+    pub digest_function: DigestChoice,
+    /// Whether blobs travel compressed.
+    pub compression: Compression,
     /// How often a call that failed for a passing cause is made again.
     pub retries: u32,
     /// Limit of one RPC; executions have none.
@@ -54,15 +77,93 @@ pub struct Remote {
     pub timeout: Duration,
 }
 
+impl Remote {
+    /// Whether there is a cluster at all.
+    pub fn is_configured(&self) -> bool {
+        !self.address.is_empty() || !self.cas_address.is_empty()
+    }
+}
+
 impl Default for Remote {
     fn default() -> Remote {
         Remote {
             address: String::new(),
+            engine_address: String::new(),
+            cas_address: String::new(),
+            action_cache_address: String::new(),
             instance_name: String::new(),
+            headers: BTreeMap::new(),
+            credential_helper: None,
+            token_file: None,
+            tls: Tls::default(),
+            digest_function: DigestChoice::Auto,
+            compression: Compression::Auto,
             retries: 5,
             timeout: Duration::from_secs(60),
         }
     }
+}
+
+/// `[remote] tls`: PEM files.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// Authorities that the server's certificate must come from; absent: those that the system trusts.
+    pub ca_certs: Option<PathBuf>,
+    /// The client's own certificate.
+    pub client_cert: Option<PathBuf>,
+    /// Its key; absent: in the certificate's file.
+    pub client_key: Option<PathBuf>,
+}
+
+/// A text that no log and no report shows.
+#[derive(Clone, PartialEq, Eq, Hash, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("(hidden)")
+    }
+}
+
+/// `[remote] compression`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compression {
+    /// With zstd where the server has it.
+    #[default]
+    Auto,
+    /// Never.
+    Never,
+}
+
+/// `[remote] digest_function`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DigestChoice {
+    /// What the cluster offers, SHA-256 first.
+    #[default]
+    Auto,
+    /// SHA-256.
+    Sha256,
+    /// BLAKE3.
+    Blake3,
+    /// SHA-1.
+    Sha1,
 }
 
 /// `[exec]`.
@@ -73,6 +174,8 @@ pub struct Exec {
     pub strategy: Strategy,
     /// Whose paths stand in what is made.
     pub paths: Paths,
+    /// How absolute paths reach a worker. Not part of the local key.
+    pub root: Root,
     /// Whether results of the cluster's action cache are taken.
     pub accept_cached: bool,
     /// Whether results of local runs are offered to the cluster's action cache.
@@ -96,6 +199,7 @@ impl Default for Exec {
         Exec {
             strategy: Strategy::default(),
             paths: Paths::default(),
+            root: Root::default(),
             accept_cached: true,
             upload_local_results: true,
             jobs: 400,
@@ -118,6 +222,8 @@ pub enum Strategy {
     /// On the cluster, else on this machine.
     #[default]
     RemoteLocalFallback,
+    /// On this machine; the cluster keeps the results.
+    CacheOnly,
 }
 
 /// `[exec] paths`.
@@ -129,6 +235,82 @@ pub enum Paths {
     Exact,
     /// Those of no machine: results are shared by all checkouts.
     Shared,
+}
+
+/// `[platform]`: execution properties, verbatim.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "BTreeMap<String, Property>", into = "BTreeMap<String, Property>")]
+pub struct Platform {
+    /// Of every command.
+    pub properties: BTreeMap<String, String>,
+    /// On top of these, of the commands of one class.
+    pub of_class: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+/// The tables that `[platform]` may have.
+pub const CLASSES: &[&str] = &["compile", "link", "archive"];
+
+/// What stands under a name of `[platform]`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(untagged)]
+enum Property {
+    Value(String),
+    Class(BTreeMap<String, String>),
+}
+
+impl Platform {
+    /// The properties of a command of `class`, sorted by name as a REAPI platform is; `more` stand on top.
+    pub fn of(&self, class: &str, more: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+        let own = self.of_class.get(class).into_iter().flatten();
+        let all = self.properties.iter().chain(own).chain(more);
+        all.map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+}
+
+impl TryFrom<BTreeMap<String, Property>> for Platform {
+    type Error = String;
+
+    fn try_from(entries: BTreeMap<String, Property>) -> Result<Platform, String> {
+        let mut platform = Platform::default();
+        for (name, property) in entries {
+            match property {
+                Property::Value(value) => drop(platform.properties.insert(name, value)),
+                Property::Class(own) if CLASSES.contains(&name.as_str()) => {
+                    platform.of_class.insert(name, own);
+                }
+                Property::Class(_) => {
+                    let known = CLASSES.join(", ");
+                    return Err(format!("[platform.{name}] is no class of commands: they are {known}"));
+                }
+            }
+        }
+        Ok(platform)
+    }
+}
+
+impl From<Platform> for BTreeMap<String, Property> {
+    fn from(platform: Platform) -> BTreeMap<String, Property> {
+        let values = platform.properties.into_iter().map(|(name, value)| (name, Property::Value(value)));
+        let classes = platform.of_class.into_iter().map(|(name, own)| (name, Property::Class(own)));
+        values.chain(classes).collect()
+    }
+}
+
+/// `[exec] root`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Root {
+    /// The first of the others that the cluster's workers can do: mirror, wrapper, property, relative.
+    #[default]
+    Auto,
+    /// Arguments become relative, and prefix maps keep that out of what is made.
+    Relative,
+    /// The input tree repeats absolute paths; the worker makes the input root its root directory.
+    Mirror,
+    /// The worker is asked for a place of the input root, by the platform property `InputRootAbsolutePath`.
+    Property,
+    /// A program of farcc's puts the input root where it belongs before it becomes the command.
+    Wrapper,
 }
 
 /// `[workspace]`.
@@ -149,6 +331,9 @@ pub struct Route {
     pub pattern: Regex,
     /// Where a command that matches goes.
     pub to: Destination,
+    /// Execution properties on top of those of `[platform]`.
+    #[serde(default)]
+    pub platform: BTreeMap<String, String>,
 }
 
 /// `[[route]] to`.
@@ -203,6 +388,6 @@ fn regex<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Regex, D::Error> 
     Regex::new(&String::deserialize(deserializer)?).map_err(D::Error::custom)
 }
 
-fn regex_text<S: serde::Serializer>(pattern: &Regex, serializer: S) -> Result<S::Ok, S::Error> {
+fn regex_text<S: Serializer>(pattern: &Regex, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(pattern.as_str())
 }

@@ -303,8 +303,12 @@ mod tests {
         let at = |name: &str| space.path().join(name);
         std::fs::write(at("a.c"), source).unwrap();
         std::fs::write(at("a.h"), "").unwrap();
-        let directories =
-            Directories { store: at("store"), state: at("state"), config_file: at("farcc.toml") };
+        let directories = Directories {
+            store: at("store"),
+            state: at("state"),
+            config_file: at("farcc.toml"),
+            environment: Vec::new(),
+        };
         let dispatcher = Dispatcher::new(directories, Arc::new(Stats::load(&at("stats"))));
         let invocation = Invocation {
             argv: ["gcc", "-c", "a.c"].map(Into::into).to_vec(),

@@ -271,7 +271,7 @@ impl Pending {
                 trail.bytes.stored +=
                     sizes.map(|digest| u64::try_from(digest.size_bytes).unwrap_or(0)).sum::<u64>();
                 // What failed there and succeeded here is no result to share.
-                let shareable = matches!(reason, Reason::RemoteError(_));
+                let shareable = matches!(reason, Reason::RemoteError(_) | Reason::CacheOnly);
                 trail.ended(Outcome::ExecutedLocal, Some(reason));
                 (trail, shareable.then_some(Kept { action, result, store, config }))
             }

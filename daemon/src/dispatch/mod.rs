@@ -5,15 +5,17 @@ mod claims;
 mod inputs;
 mod local;
 mod looked_for;
+mod policy;
 mod preparation;
 mod presence;
 mod remote;
+mod roots;
 mod sharing;
 mod trail;
 mod verification;
 
 use std::cell::Cell;
-use std::path::Path;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -27,11 +29,9 @@ use crate::compiler::Compile;
 use crate::compiler::Invocation;
 use crate::compiler::OutputKind;
 use crate::compiler::Task;
-use crate::compiler::Toolchain;
 use crate::compiler::Toolchains;
 use crate::compiler::resolve;
 use crate::config::Config;
-use crate::config::Destination;
 use crate::config::Remote;
 use crate::config::Strategy;
 use crate::config::load;
@@ -39,10 +39,8 @@ use crate::digest::Digest;
 use crate::executor::remote::RemoteExecutor;
 use crate::files::Files;
 use crate::history::History;
-use crate::paths;
 use crate::preprocessor::DiskSources;
 use crate::preprocessor::Memo;
-use crate::reapi::Blob;
 use crate::reason::Reason;
 use crate::stats::Outcome;
 use crate::stats::Stats;
@@ -50,6 +48,9 @@ use crate::store::Store;
 
 use claims::Claims;
 use local::LocalCommand;
+use policy::not_shared;
+use policy::route;
+use roots::Roots;
 use sharing::Sharing;
 
 pub use inputs::Scanned;
@@ -92,6 +93,7 @@ pub struct Dispatcher {
     clusters: DashMap<(Remote, usize), Arc<Cluster>>,
     claims: Arc<Claims>,
     sharing: Arc<Sharing>,
+    roots: Roots,
     stats: Arc<Stats>,
     history: History,
     directories: Directories,
@@ -114,13 +116,15 @@ struct Cluster {
 /// More stores and clusters than anybody configures: beyond, those in memory are forgotten and opened again.
 const MOST_CONFIGURED: usize = 64;
 
-/// Where the daemon keeps things, all absolute.
+/// Where the daemon keeps things, all absolute, and what it was started with.
 #[derive(Debug, Clone)]
 pub struct Directories {
     /// The store, unless `[cache] dir` says otherwise.
     pub store: PathBuf,
     /// Probed toolchains, histories, counts.
     pub state: PathBuf,
+    /// The daemon's own environment, for credential helpers.
+    pub environment: Vec<(OsString, OsString)>,
     /// The configuration file, unless the command's environment names one.
     pub config_file: PathBuf,
 }
@@ -196,6 +200,7 @@ impl Dispatcher {
             clusters: DashMap::new(),
             claims: Arc::default(),
             sharing: Arc::default(),
+            roots: Roots::new(directories.state.join("roots")),
             stats,
             history: History::new(directories.history()),
             directories,
@@ -273,7 +278,7 @@ impl Dispatcher {
         let toolchain = self.toolchains.probe(compile, executed).await?;
         let prepared = self.prepare(config, compile, executed, &toolchain).await?;
         trail.prepared(&prepared, &toolchain, config);
-        let claim = self.claims.claim(output_paths(&prepared.action, &invocation.cwd));
+        let claim = self.claims.claim(output_paths(&prepared.action));
         let store = self.store(config).await?;
         let appended = compile.appended_rules(executed, toolchain.family)?;
         // What is appended when a result is put into place, the compiler would append once more.
@@ -292,12 +297,22 @@ impl Dispatcher {
         let reason = match self.cluster(config)? {
             _ if expected.is_some() => Reason::Verify,
             None => Reason::NoRemote,
-            Some(_) if not_shared(compile, &toolchain).is_some() => {
-                Reason::ToolchainNotShared(not_shared(compile, &toolchain).unwrap_or_default())
+            Some(_) if not_shared(config, compile, &toolchain).is_some() => {
+                Reason::ToolchainNotShared(not_shared(config, compile, &toolchain).unwrap_or_default())
             }
             Some(cluster) => {
                 let executor = &cluster.executor;
-                let run = remote::Run { executor, store: &store, config, invocation, presence, trail };
+                let (roots, relative) = (&self.roots, &prepared.relative);
+                let run = remote::Run {
+                    executor,
+                    store: &store,
+                    config,
+                    invocation,
+                    presence,
+                    trail,
+                    roots,
+                    relative,
+                };
                 match run.run(&prepared.action, &cluster.jobs).await {
                     Ok(Verdict::Completed { exit_code: 0, .. }) if sampled => {
                         expected = known_result(&store, &prepared.action).await?;
@@ -306,7 +321,7 @@ impl Dispatcher {
                     Ok(verdict) => return Ok(verdict),
                     Err(reason) if config.exec.strategy == Strategy::Remote => {
                         trail.ended(Outcome::ExecutedRemote, Some(reason.clone()));
-                        return Ok(failed_remotely(&reason));
+                        return Ok(remote::failed_remotely(&reason));
                     }
                     Err(reason) => reason,
                 }
@@ -348,6 +363,22 @@ impl Dispatcher {
         };
         let toolchain = self.toolchains.probe(&compile, &executed).await?;
         Ok(self.prepare(&config, &compile, &executed, &toolchain).await?.action)
+    }
+
+    /// What the compiler of a command says that it is: its version and target.
+    ///
+    /// # Errors
+    /// The reason why its commands would run locally.
+    pub async fn toolchain(&self, invocation: &Arc<Invocation>) -> Result<String, Reason> {
+        let Read { executed, task, .. } = self.read(invocation).await?;
+        match task {
+            Task::Compile(compile) => {
+                let toolchain = self.toolchains.probe(&compile, &executed).await?;
+                Ok(format!("{} for {}", toolchain.version, toolchain.target))
+            }
+            Task::Local(reason) => Err(reason),
+            Task::Link | Task::Archive | Task::Other => Err(Reason::NotACompiler),
+        }
     }
 
     /// The inputs of a compile as the scanner finds them.
@@ -423,9 +454,13 @@ impl Dispatcher {
         let messages = [kept.result.stdout_digest.as_ref(), kept.result.stderr_digest.as_ref()];
         let outputs = files.chain(messages).filter_map(|digest| {
             let digest = Digest::try_from(digest?).ok()?;
-            Some(Blob::of_file(digest, kept.store.blob_path(&digest)))
+            Some((digest, kept.store.blob_path(&digest)))
         });
-        match cluster.executor.offer(&kept.action, &kept.result, outputs.collect()).await {
+        let outputs: Vec<_> = outputs.collect();
+        let mut result = kept.result;
+        let rooted = self.roots.offered(&kept.action, &kept.config).await;
+        let Some(rooted) = rooted.filter(|rooted| rooted.result_there(&mut result)) else { return };
+        match cluster.executor.offer(&rooted.action, result, &outputs).await {
             Ok(taken) => tracing::debug!("offered {}: {taken}", kept.action.digest),
             Err(error) => tracing::info!("failed to offer a result to the cluster: {error}"),
         }
@@ -517,7 +552,7 @@ impl Dispatcher {
 
     /// The cluster of a command; none if its configuration names none or wants local runs.
     fn cluster(&self, config: &Config) -> Result<Option<Arc<Cluster>>, Reason> {
-        if config.remote.address.is_empty() || config.exec.strategy == Strategy::Local {
+        if !config.remote.is_configured() || config.exec.strategy == Strategy::Local {
             return Ok(None);
         }
         let jobs = config.exec.jobs.clamp(1, Semaphore::MAX_PERMITS);
@@ -525,8 +560,8 @@ impl Dispatcher {
         if let Some(cluster) = self.clusters.get(&key) {
             return Ok(Some(Arc::clone(&cluster)));
         }
-        let executor =
-            RemoteExecutor::new(&config.remote).map_err(|error| Reason::Configuration(error.to_string()))?;
+        let executor = RemoteExecutor::new(&config.remote, &self.directories.environment)
+            .map_err(|error| Reason::Configuration(error.to_string()))?;
         let cluster = Cluster { executor, jobs: Semaphore::new(jobs) };
         if self.clusters.len() >= MOST_CONFIGURED {
             self.clusters.clear();
@@ -535,40 +570,11 @@ impl Dispatcher {
     }
 }
 
-/// The reason to stay here that the first matching `[[route]]` gives.
-fn route(config: &Config, invocation: &Invocation) -> Option<Reason> {
-    if config.routes.is_empty() {
-        return None;
-    }
-    let line = invocation.argv.join(std::ffi::OsStr::new(" "));
-    let route = config.routes.iter().find(|route| route.pattern.is_match(line.as_encoded_bytes()))?;
-    match route.to {
-        Destination::Local => Some(Reason::Route(route.pattern.as_str().to_owned())),
-        Destination::Remote => None,
-    }
-}
-
-/// A program of the toolchain that a worker with the same image would not have, or why it would make other bytes.
-fn not_shared(compile: &Compile, toolchain: &Toolchain) -> Option<String> {
-    let elsewhere = toolchain.programs.iter().find(|(path, _)| !paths::is_system(path));
-    let elsewhere = elsewhere.map(|(path, _)| path.display().to_string());
-    elsewhere.or_else(|| compile.is_bound_here(toolchain.family).map(str::to_owned))
-}
-
 /// Where the command writes, without symlinks.
-fn output_paths(action: &Action, cwd: &Path) -> Vec<PathBuf> {
+fn output_paths(action: &Action) -> Vec<PathBuf> {
     // What others append to as well is nobody's.
     let outputs = action.outputs.iter().filter(|output| output.kind != OutputKind::AppendedRules);
-    outputs.map(|output| paths::lexically_normal(&cwd.join(&output.remote))).collect()
-}
-
-/// What a user who asked for strategy `remote` is told when the cluster fails.
-fn failed_remotely(reason: &Reason) -> Verdict {
-    let stderr = format!(
-        "farcc: failed to run the command remotely: {reason}\n\
-         farcc: [exec] strategy = \"remote\" forbids to run it here; \"remote_local_fallback\" would\n"
-    );
-    Verdict::Completed { exit_code: 1, stdout: Vec::new(), stderr: stderr.into_bytes() }
+    outputs.map(|output| output.physical.clone()).collect()
 }
 
 thread_local! {

@@ -14,6 +14,8 @@ use crate::action::ActionError;
 use crate::action::Checkout;
 use crate::action::Circumstances;
 use crate::action::CommandSpec;
+use crate::action::LINK;
+use crate::action::RelativeCommand;
 use crate::action::environment;
 use crate::compiler::Audit;
 use crate::compiler::Compile;
@@ -24,10 +26,12 @@ use crate::compiler::Product;
 use crate::compiler::Toolchain;
 use crate::config::Config;
 use crate::config::Paths;
+use crate::config::Root;
 use crate::config::Workspace;
 use crate::dispatch::Dispatcher;
 use crate::dispatch::Scanned;
 use crate::dispatch::in_background;
+use crate::dispatch::policy::matching_route;
 use crate::dispatch::sharing;
 use crate::dispatch::sharing::Mention;
 use crate::dispatch::sharing::Sharing;
@@ -40,8 +44,12 @@ use crate::relocation::Relocation;
 pub(super) struct Prepared {
     pub(super) action: Arc<Action>,
     pub(super) not_sure: bool,
+    /// The execution properties.
+    pub(super) platform: BTreeMap<String, String>,
     /// Why it shows which checkout it comes from, though it is to show none.
     pub(super) bound: Option<String>,
+    /// The command by relative paths, or why there is none.
+    pub(super) relative: Result<RelativeCommand, String>,
 }
 
 /// What the name of the depfile that only farcc reads has after the source's.
@@ -62,9 +70,13 @@ impl Dispatcher {
         }
         let exec = &config.exec;
         let not_sure = scanned.not_sure.is_some();
-        let (platform, salt, timeout) = (config.platform.clone(), exec.salt.clone(), exec.timeout);
+        let of_route = matching_route(config, invocation).map(|route| route.platform.clone());
+        let platform = config.platform.of("compile", &of_route.unwrap_or_default());
+        let properties = platform.clone();
+        let (salt, timeout) = (exec.salt.clone(), exec.timeout);
         let (shared, sharing) = (exec.paths == Paths::Shared, Arc::clone(&self.sharing));
         let workspace = config.workspace.clone();
+        let wants_relative = matches!(exec.root, Root::Auto | Root::Relative);
         let (compile, invocation) = (Arc::clone(compile), Arc::clone(invocation));
         let toolchain = Arc::clone(toolchain);
         let action = in_background(move || {
@@ -77,21 +89,25 @@ impl Dispatcher {
                 circumstances: &circumstances,
             };
             let mut bound = None;
+            let mut relative = Err("it is not asked for".to_owned());
             if shared {
                 match subject.shared_action(&scanned, &workspace, &sharing) {
-                    Ok(action) => return Ok((action, None)),
+                    Ok(action) => return Ok((action, None, relative)),
                     Err(ActionError::Bound(why)) => bound = Some(why),
                     Err(ActionError::Local(reason)) => return Err(reason),
                 }
             }
+            if wants_relative {
+                relative = subject.relative_command(&scanned, &sharing);
+            }
             match subject.action(scanned, None) {
-                Ok(action) => Ok((action, bound)),
+                Ok(action) => Ok((action, bound, relative)),
                 Err(ActionError::Local(reason)) => Err(reason),
                 Err(ActionError::Bound(why)) => Err(Reason::Internal(why)),
             }
         });
-        let (action, bound) = action.await??;
-        Ok(Prepared { action: Arc::new(action), not_sure, bound })
+        let (action, bound, relative) = action.await??;
+        Ok(Prepared { action: Arc::new(action), not_sure, platform: properties, bound, relative })
     }
 }
 
@@ -135,6 +151,45 @@ impl Subject<'_> {
         self.action(scanned.clone(), Some(checkout))
     }
 
+    /// The command by relative paths, for workers on which no absolute path leads to its files.
+    ///
+    /// # Errors
+    /// Why there is none, as a clause.
+    fn relative_command(&self, scanned: &Scanned, sharing: &Sharing) -> Result<RelativeCommand, String> {
+        let Subject { compile, invocation, toolchain, .. } = *self;
+        if let Some(not_sure) = &scanned.not_sure {
+            return Err(format!("the scanner is not sure of it: {not_sure}"));
+        }
+        if let Some(name) = scanned.absolute.iter().find(|name| !paths::is_system(name)) {
+            return Err(format!("{} is named in some text", name.display()));
+        }
+        if compile.shows_paths_of_types(toolchain) {
+            // It names no directory that any file could mention.
+            let nowhere = Relocation::new(&["/farcc-nowhere".into()])?;
+            let found =
+                sharing.check(&scanned.inputs, &nowhere, true).map_err(|reason| reason.to_string())?;
+            if let Some((path, _)) = found {
+                return Err(format!("{} has __PRETTY_FUNCTION__, which names paths", path.display()));
+            }
+        }
+        let appended =
+            compile.appended_rules(invocation, toolchain.family).map_err(|reason| reason.to_string())?;
+        if let Some(rules) = &appended {
+            return Err(format!("{} asks for rules", rules.variable));
+        }
+        let text = |reason: Reason| reason.to_string();
+        let pwd = environment(&invocation.env, &invocation.cwd, &[]).map_err(text)?.remove("PWD");
+        let pwd = pwd.ok_or("the working directory has no name")?;
+        let mut arguments = vec![driver_name(compile, invocation)];
+        arguments.extend(compile.relative_arguments(toolchain, invocation, &pwd, LINK)?);
+        arguments.extend(additions(compile, invocation, toolchain).map_err(text)?);
+        if compile.audit(None) == Audit::AddedDepfile {
+            let audit = compile.by_link(LINK, &audit_depfile(compile));
+            arguments.extend(compile.depfile_arguments(&audit));
+        }
+        Ok(RelativeCommand { arguments, family: toolchain.family })
+    }
+
     fn action(&self, scanned: Scanned, checkout: Option<Checkout>) -> Result<Action, ActionError> {
         let Subject { compile, invocation, toolchain, circumstances } = *self;
         let relocation = checkout.as_ref().map(|checkout| &*checkout.relocation);
@@ -156,10 +211,7 @@ impl Subject<'_> {
             return Err(ActionError::Bound(format!("{} asks for rules", rules.variable)));
         }
         if compile.audit(appended.as_ref()) == Audit::AddedDepfile {
-            let named = compile.sources.iter().map(|source| source.object.as_ref().unwrap_or(&source.path));
-            let mut audit = named.take(1).cloned().collect::<PathBuf>().into_os_string();
-            audit.push(AUDIT_SUFFIX);
-            let audit = PathBuf::from(audit);
+            let audit = audit_depfile(compile);
             let there = relocation.map_or_else(|| audit.clone(), |relocation| relocation.there(&audit));
             arguments.extend(compile.depfile_arguments(&there));
             outputs.push(ExpectedOutput::replacing(OutputKind::AuditDepfile, audit));
@@ -183,6 +235,14 @@ impl Subject<'_> {
         let spec = CommandSpec { arguments, environment, cwd, directories, outputs, checkout };
         Action::new(&spec, scanned.inputs, circumstances)
     }
+}
+
+/// The depfile that only farcc reads, beside the object.
+fn audit_depfile(compile: &Compile) -> PathBuf {
+    let named = compile.sources.iter().map(|source| source.object.as_ref().unwrap_or(&source.path));
+    let mut audit = named.take(1).cloned().collect::<PathBuf>().into_os_string();
+    audit.push(AUDIT_SUFFIX);
+    audit.into()
 }
 
 /// Gives `PWD` its value in the action; no other variable may name the workspace.

@@ -10,11 +10,14 @@ use tokio::sync::Semaphore;
 use crate::action::Action;
 use crate::action::InstallError;
 use crate::action::Output;
+use crate::action::RelativeCommand;
+use crate::action::Rooted;
 use crate::action::find;
 use crate::action::install;
 use crate::compiler::Invocation;
 use crate::compiler::OutputKind;
 use crate::config::Config;
+use crate::config::Root;
 use crate::config::Strategy;
 use crate::digest::Digest;
 use crate::dispatch::Presence;
@@ -24,12 +27,14 @@ use crate::dispatch::in_background;
 use crate::dispatch::local::audit_appended;
 use crate::dispatch::local::audit_depfile;
 use crate::dispatch::local::check_outputs;
+use crate::dispatch::roots::Roots;
 use crate::executor::remote::Fetched;
 use crate::executor::remote::RemoteError;
 use crate::executor::remote::RemoteExecutor;
 use crate::reason::Reason;
 use crate::stats::Outcome;
 use crate::store::Store;
+use crate::worker;
 
 /// What a remote run needs.
 pub(super) struct Run<'a> {
@@ -45,6 +50,10 @@ pub(super) struct Run<'a> {
     pub presence: &'a Presence,
     /// What is remembered of it.
     pub trail: &'a mut Trail,
+    /// What the cluster's workers can do.
+    pub roots: &'a Roots,
+    /// The command by relative paths, or why there is none.
+    pub relative: &'a Result<RelativeCommand, String>,
 }
 
 impl Run<'_> {
@@ -56,21 +65,32 @@ impl Run<'_> {
     pub(super) async fn run(self, action: &Arc<Action>, jobs: &Semaphore) -> Result<Verdict, Reason> {
         let _permit = jobs.acquire().await.map_err(|error| Reason::Internal(error.to_string()))?;
         self.executor.check_health()?;
-        let accept_cached = self.config.exec.accept_cached;
-        if accept_cached && let Some(fetched) = self.executor.cached(action, self.store).await? {
+        let (executor, config) = (self.executor, self.config);
+        let rooted = self.roots.rooted(action, config, executor, self.store, self.relative).await?;
+        let sent = executor.remote_action(&rooted.action).await?;
+        let accept_cached = config.exec.accept_cached;
+        if accept_cached && let Some(fetched) = executor.cached(&sent, self.store).await? {
             // A hit was audited by whoever made it, and is audited again: its depfile costs nothing.
-            return self.keep(action, fetched, Outcome::HitRemote).await;
+            return self.keep(action, rooted, fetched, Outcome::HitRemote).await;
         }
-        if !self.executor.executes().await? {
-            return Err(Reason::RemoteError("the cluster only caches".to_owned()));
+        if config.exec.strategy == Strategy::CacheOnly || !executor.executes().await? {
+            return Err(Reason::CacheOnly);
         }
-        let fetched = self.executor.execute(action, self.store, accept_cached).await?;
+        let mut fetched = executor.execute(&sent, self.store, accept_cached).await?;
+        if rooted.root == Root::Wrapper
+            && let Some(why) = worker::failure(fetched.result.exit_code, &fetched.result.stderr_raw)
+        {
+            self.trail.bytes += fetched.bytes;
+            self.roots.refuted(action, config).await;
+            return Err(Reason::RemoteError(format!("root wrapper cannot work there: it failed to {why}")));
+        }
         match fetched.result.exit_code {
-            0 => self.keep(action, fetched, Outcome::ExecutedRemote).await,
+            0 => self.keep(action, rooted, fetched, Outcome::ExecutedRemote).await,
             exit_code if self.config.exec.strategy == Strategy::Remote => {
                 self.trail.bytes += fetched.bytes;
                 self.trail.ended(Outcome::ExecutedRemote, Some(Reason::RemoteFailed(exit_code)));
                 let exit_code = u8::try_from(exit_code).unwrap_or(1);
+                rooted.result_here(self.store, &mut fetched.result)?;
                 let stdout = action.messages_here(fetched.result.stdout_raw);
                 let stderr = action.messages_here(fetched.result.stderr_raw);
                 Ok(Verdict::Completed { exit_code, stdout, stderr })
@@ -83,11 +103,18 @@ impl Run<'_> {
     }
 
     /// Audits the result, keeps it and installs the outputs.
-    async fn keep(self, action: &Arc<Action>, fetched: Fetched, outcome: Outcome) -> Result<Verdict, Reason> {
+    async fn keep(
+        self,
+        action: &Arc<Action>,
+        rooted: Rooted,
+        mut fetched: Fetched,
+        outcome: Outcome,
+    ) -> Result<Verdict, Reason> {
         self.trail.bytes += fetched.bytes;
         let (store, action, umask) = (Arc::clone(self.store), Arc::clone(action), self.invocation.umask);
         let (cwd, presence) = (self.invocation.cwd.clone(), self.presence.clone());
         let kept = in_background(move || {
+            rooted.result_here(&store, &mut fetched.result)?;
             keep(&store, &action, &fetched.result, &cwd, umask, &|| presence.is_there())
         });
         let kept = kept.await?;
@@ -136,6 +163,15 @@ fn keep(
         tracing::warn!("failed to {error}");
     }
     Ok(Verdict::Completed { exit_code: 0, stdout, stderr })
+}
+
+/// What a user who asked for strategy `remote` is told when the cluster fails.
+pub(super) fn failed_remotely(reason: &Reason) -> Verdict {
+    let stderr = format!(
+        "farcc: failed to run the command remotely: {reason}\n\
+         farcc: [exec] strategy = \"remote\" forbids to run it here; \"remote_local_fallback\" would\n"
+    );
+    Verdict::Completed { exit_code: 1, stdout: Vec::new(), stderr: stderr.into_bytes() }
 }
 
 impl From<RemoteError> for Reason {

@@ -15,7 +15,6 @@ use farcc_proto::record::ingredient::Kind;
 
 use crate::compiler::Compile;
 use crate::compiler::Invocation;
-use crate::compiler::OutputKind;
 use crate::compiler::Toolchain;
 use crate::config::Config;
 use crate::config::Paths;
@@ -92,7 +91,7 @@ impl Trail {
     pub(super) fn prepared(&mut self, prepared: &Prepared, toolchain: &Toolchain, config: &Config) {
         let action = &prepared.action;
         self.not_sure = prepared.not_sure;
-        let outputs = action.outputs.iter().filter(|output| output.kind != OutputKind::AuditDepfile);
+        let outputs = action.outputs.iter().filter(|output| output.lies_in_place());
         self.outputs = outputs.map(|output| paths::lexically_normal(&output.path)).collect();
         self.key = action.key.to_string();
         let ingredients = &mut self.ingredients;
@@ -102,7 +101,7 @@ impl Trail {
         for (path, digest) in toolchain.programs.iter().chain(&toolchain.files) {
             ingredients.push(ingredient(Kind::Program, path.as_os_str(), digest.hash()));
         }
-        for (name, value) in &config.platform {
+        for (name, value) in &prepared.platform {
             ingredients.push(ingredient(Kind::Configuration, name.as_ref(), value.as_bytes()));
         }
         let salt = config.exec.salt.as_bytes();

@@ -2,6 +2,10 @@
 //! what came out into the store on this machine.
 //! Knows nothing of compilers, nor of what happens when the cluster cannot.
 
+mod health;
+mod known_digests;
+
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -11,21 +15,33 @@ use std::time::Duration;
 use std::time::Instant;
 
 use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
+use prost::DecodeError;
 use tonic::Code;
 
 use crate::action::Action;
+use crate::action::RemoteAction;
+use crate::config;
+use crate::config::Compression;
+use crate::config::DigestChoice;
 use crate::config::Remote;
 use crate::digest::Digest;
+use crate::digest::DigestFunction;
 use crate::reapi::Blob;
 use crate::reapi::Cause;
 use crate::reapi::Client;
+use crate::reapi::CredentialSource;
 use crate::reapi::Endpoint;
 use crate::reapi::Error;
 use crate::reapi::ExecuteOptions;
+use crate::reapi::Headers;
 use crate::reapi::ServerCapabilities;
+use crate::reapi::Tls;
 use crate::stats::Bytes;
 use crate::store::Store;
 use crate::store::StoreError;
+
+use health::Health;
+use known_digests::KnownDigests;
 
 /// How often an action is executed again after inputs that the cluster lost were sent again.
 const MAX_REPAIRS: usize = 3;
@@ -33,10 +49,6 @@ const MAX_REPAIRS: usize = 3;
 /// How long an action may be queued before this machine does it: servers may queue one for ever for which no
 /// worker is registered.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(300);
-
-/// For how long a cluster that could not be reached is left alone: the first time and at most.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// How long the small questions that come first for every command may take, unless `[remote] timeout` is
 /// shorter: a cluster that is slower is not worth waiting for.
@@ -47,48 +59,7 @@ pub struct RemoteExecutor {
     client: Client,
     question_timeout: Duration,
     health: Mutex<Health>,
-}
-
-/// Whether the cluster is worth asking: a dead one costs one time-out, not one for each command.
-#[derive(Default)]
-struct Health {
-    outage: Option<Outage>,
-}
-
-/// The cluster could not be reached.
-struct Outage {
-    retry_at: Instant,
-    pause: Duration,
-    /// One command is finding out whether it can be reached again.
-    probing: bool,
-}
-
-impl Health {
-    /// Whether one more command may ask the cluster at `now`; else for how long none may. When a pause is over one
-    /// command goes ahead, and the others only when it has been answered. Should it never tell, another one goes.
-    fn admit(&mut self, now: Instant) -> Result<(), Duration> {
-        let Some(outage) = &mut self.outage else { return Ok(()) };
-        if outage.retry_at > now {
-            return Err(outage.retry_at - now);
-        }
-        outage.probing = true;
-        outage.retry_at = now + outage.pause;
-        Ok(())
-    }
-
-    /// A call failed at `now`. Those that were under way when the outage began do not make it longer.
-    fn failed(&mut self, now: Instant) {
-        let pause = match &self.outage {
-            None => FIRST_PAUSE,
-            Some(outage) if outage.probing => (outage.pause * 2).min(LONGEST_PAUSE),
-            Some(_) => return,
-        };
-        self.outage = Some(Outage { retry_at: now + pause, pause, probing: false });
-    }
-
-    fn answered(&mut self) {
-        self.outage = None;
-    }
+    digests: Arc<KnownDigests>,
 }
 
 /// A result whose blobs are in the store on this machine.
@@ -121,34 +92,45 @@ pub enum RemoteError {
 }
 
 impl RemoteExecutor {
-    /// An executor for `remote`; nothing is sent yet.
+    /// An executor for `remote`; nothing is sent yet. A credential helper gets `environment`.
     ///
     /// # Errors
     /// When the address cannot be used as it is written.
-    pub fn new(remote: &Remote) -> Result<RemoteExecutor, Error> {
-        let client = Client::new(Endpoint {
-            address: remote.address.clone(),
-            instance_name: remote.instance_name.clone(),
-            timeout: remote.timeout,
-            retries: remote.retries,
-        })?;
+    pub fn new(remote: &Remote, environment: &Environment) -> Result<RemoteExecutor, Error> {
+        let client = client(remote, environment)?;
         let question_timeout = QUESTION_TIMEOUT.min(remote.timeout);
-        Ok(RemoteExecutor { client, question_timeout, health: Mutex::default() })
+        Ok(RemoteExecutor { client, question_timeout, health: Mutex::default(), digests: Arc::default() })
+    }
+
+    /// `action` as this cluster gets it.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn remote_action(&self, action: &Arc<Action>) -> Result<RemoteAction, RemoteError> {
+        let function = self.capabilities().await?.digest_function;
+        let (action, digests) = (Arc::clone(action), Arc::clone(&self.digests));
+        blocking(move || {
+            RemoteAction::new(&action, function, |digest, path| digests.of_file(digest, path, function))
+        })
+        .await?
     }
 
     /// The result of `action` in the cluster's action cache.
     ///
     /// # Errors
     /// [`RemoteError`]. A result whose blobs are gone is no error: none.
-    pub async fn cached(&self, action: &Action, store: &Arc<Store>) -> Result<Option<Fetched>, RemoteError> {
-        let wanted = wanted_inline(action);
-        let cached = self.in_time(self.client.action_result(&action.digest, &wanted)).await?;
+    pub async fn cached(
+        &self,
+        action: &RemoteAction,
+        store: &Arc<Store>,
+    ) -> Result<Option<Fetched>, RemoteError> {
+        let cached = self.in_time(self.client.action_result(&action.digest, &action.outputs)).await?;
         let Some(result) = self.noted(cached)? else { return Ok(None) };
         // Some servers cache failures (buildbox-casd does by default).
         if result.exit_code != 0 {
             return Ok(None);
         }
-        match self.fetch(result, store).await {
+        match self.fetch(action, result, store).await {
             Ok(fetched) => Ok(Some(fetched)),
             Err(RemoteError::Gone(_)) => Ok(None),
             Err(error) => Err(error),
@@ -162,17 +144,19 @@ impl RemoteExecutor {
     /// [`RemoteError`].
     pub async fn execute(
         &self,
-        action: &Action,
+        action: &RemoteAction,
         store: &Arc<Store>,
         accept_cached: bool,
     ) -> Result<Fetched, RemoteError> {
-        let client = self.client.for_action(&action.digest, "Compile", &target(action));
+        let target = action.outputs.first().map_or("", String::as_str);
+        let client = self.client.for_action(&action.digest, "Compile", target);
         let mut options = ExecuteOptions {
             skip_cache_lookup: !accept_cached,
-            inline_output_files: wanted_inline(action),
+            inline_output_files: action.outputs.clone(),
             queue_timeout: Some(QUEUE_TIMEOUT),
         };
         let mut uploaded = 0;
+        let mut looked_at_all = false;
         for repair in 0..=MAX_REPAIRS {
             uploaded += self.while_alive(client.upload(blobs(action))).await?.sent_bytes;
             let outcome = match client.execute(&action.digest, &options).await {
@@ -181,7 +165,8 @@ impl RemoteExecutor {
                     tracing::info!("the cluster lost inputs, sending them again: {error}");
                     continue;
                 }
-                Err(error) if repair == 0 && error.may_lack_inputs() => {
+                Err(error) if !looked_at_all && error.may_lack_inputs() => {
+                    looked_at_all = true;
                     let digests: Vec<_> = blobs(action).iter().map(|blob| blob.digest).collect();
                     client.forget(&digests);
                     continue;
@@ -190,10 +175,10 @@ impl RemoteExecutor {
             };
             if outcome.result.exit_code != 0 {
                 let mut result = outcome.result;
-                let downloaded = self.fetch_messages(&mut result).await?;
+                let downloaded = self.fetch_messages(action, &mut result).await?;
                 return Ok(Fetched { result, bytes: Bytes { uploaded, downloaded, stored: 0 } });
             }
-            match self.fetch(outcome.result, store).await {
+            match self.fetch(action, outcome.result, store).await {
                 Ok(mut fetched) => {
                     fetched.bytes.uploaded = uploaded;
                     return Ok(fetched);
@@ -212,20 +197,30 @@ impl RemoteExecutor {
     /// [`RemoteError`].
     pub async fn offer(
         &self,
-        action: &Action,
-        result: &re::ActionResult,
-        outputs: Vec<Blob>,
+        action: &Arc<Action>,
+        mut result: re::ActionResult,
+        outputs: &[(Digest, PathBuf)],
     ) -> Result<bool, RemoteError> {
         self.check_health()?;
         let capabilities = self.capabilities().await?;
         if !capabilities.action_cache_updates {
             return Ok(false);
         }
-        let mut blobs = outputs;
-        blobs.push(Blob { digest: action.digest, content: content(&action.action) });
-        blobs.push(Blob { digest: action.command_digest, content: content(&action.command) });
+        let action = self.remote_action(action).await?;
+        let mut blobs = action_blobs(&action);
+        for (digest, path) in outputs {
+            let (digests, here, file) = (Arc::clone(&self.digests), *digest, path.clone());
+            let function = action.digest.function();
+            let there = blocking(move || digests.of_file(&here, &file, function)).await??;
+            for field in digest_fields(&mut result) {
+                if field.as_ref().is_some_and(|field| field.hash == digest.hex()) {
+                    *field = Some(there.into());
+                }
+            }
+            blobs.push(Blob::of_file(there, path));
+        }
         self.noted(self.client.upload(blobs).await)?;
-        self.noted(self.client.update_action_result(&action.digest, result.clone()).await)
+        self.noted(self.client.update_action_result(&action.digest, result).await)
     }
 
     /// Whether the cluster executes, or only caches.
@@ -237,48 +232,86 @@ impl RemoteExecutor {
     }
 
     /// Brings every output of `result` into the store, and its messages inline.
-    async fn fetch(&self, mut result: re::ActionResult, store: &Arc<Store>) -> Result<Fetched, RemoteError> {
-        let mut downloaded = self.fetch_messages(&mut result).await?;
+    async fn fetch(
+        &self,
+        action: &RemoteAction,
+        mut result: re::ActionResult,
+        store: &Arc<Store>,
+    ) -> Result<Fetched, RemoteError> {
+        let mut downloaded = self.fetch_messages(action, &mut result).await?;
+        let function = action.digest.function();
         let mut wanted = Vec::new();
         for file in &mut result.output_files {
-            let digest = parse(file.digest.as_ref())?;
+            let digest = parse(function, file.digest.as_ref())?;
             let contents = std::mem::take(&mut file.contents);
             if contents.len() as u64 == digest.size_bytes() {
                 downloaded += digest.size_bytes();
-                put(store, digest, contents.into()).await?;
+                self.put(store, digest, contents.into()).await?;
             } else {
                 wanted.push(digest);
             }
         }
         let mut missing = Vec::new();
         for digest in wanted {
-            let (store, present) = (Arc::clone(store), digest);
-            if !blocking(move || store.contains(&present)).await? {
+            let (store, here) = (Arc::clone(store), self.digests.here(&digest));
+            if !blocking(move || here.is_some_and(|here| store.contains(&here))).await? {
                 missing.push(digest);
             }
         }
         for (digest, bytes) in self.while_alive(self.client.download_many(&missing)).await? {
             downloaded += digest.size_bytes();
-            put(store, digest, bytes).await?;
+            self.put(store, digest, bytes).await?;
+        }
+        for file in &mut result.output_files {
+            let digest = parse(function, file.digest.as_ref())?;
+            let here = self.digests.here(&digest);
+            let here =
+                here.ok_or_else(|| RemoteError::Refused(format!("fetch {digest}: it did not come")))?;
+            file.digest = Some(here.into());
         }
         let bytes = Bytes { uploaded: 0, downloaded, stored: downloaded };
         Ok(Fetched { result, bytes })
     }
 
     /// Standard output and error, inline. Returns the bytes that had to be fetched.
-    async fn fetch_messages(&self, result: &mut re::ActionResult) -> Result<u64, RemoteError> {
+    async fn fetch_messages(
+        &self,
+        action: &RemoteAction,
+        result: &mut re::ActionResult,
+    ) -> Result<u64, RemoteError> {
         let mut downloaded = 0;
         for (raw, digest) in [
             (&mut result.stdout_raw, result.stdout_digest.take()),
             (&mut result.stderr_raw, result.stderr_digest.take()),
         ] {
             if raw.is_empty() && digest.is_some() {
-                let digest = parse(digest.as_ref())?;
+                let digest = parse(action.digest.function(), digest.as_ref())?;
                 *raw = self.while_alive(self.client.download(&digest)).await?.to_vec();
                 downloaded += digest.size_bytes();
             }
         }
         Ok(downloaded)
+    }
+
+    /// Keeps what the cluster sent as the blob `expected`.
+    async fn put(
+        &self,
+        store: &Arc<Store>,
+        expected: Digest,
+        bytes: bytes::Bytes,
+    ) -> Result<(), RemoteError> {
+        let (store, digests) = (Arc::clone(store), Arc::clone(&self.digests));
+        let stored = blocking(move || {
+            if !expected.is_of(&bytes) {
+                return Ok(false);
+            }
+            digests.learn(store.put(&bytes)?, expected);
+            Ok::<_, StoreError>(true)
+        });
+        match stored.await?? {
+            true => Ok(()),
+            false => Err(RemoteError::Refused(format!("fetch {expected}: the cluster sent other bytes"))),
+        }
     }
 
     fn health(&self) -> MutexGuard<'_, Health> {
@@ -346,79 +379,93 @@ impl RemoteExecutor {
 }
 
 /// Everything that the cluster needs to have before it can execute `action`.
-fn blobs(action: &Action) -> Vec<Blob> {
-    let mut blobs = vec![
+fn blobs(action: &RemoteAction) -> Vec<Blob> {
+    let mut blobs = action_blobs(action);
+    blobs.extend(
+        action.directories.iter().map(|(digest, bytes)| Blob { digest: *digest, content: content(bytes) }),
+    );
+    blobs.extend(action.files.iter().map(|(digest, path)| Blob::of_file(*digest, path)));
+    blobs
+}
+
+/// The messages that say what `action` is.
+fn action_blobs(action: &RemoteAction) -> Vec<Blob> {
+    vec![
         Blob { digest: action.digest, content: content(&action.action) },
         Blob { digest: action.command_digest, content: content(&action.command) },
-    ];
-    let root = &action.input_root;
-    blobs.extend(
-        root.directories.iter().map(|(digest, bytes)| Blob { digest: *digest, content: content(bytes) }),
-    );
-    blobs.extend(root.files.iter().map(|(digest, path)| Blob::of_file(*digest, path)));
-    blobs
+    ]
+}
+
+/// The fields of a result that name blobs.
+fn digest_fields(result: &mut re::ActionResult) -> impl Iterator<Item = &mut Option<re::Digest>> {
+    let messages = [&mut result.stdout_digest, &mut result.stderr_digest];
+    result.output_files.iter_mut().map(|file| &mut file.digest).chain(messages)
 }
 
 fn content(bytes: &[u8]) -> crate::reapi::Content {
     crate::reapi::Content::Bytes(bytes.to_vec().into())
 }
 
-fn wanted_inline(action: &Action) -> Vec<String> {
-    action.outputs.iter().map(|output| output.remote.clone()).collect()
+/// Variables and their values.
+pub type Environment = [(OsString, OsString)];
+
+/// A client for the cluster of a configuration; nothing is sent yet. A credential helper gets `environment`.
+///
+/// # Errors
+/// When an address or a header cannot be used as it is written.
+pub fn client(remote: &Remote, environment: &Environment) -> Result<Client, Error> {
+    Client::new(endpoint(remote, environment))
 }
 
-/// What the action makes, for the cluster's logs.
-fn target(action: &Action) -> String {
-    action.outputs.first().map(|output| output.remote.clone()).unwrap_or_default()
+fn endpoint(remote: &Remote, environment: &Environment) -> Endpoint {
+    let Remote { address, engine_address, cas_address, action_cache_address, .. } = remote.clone();
+    let headers = remote.headers.iter().map(|(name, value)| (name.clone(), value.reveal().to_owned()));
+    let credentials = match (&remote.credential_helper, &remote.token_file) {
+        (Some(helper), _) => {
+            CredentialSource::Helper { program: helper.clone(), environment: environment.to_vec() }
+        }
+        (None, Some(file)) => CredentialSource::TokenFile(file.clone()),
+        (None, None) => CredentialSource::None,
+    };
+    let config::Tls { ca_certs, client_cert, client_key } = remote.tls.clone();
+    Endpoint {
+        address,
+        engine_address,
+        cas_address,
+        action_cache_address,
+        instance_name: remote.instance_name.clone(),
+        timeout: remote.timeout,
+        retries: remote.retries,
+        digest_function: chosen(remote.digest_function),
+        compression: remote.compression == Compression::Auto,
+        tls: Tls { ca_certs, client_cert, client_key },
+        headers: Headers(headers.collect()),
+        credentials,
+    }
 }
 
-fn parse(digest: Option<&re::Digest>) -> Result<Digest, RemoteError> {
+/// The function that a user chose; none: the cluster is to say.
+fn chosen(choice: DigestChoice) -> Option<DigestFunction> {
+    match choice {
+        DigestChoice::Auto => None,
+        DigestChoice::Sha256 => Some(DigestFunction::Sha256),
+        DigestChoice::Blake3 => Some(DigestFunction::Blake3),
+        DigestChoice::Sha1 => Some(DigestFunction::Sha1),
+    }
+}
+
+fn parse(function: DigestFunction, digest: Option<&re::Digest>) -> Result<Digest, RemoteError> {
     let digest =
         digest.ok_or_else(|| RemoteError::Refused("read the result: a file has no digest".to_owned()))?;
-    Digest::try_from(digest).map_err(|error| RemoteError::Refused(format!("read the result: {error}")))
+    function.read(digest).map_err(|error| RemoteError::Refused(format!("read the result: {error}")))
 }
 
-async fn put(store: &Arc<Store>, expected: Digest, bytes: bytes::Bytes) -> Result<(), RemoteError> {
-    let store = Arc::clone(store);
-    let stored = blocking(move || store.put(&bytes)).await??;
-    if stored != expected {
-        return Err(RemoteError::Refused(format!("fetch {expected}: the cluster sent other bytes")));
+impl From<DecodeError> for RemoteError {
+    fn from(error: DecodeError) -> RemoteError {
+        RemoteError::Refused(format!("translate the action: {error}"))
     }
-    Ok(())
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, RemoteError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| RemoteError::Refused(error.to_string()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn after_a_pause_one_command_finds_out() {
-        let mut health = Health::default();
-        let mut now = Instant::now();
-        assert!(health.admit(now).is_ok() && health.admit(now).is_ok());
-        // All that were under way fail together: that is one outage.
-        for _ in 0..400 {
-            health.failed(now);
-        }
-        assert_eq!(health.admit(now), Err(FIRST_PAUSE));
-        for pause in [1, 2, 4, 8, 16, 30, 30] {
-            let pause = Duration::from_secs(pause);
-            assert_eq!(health.admit(now), Err(pause));
-            now += pause;
-            assert_eq!(health.admit(now), Ok(()));
-            assert!(health.admit(now).is_err(), "one at a time");
-            health.failed(now);
-        }
-        now += LONGEST_PAUSE;
-        assert_eq!(health.admit(now), Ok(()));
-        // The one that went ahead was cancelled.
-        now += LONGEST_PAUSE;
-        assert_eq!(health.admit(now), Ok(()));
-        health.answered();
-        assert!(health.admit(now).is_ok() && health.admit(now).is_ok());
-    }
 }

@@ -41,6 +41,7 @@ use tokio::sync::Semaphore;
 use tonic::Code;
 
 use crate::digest::Digest;
+use crate::digest::DigestFunction;
 use crate::store::Store;
 
 pub use self::failure::Failure;
@@ -99,7 +100,7 @@ impl Sandbox {
         let root = self.store.put(b"")?;
         let action = Action { input_root_digest: Some(to_message(&root)), ..Action::default() };
         let command = Command { arguments: vec!["/bin/true".to_owned()], ..Command::default() };
-        match self.run(&action, &command, || {}).await {
+        match self.run(root.function(), &action, &command, || {}).await {
             Ok(result) if result.exit_code == 0 => Ok(()),
             Ok(result) => anyhow::bail!("run /bin/true in bubblewrap: it exited with {}", result.exit_code),
             Err(failure) => {
@@ -111,19 +112,21 @@ impl Sandbox {
         }
     }
 
-    /// Runs an action. `executing` is called when its turn has come. The result has every declared output that
-    /// was made; its blobs are in the store. Dropping the future kills the action.
+    /// Runs an action whose digests, and so its outputs', are those of `function`. `executing` is called when its
+    /// turn has come. The result has every declared output that was made; its blobs are in the store. Dropping the
+    /// future kills the action.
     ///
     /// # Errors
     /// When the action is invalid, lacks inputs, exceeds its limits, or the sandbox itself fails; a command that
     /// fails is a result, not an error.
     pub async fn run(
         self: &Arc<Self>,
+        function: DigestFunction,
         action: &Action,
         command: &Command,
         executing: impl FnOnce(),
     ) -> Result<ActionResult, Failure> {
-        let request = Request::new(action, command, &self.options)?;
+        let request = Request::new(function, action, command, &self.options)?;
         let queued = SystemTime::now();
         // The semaphore lives as long as the sandbox and is never closed.
         let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
@@ -175,7 +178,13 @@ impl Sandbox {
             ..ActionResult::default()
         };
         if run.ending == Ending::Exited {
-            collect::outputs(&self.store, request, root, &mounts.points, &mut result)?;
+            collect::outputs(
+                &self.store.with_function(request.function),
+                request,
+                root,
+                &mounts.points,
+                &mut result,
+            )?;
         }
         let now = SystemTime::now();
         result.execution_metadata = Some(ExecutedActionMetadata {
@@ -232,9 +241,7 @@ impl Drop for StopOnDrop {
 }
 
 fn to_message(digest: &Digest) -> DigestMessage {
-    // A file's size always fits.
-    let size_bytes = i64::try_from(digest.size_bytes()).unwrap_or(i64::MAX);
-    DigestMessage { hash: digest.hex(), size_bytes }
+    DigestMessage::from(digest)
 }
 
 fn timestamp(time: SystemTime) -> Timestamp {

@@ -11,7 +11,6 @@ use crate::reapi::MAX_RECEIVED_MESSAGE;
 use crate::reapi::error::Error;
 use crate::reapi::proto;
 use crate::reapi::proto::action_cache_client::ActionCacheClient;
-use crate::reapi::proto::digest_function::Value as DigestFunction;
 
 impl Client {
     /// The cached result of `action`, `None` if there is none. Standard output and error are asked for inline,
@@ -25,19 +24,19 @@ impl Client {
         action: &Digest,
         inline_output_files: &[String],
     ) -> Result<Option<proto::ActionResult>, Error> {
-        let calls = &self.shared.calls;
+        let calls = &self.shared.action_cache;
         let attribution = self.attribution.or_action(action);
-        let get = |channel| {
+        let get = |wire| {
             let mut request = attribution.request(proto::GetActionResultRequest {
                 instance_name: self.shared.endpoint.instance_name.clone(),
                 action_digest: Some(action.into()),
                 inline_stdout: true,
                 inline_stderr: true,
                 inline_output_files: inline_output_files.to_vec(),
-                digest_function: DigestFunction::Sha256.into(),
+                digest_function: action.function().number(),
             });
             request.set_timeout(calls.timeout);
-            let mut cache = ActionCacheClient::new(channel).max_decoding_message_size(MAX_RECEIVED_MESSAGE);
+            let mut cache = ActionCacheClient::new(wire).max_decoding_message_size(MAX_RECEIVED_MESSAGE);
             async move { cache.get_action_result(request).await }
         };
         match calls.unary(&format!("look up action {action}"), get).await {
@@ -58,34 +57,34 @@ impl Client {
         action: &Digest,
         result: proto::ActionResult,
     ) -> Result<bool, Error> {
-        let calls = &self.shared.calls;
+        let calls = &self.shared.action_cache;
         let refused = &self.shared.updates_refused;
         if !self.capabilities().await?.action_cache_updates {
             return Ok(false);
         }
-        let connection = calls.connection_number();
-        if connection != 0 && refused.load(Ordering::Relaxed) == connection {
+        let era = calls.era();
+        if era != 0 && refused.load(Ordering::Relaxed) == era {
             return Ok(false);
         }
         let result = as_stored(result);
         let attribution = self.attribution.or_action(action);
-        let update = |channel| {
+        let update = |wire| {
             let mut request = attribution.request(proto::UpdateActionResultRequest {
                 instance_name: self.shared.endpoint.instance_name.clone(),
                 action_digest: Some(action.into()),
                 action_result: Some(result.clone()),
                 results_cache_policy: None,
-                digest_function: DigestFunction::Sha256.into(),
+                digest_function: action.function().number(),
             });
             request.set_timeout(calls.timeout);
-            let mut cache = ActionCacheClient::new(channel).max_decoding_message_size(MAX_RECEIVED_MESSAGE);
+            let mut cache = ActionCacheClient::new(wire).max_decoding_message_size(MAX_RECEIVED_MESSAGE);
             async move { cache.update_action_result(request).await }
         };
         match calls.unary(&format!("store the result of action {action}"), update).await {
             Ok(_) => Ok(true),
             Err(error) if matches!(error.code(), Code::PermissionDenied | Code::Unimplemented) => {
-                // Asked again over the next connection, not for every command.
-                refused.store(connection, Ordering::Relaxed);
+                // Asked again when it was away, not for every command.
+                refused.store(era, Ordering::Relaxed);
                 Ok(false)
             }
             Err(error) => Err(error),

@@ -5,22 +5,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message as _;
+use tonic::Code;
 use tonic::Request;
 use tonic::Response;
 use tonic::Status;
 use tonic::TimeoutExpired;
 use tonic::metadata::BinaryMetadataValue;
-use tonic::transport::Channel;
 
 use crate::digest::Digest;
-use crate::reapi::connection::Connection;
+use crate::reapi::connection::Connections;
+use crate::reapi::connection::Lease;
 use crate::reapi::connection::has_source;
 use crate::reapi::connection::is_connection_lost;
+use crate::reapi::credentials::Credentials;
+use crate::reapi::credentials::Wire;
+use crate::reapi::endpoint::Address;
 use crate::reapi::endpoint::Endpoint;
 use crate::reapi::error::Error;
+use crate::reapi::liveness::Liveness;
 use crate::reapi::proto;
 use crate::reapi::retry::retrying;
 
+/// The header that names a blob to proxies that distribute calls by it.
+const RESOURCE_NAME: &str = "build.bazel.remote.execution.v2.resource-name";
 /// REAPI, message `RequestMetadata`: the name of the header that carries it.
 const REQUEST_METADATA: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";
 
@@ -73,29 +80,57 @@ impl Attribution {
         request.metadata_mut().insert_bin(REQUEST_METADATA, self.header.clone());
         request
     }
+
+    /// `message` about the blob of a resource name, with both headers.
+    pub(super) fn request_about<M>(&self, resource_name: &str, message: M) -> Request<M> {
+        let mut request = self.request(message);
+        // A name that no header can carry is left out: nobody needs it.
+        if let Ok(name) = resource_name.parse() {
+            request.metadata_mut().insert(RESOURCE_NAME, name);
+        }
+        request
+    }
 }
 
-/// Makes calls over one connection.
+/// Makes calls to one address.
 pub(super) struct Calls {
-    connection: Arc<Connection>,
+    connections: Arc<Connections>,
+    credentials: Arc<Credentials>,
     address: String,
     /// How long one RPC may take, or one step of a stream.
     pub(super) timeout: Duration,
     /// How often a failed RPC is tried again.
     pub(super) retries: u32,
+    /// Whether the server is there at all.
+    pub(super) liveness: Liveness,
 }
 
 impl Calls {
-    pub(super) fn new(connection: Arc<Connection>, endpoint: &Endpoint) -> Calls {
-        let Endpoint { address, timeout, retries, .. } = endpoint.clone();
-        Calls { connection, address, timeout, retries }
+    /// Calls to `address`, which is one of `endpoint`'s; nothing is sent yet.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when it cannot be used as it is written.
+    pub(super) fn new(endpoint: &Endpoint, address: &Address) -> Result<Arc<Calls>, Error> {
+        Ok(Arc::new(Calls {
+            connections: Connections::new(address, endpoint.timeout)?,
+            credentials: Credentials::new(endpoint, address)?,
+            address: address.text.clone(),
+            timeout: endpoint.timeout,
+            retries: endpoint.retries,
+            liveness: Liveness::default(),
+        }))
+    }
+
+    /// The address as the user wrote it.
+    pub(super) fn address(&self) -> &str {
+        &self.address
     }
 
     /// Makes a call that has one answer, with a deadline and retries. `doing` says what it is for; `send` makes
     /// the request anew for each try.
     pub(super) async fn unary<T, F, Sent>(&self, doing: &str, send: F) -> Result<T, Error>
     where
-        F: Fn(Channel) -> Sent,
+        F: Fn(Wire) -> Sent,
         Sent: Future<Output = Result<Response<T>, Status>>,
     {
         retrying(self.retries, || self.unary_once(doing, &send)).await
@@ -104,44 +139,49 @@ impl Calls {
     /// [`unary`](Calls::unary) without retries, for callers that do something between tries.
     pub(super) async fn unary_once<T, F, Sent>(&self, doing: &str, send: &F) -> Result<T, Error>
     where
-        F: Fn(Channel) -> Sent,
+        F: Fn(Wire) -> Sent,
         Sent: Future<Output = Result<Response<T>, Status>>,
     {
-        let timed = |channel| async {
-            match tokio::time::timeout(self.timeout, send(channel)).await {
+        let timed = |wire| async {
+            match tokio::time::timeout(self.timeout, send(wire)).await {
                 Ok(answer) => answer,
                 Err(_) => Err(Status::deadline_exceeded(format!("no answer within {:?}", self.timeout))),
             }
         };
-        self.over_connection(doing, &timed).await
+        let (answer, _) = self.over_connection(doing, &timed).await?;
+        Ok(answer)
     }
 
-    /// Makes a call without a deadline and without retries: the beginning of a stream.
-    pub(super) async fn over_connection<T, F, Sent>(&self, doing: &str, send: &F) -> Result<T, Error>
+    /// Makes a call without a deadline and without retries: the beginning of a stream, which has its place on the
+    /// connection for as long as the lease is kept.
+    pub(super) async fn over_connection<T, F, Sent>(&self, doing: &str, send: &F) -> Result<(T, Lease), Error>
     where
-        F: Fn(Channel) -> Sent,
+        F: Fn(Wire) -> Sent,
         Sent: Future<Output = Result<Response<T>, Status>>,
     {
-        let live = self.connection.live().await?;
-        let status = match send(live.channel).await {
-            Ok(response) => return Ok(response.into_inner()),
-            Err(status) => status,
-        };
-        if !is_connection_lost(&status) {
-            return Err(self.failed(doing, &status));
-        }
-        // The connection ended while it was idle, as many servers and proxies do after some minutes; the
-        // request was not sent. That is no failed try: dial and send it.
-        self.connection.lost(live.number);
-        let live = self.connection.live().await?;
-        match send(live.channel).await {
-            Ok(response) => Ok(response.into_inner()),
-            Err(status) => {
-                if is_connection_lost(&status) {
-                    self.connection.lost(live.number);
+        let (mut redials, mut renewals) = (1, 1);
+        loop {
+            let lease = self.connections.lease().await?;
+            let wire = self.credentials.wire(lease.channel.clone()).await?;
+            let status = match send(wire).await {
+                Ok(response) => return Ok((response.into_inner(), lease)),
+                Err(status) => status,
+            };
+            if is_connection_lost(&status) {
+                self.connections.lost(lease.number);
+                // The connection ended while it was idle, as many servers and proxies do after some minutes; the
+                // request was not sent. That is no failed try: dial and send it.
+                if redials > 0 {
+                    redials -= 1;
+                    continue;
                 }
-                Err(self.failed(doing, &status))
             }
+            // A token that has run out before its time.
+            if status.code() == Code::Unauthenticated && renewals > 0 && self.credentials.refused() {
+                renewals -= 1;
+                continue;
+            }
+            return Err(self.failed(doing, &status));
         }
     }
 
@@ -161,8 +201,8 @@ impl Calls {
         format!("{doing} at {}", self.address)
     }
 
-    /// The number of the connection that calls use at present, 0 if there is none.
-    pub(super) fn connection_number(&self) -> u64 {
-        self.connection.current().map_or(0, |live| live.number)
+    /// Since which connection the server has been there without interruption; 0 when there is none.
+    pub(super) fn era(&self) -> u64 {
+        self.connections.era()
     }
 }

@@ -14,15 +14,14 @@ use futures::stream;
 use futures::stream::FuturesUnordered;
 use tonic::Code;
 
+use crate::compression::decompress;
 use crate::digest::Digest;
 use crate::reapi::Client;
 use crate::reapi::MAX_RECEIVED_MESSAGE;
-use crate::reapi::digest_message::digest_field;
 use crate::reapi::error::Cause;
 use crate::reapi::error::Error;
 use crate::reapi::proto;
 use crate::reapi::proto::content_addressable_storage_client::ContentAddressableStorageClient;
-use crate::reapi::proto::digest_function::Value as DigestFunction;
 use crate::reapi::retry::Tries;
 use crate::reapi::retry::retrying;
 use crate::reapi::upload::BATCH_OVERHEAD_PER_BLOB;
@@ -55,10 +54,9 @@ impl Client {
     /// those), else as the calls fail.
     pub async fn download_many(&self, digests: &[Digest]) -> Result<HashMap<Digest, Bytes>, Error> {
         let mut blobs = Blobs::new();
-        let mut wanted: HashSet<Digest> = digests.iter().copied().collect();
-        if wanted.remove(&Digest::empty()) {
-            blobs.insert(Digest::empty(), Bytes::new());
-        }
+        let (empty, wanted): (HashSet<Digest>, HashSet<Digest>) =
+            digests.iter().copied().partition(Digest::is_empty);
+        blobs.extend(empty.into_iter().map(|digest| (digest, Bytes::new())));
         if wanted.is_empty() {
             return Ok(blobs);
         }
@@ -90,7 +88,7 @@ impl Client {
 
     async fn receive_batch(&self, digests: Vec<Digest>) -> Result<Blobs, Error> {
         let _permit = self.shared.transfers.acquire().await;
-        let mut answers = retrying(self.shared.calls.retries, || async {
+        let mut answers = retrying(self.shared.cas.retries, || async {
             match self.read_batch(&digests).await {
                 // The answer does not fit into one message of the server's or ours: unchanged it never does.
                 Err(error) if is_oversize(&error) || error.code() == Code::OutOfRange => Ok(HashMap::new()),
@@ -104,7 +102,7 @@ impl Client {
                 match answer {
                     Some(Ok(bytes)) => Ok(Blobs::from([(digest, bytes)])),
                     Some(Err(error)) => {
-                        let pause = Tries::new(self.shared.calls.retries).pause_after(&error);
+                        let pause = Tries::new(self.shared.cas.retries).pause_after(&error);
                         let Some(pause) = pause else { return Err(self.not_downloaded(&digest, error)) };
                         tokio::time::sleep(pause).await;
                         self.receive(digest).await
@@ -118,28 +116,35 @@ impl Client {
 
     /// One batch RPC: what came for each blob. Bytes are verified; what was not asked for is left out.
     async fn read_batch(&self, digests: &[Digest]) -> Result<HashMap<Digest, Result<Bytes, Error>>, Error> {
-        let calls = &self.shared.calls;
-        let read = |channel| {
+        let calls = &self.shared.cas;
+        // Who packs streams may pack what is read, too (REAPI, `acceptable_compressors`); there is no word of its own.
+        let zstd = i32::from(proto::compressor::Value::Zstd);
+        let acceptable = Vec::from_iter(self.capabilities().await?.zstd_streams.then_some(zstd));
+        let function = digests.first().map(Digest::function).unwrap_or_default();
+        let read = |wire| {
             let mut request = self.attribution.request(proto::BatchReadBlobsRequest {
                 instance_name: self.shared.endpoint.instance_name.clone(),
                 digests: digests.iter().map(proto::Digest::from).collect(),
-                acceptable_compressors: Vec::new(),
-                digest_function: DigestFunction::Sha256.into(),
+                acceptable_compressors: acceptable.clone(),
+                digest_function: function.number(),
             });
             request.set_timeout(calls.timeout);
             let mut cas =
-                ContentAddressableStorageClient::new(channel).max_decoding_message_size(MAX_RECEIVED_MESSAGE);
+                ContentAddressableStorageClient::new(wire).max_decoding_message_size(MAX_RECEIVED_MESSAGE);
             async move { cas.batch_read_blobs(request).await }
         };
         let answer = calls.unary_once("download blobs", &read).await?;
         let asked: HashSet<&Digest> = digests.iter().collect();
         let mut results = HashMap::new();
-        for response in answer.responses {
-            let digest = digest_field(response.digest.as_ref());
+        for mut response in answer.responses {
+            let digest = function.read_field(response.digest.as_ref());
             let Some(digest) = digest.filter(|digest| asked.contains(digest)) else { continue };
             let status = response.status.unwrap_or_default();
+            if response.compressor == zstd {
+                response.data = decompress(&response.data, digest.size_bytes()).unwrap_or_default();
+            }
             let result = match Code::from_i32(status.code) {
-                Code::Ok if Digest::of(&response.data) == digest => Ok(Bytes::from(response.data)),
+                Code::Ok if digest.is_of(&response.data) => Ok(Bytes::from(response.data)),
                 Code::Ok => Err(self.corrupt(&digest)),
                 _ => Err(Error::from_rpc(&calls.doing(&format!("download blob {digest}")), &status)),
             };

@@ -12,6 +12,7 @@ use tonic::Status;
 use tonic_types::pb;
 
 use crate::digest::Digest;
+use crate::digest::DigestFunction;
 
 /// How much of a server's own words is kept, in bytes.
 const MAX_SERVER_MESSAGE: usize = 1000;
@@ -141,6 +142,17 @@ impl Error {
         }
     }
 
+    /// The same error about an action whose digests are of `function`: not every server names in its subjects a function
+    /// that it should name.
+    pub(super) fn of_function(mut self, function: DigestFunction) -> Error {
+        if let Cause::Missing(digests) = &mut self.cause {
+            for digest in digests {
+                *digest = function.parse(&digest.hex(), digest.size_bytes()).unwrap_or(*digest);
+            }
+        }
+        self
+    }
+
     /// The input that changed since its digest was taken.
     pub fn input_changed(&self) -> Option<&Path> {
         match &self.cause {
@@ -155,10 +167,11 @@ impl Error {
     }
 
     /// Whether an execution may have failed for lack of inputs although the server does not name them:
-    /// buildbox-casd answers INTERNAL, BuildGrid FAILED_PRECONDITION without details. Forget the presence of
-    /// the whole tree, upload again, and execute once more.
+    /// buildbox-casd answers INTERNAL, and NOT_FOUND when it is the Action itself, BuildGrid FAILED_PRECONDITION
+    /// without details. Forget the presence of the whole tree, upload again, and execute once more.
     pub fn may_lack_inputs(&self) -> bool {
-        self.cause == Cause::Status && matches!(self.code, Code::Internal | Code::FailedPrecondition)
+        let codes = [Code::Internal, Code::FailedPrecondition, Code::NotFound];
+        self.cause == Cause::Status && codes.contains(&self.code)
     }
 }
 
@@ -169,7 +182,12 @@ fn subject_digest(subject: &str) -> Option<Digest> {
     if !before.split('/').any(|segment| segment == "blobs") {
         return None;
     }
-    Digest::from_hex(hash, size.parse().ok()?).ok()
+    let function = match hash.len() {
+        40 => DigestFunction::Sha1,
+        _ if before.ends_with("/blake3") => DigestFunction::Blake3,
+        _ => DigestFunction::Sha256,
+    };
+    function.parse(hash, size.parse().ok()?).ok()
 }
 
 /// The name as the gRPC documents write it.
@@ -231,6 +249,18 @@ mod tests {
             assert_eq!(error.missing_digests(), [digest], "{subject}");
             assert!(!error.may_lack_inputs());
         }
+    }
+
+    #[test]
+    fn missing_inputs_are_those_of_the_action() {
+        let blake3 = DigestFunction::Blake3.digest(b"a");
+        for subject in [format!("blobs/{blake3}"), format!("x/blobs/blake3/{blake3}")] {
+            let error = precondition(&[("MISSING", &subject)]).of_function(DigestFunction::Blake3);
+            assert_eq!(error.missing_digests(), [blake3], "{subject}");
+        }
+        let sha1 = DigestFunction::Sha1.digest(b"a");
+        let error = precondition(&[("MISSING", &format!("blobs/{sha1}"))]);
+        assert_eq!(error.of_function(DigestFunction::Sha1).missing_digests(), [sha1]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Runs an action on the cluster and follows it to its end, through broken streams.
 //! Knows nothing of what the action does, nor how missing inputs are found again.
 
+use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -10,17 +11,17 @@ use prost::Message as _;
 use tokio::time::timeout_at;
 use tonic::Code;
 use tonic::Streaming;
-use tonic::transport::Channel;
 
 use crate::digest::Digest;
 use crate::reapi::Client;
 use crate::reapi::MAX_RECEIVED_MESSAGE;
 use crate::reapi::call::Attribution;
+use crate::reapi::call::Calls;
+use crate::reapi::credentials::Wire;
 use crate::reapi::error::Cause;
 use crate::reapi::error::Error;
 use crate::reapi::presence::Known;
 use crate::reapi::proto;
-use crate::reapi::proto::digest_function::Value as DigestFunction;
 use crate::reapi::proto::execution_client::ExecutionClient;
 use crate::reapi::proto::execution_stage::Value as Stage;
 use crate::reapi::retry::Tries;
@@ -28,6 +29,13 @@ use crate::reapi::retry::Tries;
 /// A stream that lived this long before it broke made progress: servers and proxies cut long streams, and an
 /// action may wait longer than any number of tries.
 const PROGRESS: Duration = Duration::from_secs(20);
+
+/// How often an operation that the server has forgotten is begun anew.
+const MOST_FORGOTTEN: usize = 2;
+
+/// How many times as many tries there are for an operation that the server has taken: some 30 s with those that users get
+/// who set none.
+const PATIENCE_FOR_OPERATIONS: u32 = 2;
 
 /// How an action is to be run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -96,7 +104,9 @@ impl Client {
             queued_since: None,
             unheard_since: None,
         };
-        let mut tries = Tries::new(self.shared.executions.retries);
+        let retries = self.engine()?.retries;
+        let mut tries = Tries::new(retries);
+        let mut forgotten = 0;
         loop {
             let began = Instant::now();
             let error = match self.follow(&mut following).await {
@@ -107,43 +117,62 @@ impl Client {
                         following.operation = None;
                         following.queued_since = None;
                         if !may_pass(&error) {
-                            return Err(self.noted(error));
+                            return Err(self.noted(action, error));
                         }
                         error
                     }
                 },
                 End::QueuedTooLong => return Err(self.queued_too_long(&following)),
-                End::Dead(error) => return Err(self.noted(error)),
+                End::Dead(error) => return Err(self.noted(action, error)),
                 End::Broken(error) if following.operation.is_some() && is_forgotten(&error) => {
                     following.operation = None;
-                    // The operation is gone, the action is not: this costs a try, and needs no better reason.
+                    // The operation is gone, the action is not. A server that was started anew is asked anew, also when
+                    // all tries were used up while it was away.
+                    if forgotten < MOST_FORGOTTEN {
+                        forgotten += 1;
+                        tries.reset();
+                        continue;
+                    }
                     Error::status(Code::Aborted, error.to_string())
                 }
                 End::Broken(error) => error,
             };
+            // What the server has taken is worth more patience than a question: its scheduler may be starting anew.
+            if following.operation.is_some() {
+                tries.allow(retries.saturating_mul(PATIENCE_FOR_OPERATIONS));
+            }
             if following.unheard_since.is_none() && began.elapsed() >= PROGRESS {
                 tries.reset();
             }
-            let Some(pause) = tries.pause_after(&error) else { return Err(self.noted(error)) };
+            let Some(pause) = tries.pause_after(&error) else { return Err(self.noted(action, error)) };
             tracing::debug!(%error, ?pause, "following the execution again");
             tokio::time::sleep(pause).await;
         }
     }
 
+    fn engine(&self) -> Result<&Arc<Calls>, Error> {
+        let none =
+            || Error::status(Code::Unimplemented, "execute: no execution service is configured".to_owned());
+        self.shared.engine.as_ref().ok_or_else(none)
+    }
+
     /// One stream, from its request to its end.
     async fn follow(&self, following: &mut Following<'_>) -> End {
-        let calls = &self.shared.executions;
+        let calls = match self.engine() {
+            Ok(calls) => calls,
+            Err(error) => return End::Dead(error),
+        };
         let doing = format!("execute action {}", following.action);
         following.unheard_since = Some(Instant::now());
-        let begin = |channel| self.begin(channel, following);
-        let begun = self.in_time(following.patience(), calls.over_connection(&doing, &begin)).await;
-        let mut stream: Streaming<Operation> = match begun {
-            Ok(Ok(stream)) => stream,
+        let begin = |wire| self.begin(wire, following);
+        let begun = self.in_time(calls, following.patience(), calls.over_connection(&doing, &begin)).await;
+        let (mut stream, _lease): (Streaming<Operation>, _) = match begun {
+            Ok(Ok(begun)) => begun,
             Ok(Err(error)) => return End::Broken(error),
             Err(end) => return end,
         };
         loop {
-            let next = match self.in_time(following.patience(), stream.message()).await {
+            let next = match self.in_time(calls, following.patience(), stream.message()).await {
                 Ok(next) => next,
                 Err(end) => return end,
             };
@@ -161,8 +190,13 @@ impl Client {
     }
 
     /// Waits for `next`, at most until `until`, and not for a server that is not there.
-    async fn in_time<T>(&self, until: Option<Instant>, next: impl Future<Output = T>) -> Result<T, End> {
-        let next = self.while_alive(next);
+    async fn in_time<T>(
+        &self,
+        calls: &Arc<Calls>,
+        until: Option<Instant>,
+        next: impl Future<Output = T>,
+    ) -> Result<T, End> {
+        let next = self.while_answering(calls, next);
         let next = match until {
             None => next.await,
             Some(until) => timeout_at(until.into(), next).await.map_err(|_| End::QueuedTooLong)?,
@@ -173,16 +207,16 @@ impl Client {
     /// The request that begins a stream: WaitExecution where the operation has a name, else Execute.
     fn begin(
         &self,
-        channel: Channel,
+        wire: Wire,
         following: &Following<'_>,
     ) -> impl Future<Output = Result<tonic::Response<Streaming<Operation>>, tonic::Status>> + use<> {
-        let mut execution = ExecutionClient::new(channel).max_decoding_message_size(MAX_RECEIVED_MESSAGE);
+        let mut execution = ExecutionClient::new(wire).max_decoding_message_size(MAX_RECEIVED_MESSAGE);
         let wait = following.operation.clone().map(|name| proto::WaitExecutionRequest { name });
         let execute = proto::ExecuteRequest {
             instance_name: self.shared.endpoint.instance_name.clone(),
             skip_cache_lookup: following.options.skip_cache_lookup,
             action_digest: Some(following.action.into()),
-            digest_function: DigestFunction::Sha256.into(),
+            digest_function: following.action.function().number(),
             inline_stdout: true,
             inline_stderr: true,
             inline_output_files: following.options.inline_output_files.clone(),
@@ -199,7 +233,7 @@ impl Client {
 
     /// Reads the operation's end. The status of the ExecuteResponse is what counts (REAPI, `Execute`).
     fn verdict(&self, action: &Digest, operation: Operation) -> Result<Outcome, Error> {
-        let doing = self.shared.executions.doing(&format!("execute action {action}"));
+        let doing = format!("execute action {action} at {}", self.address());
         let unreadable = |what: &str| Error::status(Code::Internal, format!("{doing}: {what}"));
         let response = match operation.result {
             // Servers must not use this field, but some do.
@@ -227,14 +261,15 @@ impl Client {
     }
 
     /// Takes note of missing inputs, so that the next upload sends them without asking.
-    fn noted(&self, error: Error) -> Error {
+    fn noted(&self, action: &Digest, error: Error) -> Error {
+        let error = error.of_function(action.function());
         let missing = error.missing_digests().iter().copied();
         self.shared.presence.learn(missing, Known::Missing, Instant::now());
         error
     }
 
     fn queued_too_long(&self, following: &Following<'_>) -> Error {
-        let doing = self.shared.executions.doing(&format!("execute action {}", following.action));
+        let doing = format!("execute action {} at {}", following.action, self.address());
         let allowed = following.options.queue_timeout.unwrap_or_default();
         let message = format!("{doing}: no worker took it within {allowed:?}");
         Error::new(Code::DeadlineExceeded, Cause::QueueTimeout, message)

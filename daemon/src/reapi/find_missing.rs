@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tonic::Code;
 
 use crate::digest::Digest;
+use crate::digest::DigestFunction;
 use crate::reapi::Client;
 use crate::reapi::MAX_RECEIVED_MESSAGE;
 use crate::reapi::error::Error;
@@ -23,7 +24,6 @@ use crate::reapi::lock;
 use crate::reapi::presence::Known;
 use crate::reapi::proto;
 use crate::reapi::proto::content_addressable_storage_client::ContentAddressableStorageClient;
-use crate::reapi::proto::digest_function::Value as DigestFunction;
 use crate::reapi::single_flight::broken_off;
 
 /// How long a question waits for others to join it: long against the start of parallel commands, short against
@@ -141,26 +141,33 @@ impl Client {
     /// Asks the server about all of `digests` and remembers its answers.
     pub(super) async fn ask_server(&self, digests: &[Digest]) -> Result<HashSet<Digest>, Error> {
         let shared = &self.shared;
-        let requests = digests.chunks(DIGESTS_PER_REQUEST).map(|chunk| {
-            let ask = move |channel| {
+        let by_function = DigestFunction::ALL.map(|function| {
+            let asked = digests.iter().filter(move |digest| digest.function() == function);
+            (function, asked.map(proto::Digest::from).collect::<Vec<_>>())
+        });
+        let chunks = by_function
+            .iter()
+            .flat_map(|(function, asked)| asked.chunks(DIGESTS_PER_REQUEST).map(|chunk| (*function, chunk)));
+        let requests = chunks.map(|(function, chunk)| async move {
+            let ask = move |wire| {
                 let mut request = self.attribution.request(proto::FindMissingBlobsRequest {
                     instance_name: shared.endpoint.instance_name.clone(),
-                    blob_digests: chunk.iter().map(proto::Digest::from).collect(),
-                    digest_function: DigestFunction::Sha256.into(),
+                    blob_digests: chunk.to_vec(),
+                    digest_function: function.number(),
                 });
-                request.set_timeout(shared.calls.timeout);
-                let mut cas = ContentAddressableStorageClient::new(channel)
+                request.set_timeout(shared.cas.timeout);
+                let mut cas = ContentAddressableStorageClient::new(wire)
                     .max_decoding_message_size(MAX_RECEIVED_MESSAGE);
                 async move { cas.find_missing_blobs(request).await }
             };
-            shared.calls.unary("find missing blobs", ask)
+            Ok((function, shared.cas.unary("find missing blobs", ask).await?))
         });
         let mut missing = HashSet::new();
-        for answer in try_join_all(requests).await? {
+        for (function, answer) in try_join_all(requests).await? {
             for digest in &answer.missing_blob_digests {
                 // Left out, a digest that cannot be read would count as present.
-                let digest = Digest::try_from(digest).map_err(|invalid| {
-                    let doing = shared.calls.doing("find missing blobs");
+                let digest = function.read(digest).map_err(|invalid| {
+                    let doing = shared.cas.doing("find missing blobs");
                     Error::status(Code::Internal, format!("{doing}: {invalid}"))
                 })?;
                 missing.insert(digest);

@@ -6,6 +6,8 @@
 //! connection, or runs on a server that tells the end only, is as silent.
 
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::Mutex;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -13,23 +15,42 @@ use tokio::time::timeout;
 use tonic::Code;
 
 use crate::reapi::Client;
+use crate::reapi::call::Calls;
 use crate::reapi::error::Error;
 use crate::reapi::lock;
 use crate::reapi::proto;
 use crate::reapi::proto::capabilities_client::CapabilitiesClient;
+use crate::reapi::single_flight::SingleFlight;
 
 /// For how long nothing needs to come before the server is asked, unless the endpoint's timeout is shorter.
 const QUIET: Duration = Duration::from_secs(10);
 /// How long the answer may take: the smallest question there is.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What is known of whether one address answers.
+#[derive(Default)]
+pub(super) struct Liveness {
+    checking: Arc<SingleFlight<()>>,
+    /// When the server last answered a question that asked nothing else.
+    seen: Mutex<Option<Instant>>,
+}
+
 impl Client {
-    /// Waits for `work` as long as the server answers anything.
+    /// Waits for `work` with the storage as long as that answers anything.
     ///
     /// # Errors
     /// When it cannot be reached, or `DeadlineExceeded` when it does not answer: a dead server costs some seconds,
     /// however much time the work itself would have.
     pub async fn while_alive<T>(&self, work: impl Future<Output = T>) -> Result<T, Error> {
+        self.while_answering(&self.shared.cas, work).await
+    }
+
+    /// Waits for `work` as long as the address of `calls` answers anything.
+    pub(super) async fn while_answering<T>(
+        &self,
+        calls: &Arc<Calls>,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Error> {
         let mut work = pin!(work);
         loop {
             if let Ok(done) = timeout(self.quiet(), &mut work).await {
@@ -37,7 +58,7 @@ impl Client {
             }
             tokio::select! {
                 done = &mut work => return Ok(done),
-                alive = self.check_alive() => alive?,
+                alive = self.check_alive(calls) => alive?,
             }
         }
     }
@@ -48,27 +69,27 @@ impl Client {
 
     /// Asks the server for anything, unless it has answered a moment ago: one caller for all who wait. Any answer
     /// will do.
-    async fn check_alive(&self) -> Result<(), Error> {
-        let client = self.clone();
-        self.shared.checking_alive.run(async move { client.ask_for_sign().await }).await
+    async fn check_alive(&self, calls: &Arc<Calls>) -> Result<(), Error> {
+        let (client, asked) = (self.clone(), Arc::clone(calls));
+        calls.liveness.checking.run(async move { client.ask_for_sign(&asked).await }).await
     }
 
-    async fn ask_for_sign(&self) -> Result<(), Error> {
-        let (calls, seen_alive) = (&self.shared.calls, &self.shared.seen_alive);
-        if lock(seen_alive).is_some_and(|seen| seen.elapsed() < self.quiet()) {
+    async fn ask_for_sign(&self, calls: &Calls) -> Result<(), Error> {
+        let seen = &calls.liveness.seen;
+        if lock(seen).is_some_and(|seen| seen.elapsed() < self.quiet()) {
             return Ok(());
         }
         let doing = "ask whether the server is there";
         let limit = PATIENCE.min(calls.timeout);
-        let ask = |channel| {
+        let ask = |wire| {
             let instance_name = self.shared.endpoint.instance_name.clone();
             let request = self.attribution.request(proto::GetCapabilitiesRequest { instance_name });
-            async move { CapabilitiesClient::new(channel).get_capabilities(request).await }
+            async move { CapabilitiesClient::new(wire).get_capabilities(request).await }
         };
         match timeout(limit, calls.over_connection(doing, &ask)).await {
             Ok(Err(error)) if error.is_unreachable() => Err(error),
             Ok(_) => {
-                *lock(seen_alive) = Some(Instant::now());
+                *lock(seen) = Some(Instant::now());
                 Ok(())
             }
             Err(_) => {

@@ -1,9 +1,10 @@
-//! Client for Bazel's Remote Execution API v2 (REAPI) at one address: capabilities, content-addressable
-//! storage (CAS), action cache, execution.
+//! Client for Bazel's Remote Execution API v2 (REAPI): capabilities, content-addressable storage (CAS), action
+//! cache, execution, at one address or at several.
 //! Knows nothing of compilers, of what the blobs mean, or of when remote work is wanted.
 //!
-//! Code map, in reading order: [`Endpoint`] is what a user configures; `connection` dials it, once for all
-//! callers; `call` sends one RPC with its deadline, header and retries (`retry`); `capabilities` learns what
+//! Code map, in reading order: [`Endpoint`] is what a user configures; `connection` keeps the connections to an
+//! address, once for all callers, that `dial` opens; `credentials` adds the headers that say who calls; `call` sends
+//! one RPC with its deadline, headers and retries (`retry`); `capabilities` learns what
 //! the server can do. On these stand the services: `find_missing` (coalesced questions, answers remembered in
 //! `presence`), `upload` (one flight per digest, `single_flight`) and `download` over batches or `bytestream`,
 //! `action_cache`, `execution` with `liveness`.
@@ -17,7 +18,6 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
-use std::time::Instant;
 
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -29,6 +29,8 @@ mod bytestream;
 mod call;
 mod capabilities;
 mod connection;
+mod credentials;
+mod dial;
 mod digest_message;
 mod download;
 mod endpoint;
@@ -36,7 +38,7 @@ mod error;
 mod execution;
 mod find_missing;
 mod liveness;
-mod presence;
+pub mod presence;
 mod retry;
 mod single_flight;
 mod upload;
@@ -45,7 +47,10 @@ pub use bazel_remote_apis::build::bazel::remote::execution::v2 as proto;
 
 pub use crate::reapi::capabilities::ApiVersion;
 pub use crate::reapi::capabilities::ServerCapabilities;
+pub use crate::reapi::endpoint::CredentialSource;
 pub use crate::reapi::endpoint::Endpoint;
+pub use crate::reapi::endpoint::Headers;
+pub use crate::reapi::endpoint::Tls;
 pub use crate::reapi::error::Cause;
 pub use crate::reapi::error::Error;
 pub use crate::reapi::execution::ExecuteOptions;
@@ -56,7 +61,7 @@ pub use crate::reapi::upload::UploadStats;
 
 use crate::reapi::call::Attribution;
 use crate::reapi::call::Calls;
-use crate::reapi::connection::Connection;
+use crate::reapi::endpoint::Address;
 use crate::reapi::find_missing::Questions;
 use crate::reapi::presence::Presence;
 use crate::reapi::single_flight::Flights;
@@ -70,7 +75,7 @@ const TRANSFERS_IN_FLIGHT: usize = 16;
 /// with inlined outputs has no limit of its own. (Bazel's Go SDK takes 100 MiB.)
 const MAX_RECEIVED_MESSAGE: usize = 64 << 20;
 
-/// A client for one address. Cheap to clone; clones share connections, presence memory and transfers. It
+/// A client for one cluster. Cheap to clone; clones share connections, presence memory and transfers. It
 /// connects at the first call, so it must be used within a tokio runtime.
 #[derive(Clone)]
 pub struct Client {
@@ -81,22 +86,18 @@ pub struct Client {
 /// What all clones have in common.
 struct Shared {
     endpoint: Endpoint,
-    /// Everything that is short.
-    calls: Calls,
-    /// `Execute` and `WaitExecution` have a connection of their own: servers bound the streams of a connection
-    /// (often at 100), and executions would hold all of them for minutes.
-    executions: Calls,
-    /// What the server can do, with the number of the connection over which it said so.
-    capabilities: Mutex<Option<(u64, ServerCapabilities)>>,
+    cas: Arc<Calls>,
+    action_cache: Arc<Calls>,
+    /// None where nothing is executed.
+    engine: Option<Arc<Calls>>,
+    /// What the servers can do, with the eras of the connections over which they said so.
+    capabilities: Mutex<Option<(Vec<u64>, ServerCapabilities)>>,
     learning: Arc<SingleFlight<ServerCapabilities>>,
-    checking_alive: Arc<SingleFlight<()>>,
-    /// When the server last answered a question that asked nothing else.
-    seen_alive: Mutex<Option<Instant>>,
     presence: Presence,
     questions: Questions,
     uploads: Flights,
     transfers: Semaphore,
-    /// The number of the connection over which the server refused to store an action result; 0: none did.
+    /// The era of the connections over which the server refused to store an action result; 0: none did.
     updates_refused: AtomicU64,
 }
 
@@ -107,16 +108,23 @@ impl Client {
     /// `InvalidArgument` or `Unimplemented` when the endpoint cannot be used as it is written.
     pub fn new(endpoint: Endpoint) -> Result<Client, Error> {
         endpoint.check()?;
-        let calls = Calls::new(Connection::new(&endpoint)?, &endpoint);
-        let executions = Calls::new(Connection::new(&endpoint)?, &endpoint);
+        let cas_address = endpoint.cas();
+        let cas = Calls::new(&endpoint, &cas_address)?;
+        let at = |address: Address, others: &[(&Address, &Arc<Calls>)]| {
+            let known = others.iter().find(|(other, _)| **other == address);
+            known.map_or_else(|| Calls::new(&endpoint, &address), |(_, calls)| Ok(Arc::clone(calls)))
+        };
+        let cache_address = endpoint.action_cache();
+        let action_cache = at(cache_address.clone(), &[(&cas_address, &cas)])?;
+        let others = [(&cas_address, &cas), (&cache_address, &action_cache)];
+        let engine = endpoint.engine().map(|address| at(address, &others)).transpose()?;
         let shared = Shared {
             endpoint,
-            calls,
-            executions,
+            cas,
+            action_cache,
+            engine,
             capabilities: Mutex::new(None),
             learning: Arc::default(),
-            checking_alive: Arc::default(),
-            seen_alive: Mutex::new(None),
             presence: Presence::default(),
             questions: Questions::default(),
             uploads: Flights::default(),
@@ -138,9 +146,9 @@ impl Client {
         Client { shared: Arc::clone(&self.shared), attribution }
     }
 
-    /// The address that this client talks to, as it was configured.
+    /// The address that executes, or else the one that stores, as it was configured.
     pub fn address(&self) -> &str {
-        &self.shared.endpoint.address
+        self.shared.engine.as_ref().unwrap_or(&self.shared.cas).address()
     }
 }
 

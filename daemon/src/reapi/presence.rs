@@ -18,7 +18,7 @@ const CAPACITY: usize = 500_000;
 
 /// What is known of one blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Known {
+pub enum Known {
     /// The server has it.
     Present,
     /// The server failed for lack of it. It is sent again without asking, because a server that claims to have
@@ -28,7 +28,7 @@ pub(super) enum Known {
 
 /// A bounded memory of answers. Two generations stand in for an exact order of use: what was used since the
 /// young one began survives the next change of generations.
-pub(super) struct Presence {
+pub struct Presence {
     generations: Mutex<Generations>,
     time_to_live: Duration,
     capacity: usize,
@@ -49,12 +49,13 @@ impl Default for Presence {
 }
 
 impl Presence {
-    fn new(time_to_live: Duration, capacity: usize) -> Presence {
+    /// A memory that believes an answer for `time_to_live` and holds at most `capacity` of them.
+    pub fn new(time_to_live: Duration, capacity: usize) -> Presence {
         Presence { generations: Mutex::default(), time_to_live, capacity }
     }
 
     /// What is known of `digest` at `now`.
-    pub(super) fn known(&self, digest: &Digest, now: Instant) -> Option<Known> {
+    pub fn known(&self, digest: &Digest, now: Instant) -> Option<Known> {
         let mut generations = lock(&self.generations);
         let Generations { young, old } = &mut *generations;
         let (known, learnt) = *young.get(digest).or_else(|| old.get(digest))?;
@@ -70,7 +71,7 @@ impl Presence {
     }
 
     /// Records what was learnt at `now`.
-    pub(super) fn learn(&self, digests: impl IntoIterator<Item = Digest>, known: Known, now: Instant) {
+    pub fn learn(&self, digests: impl IntoIterator<Item = Digest>, known: Known, now: Instant) {
         let mut generations = lock(&self.generations);
         for digest in digests {
             generations.old.remove(&digest);
@@ -79,7 +80,7 @@ impl Presence {
     }
 
     /// Forgets what is known of `digests`.
-    pub(super) fn forget<'a>(&self, digests: impl IntoIterator<Item = &'a Digest>) {
+    pub fn forget<'a>(&self, digests: impl IntoIterator<Item = &'a Digest>) {
         let mut generations = lock(&self.generations);
         for digest in digests {
             generations.young.remove(digest);

@@ -28,6 +28,11 @@ impl Tries {
         Tries { allowed: retries, failed: 0 }
     }
 
+    /// Allows so many from now on, with those that there were.
+    pub(super) fn allow(&mut self, retries: u32) {
+        self.allowed = retries;
+    }
+
     /// Forgets the failures so far, because there was progress since.
     pub(super) fn reset(&mut self) {
         self.failed = 0;

@@ -23,18 +23,17 @@ use rustix::fs::OFlags;
 use tokio::io::AsyncRead;
 use tonic::Code;
 
+use crate::compression::compress;
 use crate::digest::Digest;
 use crate::reapi::Client;
 use crate::reapi::MAX_RECEIVED_MESSAGE;
 use crate::reapi::ServerCapabilities;
-use crate::reapi::digest_message::digest_field;
 use crate::reapi::error::Cause;
 use crate::reapi::error::Error;
 use crate::reapi::presence::Known;
 use crate::reapi::proto;
 use crate::reapi::proto::batch_update_blobs_request::Request;
 use crate::reapi::proto::content_addressable_storage_client::ContentAddressableStorageClient;
-use crate::reapi::proto::digest_function::Value as DigestFunction;
 use crate::reapi::retry::Tries;
 use crate::reapi::retry::retrying;
 use crate::reapi::single_flight::Flight;
@@ -119,7 +118,7 @@ impl Blob {
                 bytes.into()
             }
         };
-        if bytes.len() as u64 == self.digest.size_bytes() && Digest::of(&bytes) == self.digest {
+        if self.digest.is_of(&bytes) {
             return Ok(bytes);
         }
         Err(self.mismatch("its bytes are no longer those of its digest"))
@@ -256,14 +255,15 @@ impl Client {
     async fn send_batch(&self, duties: Vec<Duty>) -> Result<(), Error> {
         let _permit = self.shared.transfers.acquire().await;
         let (blobs, flights): (Vec<Blob>, Vec<Flight>) = duties.into_iter().unzip();
+        let packs = self.capabilities().await?.zstd_batches;
         let reading = tokio::task::spawn_blocking(move || {
             let read: Result<Vec<(Digest, Bytes)>, Error> =
                 blobs.iter().map(|blob| Ok((blob.digest, blob.read_verified()?))).collect();
             read
         });
         let items = reading.await.map_err(|_| Error::status(Code::Internal, "read inputs".to_owned()))??;
-        let answers = retrying(self.shared.calls.retries, || async {
-            match self.update_batch(&items).await {
+        let answers = retrying(self.shared.cas.retries, || async {
+            match self.update_batch(&items, packs).await {
                 // Too large for the server, whatever it says of itself: unchanged it never fits.
                 Err(error) if is_oversize(&error) => Ok(HashMap::new()),
                 answers => answers,
@@ -299,28 +299,34 @@ impl Client {
     async fn update_batch(
         &self,
         items: &[(Digest, Bytes)],
+        packs: bool,
     ) -> Result<HashMap<Digest, Result<(), Error>>, Error> {
-        let calls = &self.shared.calls;
-        let update = |channel| {
-            let requests = items.iter().map(|(digest, bytes)| Request {
-                digest: Some(digest.into()),
-                data: bytes.to_vec(),
-                compressor: proto::compressor::Value::Identity.into(),
+        let calls = &self.shared.cas;
+        let function = items.first().map(|(digest, _)| digest.function()).unwrap_or_default();
+        let update = |wire| {
+            let requests = items.iter().map(|(digest, bytes)| {
+                let packed = if packs { compress(bytes) } else { None };
+                let compressor = match packed {
+                    Some(_) => proto::compressor::Value::Zstd,
+                    None => proto::compressor::Value::Identity,
+                };
+                let data = packed.unwrap_or_else(|| bytes.to_vec());
+                Request { digest: Some(digest.into()), data, compressor: compressor.into() }
             });
             let mut request = self.attribution.request(proto::BatchUpdateBlobsRequest {
                 instance_name: self.shared.endpoint.instance_name.clone(),
                 requests: requests.collect(),
-                digest_function: DigestFunction::Sha256.into(),
+                digest_function: function.number(),
             });
             request.set_timeout(calls.timeout);
             let mut cas =
-                ContentAddressableStorageClient::new(channel).max_decoding_message_size(MAX_RECEIVED_MESSAGE);
+                ContentAddressableStorageClient::new(wire).max_decoding_message_size(MAX_RECEIVED_MESSAGE);
             async move { cas.batch_update_blobs(request).await }
         };
         let answer = calls.unary_once("upload blobs", &update).await?;
         let mut results = HashMap::new();
         for response in answer.responses {
-            let Some(digest) = digest_field(response.digest.as_ref()) else { continue };
+            let Some(digest) = function.read_field(response.digest.as_ref()) else { continue };
             let status = response.status.unwrap_or_default();
             let result = match Code::from_i32(status.code) {
                 Code::Ok | Code::AlreadyExists => Ok(()),
@@ -348,7 +354,7 @@ impl Client {
     /// (tonic #2185), so it is asked in between.
     async fn send_singly(&self, blob: &Blob, mut failed: Option<Error>) -> Result<(), Error> {
         let suspect = self.shared.presence.known(&blob.digest, Instant::now()) == Some(Known::Missing);
-        let mut tries = Tries::new(self.shared.calls.retries);
+        let mut tries = Tries::new(self.shared.cas.retries);
         loop {
             if let Some(error) = failed.take() {
                 let Some(pause) = tries.pause_after(&error) else { return Err(error) };

@@ -10,12 +10,9 @@ use tonic::Response;
 use tonic::Status;
 
 use super::Served;
+use super::messages::Spoken;
 use super::messages::action_key;
-use super::messages::blocking;
-use super::messages::check_digest_function;
-use super::messages::digest;
 use super::messages::status_of;
-use super::messages::store_status;
 use super::results::Inline;
 use crate::executor::sandbox::Failure;
 
@@ -26,24 +23,18 @@ impl ActionCache for Served {
         request: Request<GetActionResultRequest>,
     ) -> Result<Response<ActionResult>, Status> {
         let request = request.into_inner();
-        check_digest_function(request.digest_function)?;
-        let action = digest(request.action_digest.as_ref(), "action_digest")?;
+        let spoken = Spoken::of(request.digest_function)?;
+        let action = spoken.digest(request.action_digest.as_ref(), "action_digest")?;
         let key = action_key(&request.instance_name, &action);
         let inline = Inline {
             stdout: request.inline_stdout,
             stderr: request.inline_stderr,
             output_files: request.inline_output_files,
         };
-        let result = blocking(self, move |served| {
-            let mut result = served.complete_result(&key)?;
-            if let Some(result) = &mut result {
-                served.put_inline(result, &inline);
-            }
-            Ok(result)
-        })
-        .await?;
+        let result = self.complete_result(&key, action.function()).await?;
         match result {
-            Some(result) => {
+            Some(mut result) => {
+                self.put_inline(&mut result, &inline, action.function()).await;
                 self.counters.add(|counters| &counters.action_cache_hits, 1);
                 Ok(Response::new(result))
             }
@@ -59,21 +50,18 @@ impl ActionCache for Served {
         request: Request<UpdateActionResultRequest>,
     ) -> Result<Response<ActionResult>, Status> {
         let request = request.into_inner();
-        check_digest_function(request.digest_function)?;
-        let action = digest(request.action_digest.as_ref(), "action_digest")?;
+        let spoken = Spoken::of(request.digest_function)?;
+        let action = spoken.digest(request.action_digest.as_ref(), "action_digest")?;
         let key = action_key(&request.instance_name, &action);
         let Some(result) = request.action_result else {
             return Err(Status::invalid_argument("action_result is not set"));
         };
-        let result = blocking(self, move |served| {
-            let missing = served.missing_of(&result)?;
-            if !missing.is_empty() {
-                return Err(status_of(&Failure::missing(missing)));
-            }
-            served.store.put_action_result(&key, &result).map_err(store_status)?;
-            Ok(result)
-        })
-        .await?;
+        let missing = self.missing_of(&result, action.function()).await?;
+        if !missing.is_empty() {
+            return Err(status_of(&Failure::missing(missing)));
+        }
+        self.cas.owe_result(&key, &result).await?;
+        self.cas.pay_result(&key, &result).await?;
         self.counters.add(|counters| &counters.action_cache_updates, 1);
         Ok(Response::new(result))
     }

@@ -3,7 +3,6 @@
 
 use std::io;
 use std::io::Read;
-use std::io::Write;
 use std::pin::Pin;
 
 use bazel_remote_apis::google::bytestream::QueryWriteStatusRequest;
@@ -22,12 +21,12 @@ use tonic::Streaming;
 use super::Served;
 use super::messages::blocking;
 use super::messages::size_message;
-use super::messages::store_status;
-use super::resource_name;
-use super::resource_name::ResourceName;
-use crate::digest::Digest;
-use crate::store::BlobReader;
-use crate::store::BlobWriter;
+use super::resource_name::BlobName;
+use super::resource_name::Encoding;
+use super::resource_name::read_name;
+use super::resource_name::write_name;
+use super::upload::Upload;
+use crate::compression::compressing;
 
 /// Large enough that a message costs little, small enough for every client's limit.
 const PIECE_BYTES: usize = 256 * 1024;
@@ -38,9 +37,8 @@ impl ByteStream for Served {
 
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
         let request = request.into_inner();
-        let ResourceName::Read(digest) = parse(&request.resource_name)? else {
-            return Err(Status::invalid_argument("an upload cannot be read"));
-        };
+        let BlobName { digest, encoding } =
+            read_name(&request.resource_name).map_err(Status::invalid_argument)?;
         let Ok(offset) = u64::try_from(request.read_offset) else {
             return Err(Status::out_of_range("the read offset is negative"));
         };
@@ -52,24 +50,26 @@ impl ByteStream for Served {
                 "the read offset {offset} is behind the end of {digest}"
             )));
         }
-        let reader = blocking(self, move |served| {
-            let reader = served.store.open_blob(&digest, offset).map_err(store_status)?;
-            reader.ok_or_else(|| Status::not_found(format!("blob {digest}")))
-        })
-        .await?;
+        if encoding == Encoding::Zstd && limit > 0 {
+            return Err(Status::invalid_argument("a compressed blob is read without a limit"));
+        }
+        let reader = self.cas.open(&digest, offset).await?;
+        let reader = reader.ok_or_else(|| Status::not_found(format!("blob {digest}")))?;
         self.counters.add(|counters| &counters.blobs_read, 1);
-        // Limit 0 means none (google.bytestream.ReadRequest).
-        let wanted = if limit == 0 { reader.remaining_bytes() } else { limit.min(reader.remaining_bytes()) };
-        let served = self.clone();
+        let reader: Box<dyn Read + Send> = match encoding {
+            // Limit 0 means none (google.bytestream.ReadRequest).
+            Encoding::Identity => Box::new(reader.take(if limit == 0 { u64::MAX } else { limit })),
+            Encoding::Zstd => {
+                compressing(reader).map_err(|error| Status::internal(format!("compress a blob: {error}")))?
+            }
+        };
         // Each piece is read when the last one was taken: a client that stalls holds no thread.
-        let stream = futures::stream::unfold(Some((reader, wanted)), move |state| {
-            let served = served.clone();
-            async move {
-                let (reader, wanted) = state.filter(|(_, wanted)| *wanted > 0)?;
-                match blocking(&served, move |_| read_piece(reader, wanted)).await {
-                    Ok((piece, state)) => Some((Ok(ReadResponse { data: piece }), Some(state))),
-                    Err(status) => Some((Err(status), None)),
-                }
+        let stream = futures::stream::unfold(Some(reader), |reader| async move {
+            let reader = reader?;
+            match blocking(move || read_piece(reader)).await {
+                Ok((piece, _)) if piece.is_empty() => None,
+                Ok((piece, rest)) => Some((Ok(ReadResponse { data: piece }), rest)),
+                Err(status) => Some((Err(status), None)),
             }
         });
         Ok(Response::new(Box::pin(stream)))
@@ -84,29 +84,29 @@ impl ByteStream for Served {
             return Err(Status::invalid_argument("the upload has no message"));
         };
         let name = message.resource_name.clone();
-        let ResourceName::Write(digest) = parse(&name)? else {
-            return Err(Status::invalid_argument(format!("{name:?} is no name for an upload")));
-        };
-        let committed_size = size_message(digest.size_bytes());
-        if blocking(self, move |served| Ok(served.store.contains(&digest))).await? {
-            // REAPI: an upload of what is there ends at once, with the full size.
+        let blob = write_name(&name).map_err(Status::invalid_argument)?;
+        let digest = blob.digest;
+        self.check_size(&digest)?;
+        if self.cas.keep(&digest).await? {
+            // REAPI, `ContentAddressableStorage`: an upload of what is there ends at once.
+            let committed_size = match blob.encoding {
+                Encoding::Identity => size_message(digest.size_bytes()),
+                Encoding::Zstd => -1,
+            };
             return Ok(Response::new(WriteResponse { committed_size }));
         }
-        let mut writer = blocking(self, |served| served.store.writer().map_err(store_status)).await?;
+        let disk = self.cas.disk().clone();
+        let mut upload = blocking(move || Upload::new(&disk, &blob)).await?;
         loop {
             if !message.resource_name.is_empty() && message.resource_name != name {
                 return Err(Status::invalid_argument("the resource name changes within the upload"));
             }
-            if u64::try_from(message.write_offset).ok() != Some(writer.size_bytes()) {
-                let problem =
-                    format!("the write offset is {}, not {}", message.write_offset, writer.size_bytes());
-                return Err(Status::invalid_argument(problem));
-            }
-            if writer.size_bytes() + message.data.len() as u64 > digest.size_bytes() {
-                return Err(Status::invalid_argument(format!("the upload is longer than {digest}")));
+            if u64::try_from(message.write_offset).ok() != Some(upload.received_bytes()) {
+                let (found, expected) = (message.write_offset, upload.received_bytes());
+                return Err(Status::invalid_argument(format!("the write offset is {found}, not {expected}")));
             }
             let is_last = message.finish_write;
-            writer = blocking(self, move |_| write_piece(writer, &message.data)).await?;
+            upload = blocking(move || upload.write(&message.data).map(|()| upload)).await?;
             if is_last {
                 break;
             }
@@ -115,53 +115,35 @@ impl ByteStream for Served {
                 None => return Err(Status::invalid_argument("the upload ends without finish_write")),
             };
         }
-        blocking(self, move |_| commit(writer, &digest)).await?;
+        let received_bytes = blocking(move || upload.commit()).await?;
+        if !self.cas.keep_new(&digest).await? {
+            return Err(Status::internal(format!("blob {digest} was stored and is gone")));
+        }
         self.counters.add(|counters| &counters.blobs_uploaded, 1);
         self.counters.add(|counters| &counters.bytes_uploaded, digest.size_bytes());
-        Ok(Response::new(WriteResponse { committed_size }))
+        Ok(Response::new(WriteResponse { committed_size: size_message(received_bytes) }))
     }
 
     async fn query_write_status(
         &self,
         request: Request<QueryWriteStatusRequest>,
     ) -> Result<Response<QueryWriteStatusResponse>, Status> {
-        let ResourceName::Write(digest) = parse(&request.into_inner().resource_name)? else {
-            return Err(Status::invalid_argument("the name is no name for an upload"));
-        };
-        let complete = blocking(self, move |served| Ok(served.store.contains(&digest))).await?;
+        let name = request.into_inner().resource_name;
+        let digest = write_name(&name).map_err(Status::invalid_argument)?.digest;
+        let complete = self.cas.keep(&digest).await?;
         let committed_size = if complete { size_message(digest.size_bytes()) } else { 0 };
         Ok(Response::new(QueryWriteStatusResponse { committed_size, complete }))
     }
 }
 
-fn parse(name: &str) -> Result<ResourceName, Status> {
-    resource_name::parse(name).map_err(Status::invalid_argument)
-}
-
-/// The next piece, and what is left to do.
-fn read_piece(mut reader: BlobReader, wanted: u64) -> Result<(Vec<u8>, (BlobReader, u64)), Status> {
-    let size = usize::try_from(wanted).unwrap_or(usize::MAX).min(PIECE_BYTES);
-    let mut piece = vec![0; size];
-    reader.read_exact(&mut piece).map_err(|error| match error.kind() {
+/// The next piece, empty at the end, and the reader if there may be more.
+fn read_piece<R: Read>(reader: R) -> Result<(Vec<u8>, Option<R>), Status> {
+    let mut piece = Vec::with_capacity(PIECE_BYTES);
+    let mut limited = reader.take(PIECE_BYTES as u64);
+    limited.read_to_end(&mut piece).map_err(|error| match error.kind() {
         io::ErrorKind::InvalidData => Status::data_loss(error.to_string()),
         _ => Status::internal(format!("read a blob: {error}")),
     })?;
-    Ok((piece, (reader, wanted - size as u64)))
-}
-
-fn write_piece(mut writer: BlobWriter, piece: &[u8]) -> Result<BlobWriter, Status> {
-    match writer.write_all(piece) {
-        Ok(()) => Ok(writer),
-        Err(error) if error.kind() == io::ErrorKind::StorageFull => {
-            Err(Status::resource_exhausted(format!("store an upload: {error}")))
-        }
-        Err(error) => Err(Status::internal(format!("store an upload: {error}"))),
-    }
-}
-
-fn commit(writer: BlobWriter, digest: &Digest) -> Result<(), Status> {
-    writer.commit(digest).map_err(|error| match error.kind() {
-        io::ErrorKind::InvalidData => Status::invalid_argument(error.source.to_string()),
-        _ => store_status(error),
-    })
+    let is_full = piece.len() == PIECE_BYTES;
+    Ok((piece, is_full.then(|| limited.into_inner())))
 }

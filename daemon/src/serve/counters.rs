@@ -43,6 +43,12 @@ pub struct Counters {
     pub bytes_uploaded: AtomicU64,
     /// Blobs that clients read.
     pub blobs_read: AtomicU64,
+    /// Requests to the bucket that ask whether a blob is there.
+    pub bucket_questions: AtomicU64,
+    /// Blobs and results that were asked of the bucket.
+    pub bucket_reads: AtomicU64,
+    /// Blobs and results that were put into the bucket.
+    pub bucket_writes: AtomicU64,
 }
 
 impl Counters {
@@ -60,6 +66,9 @@ impl Counters {
             blobs_uploaded: AtomicU64::new(0),
             bytes_uploaded: AtomicU64::new(0),
             blobs_read: AtomicU64::new(0),
+            bucket_questions: AtomicU64::new(0),
+            bucket_reads: AtomicU64::new(0),
+            bucket_writes: AtomicU64::new(0),
         }
     }
 
@@ -84,6 +93,9 @@ impl Counters {
             "blobs_uploaded": count(&self.blobs_uploaded),
             "bytes_uploaded": count(&self.bytes_uploaded),
             "blobs_read": count(&self.blobs_read),
+            "bucket_questions": count(&self.bucket_questions),
+            "bucket_reads": count(&self.bucket_reads),
+            "bucket_writes": count(&self.bucket_writes),
         })
     }
 

@@ -5,12 +5,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bazel_remote_apis::build::bazel::remote::execution::v2::Action;
+use bazel_remote_apis::build::bazel::remote::execution::v2::ActionResult;
 use bazel_remote_apis::build::bazel::remote::execution::v2::Command;
 use bazel_remote_apis::build::bazel::remote::execution::v2::ExecuteOperationMetadata;
 use bazel_remote_apis::build::bazel::remote::execution::v2::ExecuteRequest;
 use bazel_remote_apis::build::bazel::remote::execution::v2::ExecuteResponse;
 use bazel_remote_apis::build::bazel::remote::execution::v2::WaitExecutionRequest;
-use bazel_remote_apis::build::bazel::remote::execution::v2::digest_function;
 use bazel_remote_apis::build::bazel::remote::execution::v2::execution_server::Execution;
 use bazel_remote_apis::build::bazel::remote::execution::v2::execution_stage::Value as Stage;
 use bazel_remote_apis::google::longrunning;
@@ -24,20 +24,20 @@ use tonic::Response;
 use tonic::Status;
 
 use super::Served;
+use super::messages::Spoken;
 use super::messages::action_key;
-use super::messages::blocking;
-use super::messages::check_digest_function;
 use super::messages::digest;
 use super::messages::digest_message;
 use super::messages::ok_status;
+use super::messages::status_message;
 use super::messages::status_of;
-use super::messages::store_status;
 use super::operations::Key;
 use super::operations::Operation;
 use super::operations::State;
 use super::operations::Watched;
 use super::results::Inline;
 use crate::digest::Digest;
+use crate::digest::DigestFunction;
 use crate::executor::sandbox::Failure;
 
 type OperationStream = Pin<Box<dyn Stream<Item = Result<longrunning::Operation, Status>> + Send>>;
@@ -51,9 +51,9 @@ impl Execution for Served {
         request: Request<ExecuteRequest>,
     ) -> Result<Response<Self::ExecuteStream>, Status> {
         let request = request.into_inner();
-        check_digest_function(request.digest_function)?;
-        let action_digest = digest(request.action_digest.as_ref(), "action_digest")?;
-        let (action, command) = blocking(self, move |served| served.read_action(&action_digest)).await?;
+        let spoken = Spoken::of(request.digest_function)?;
+        let action_digest = spoken.digest(request.action_digest.as_ref(), "action_digest")?;
+        let (action, command) = self.read_action(&action_digest).await?;
         let cache_key = action_key(&request.instance_name, &action_digest);
         // REAPI, `Action.do_not_cache`: such executions are not merged either.
         let key = (!action.do_not_cache)
@@ -61,7 +61,8 @@ impl Execution for Served {
         let watched = self.operations.join_or_start(key, action_digest);
         if watched.is_new {
             let looks_up = !request.skip_cache_lookup && !action.do_not_cache;
-            let execution = Pending { cache_key, action, command, looks_up };
+            let function = action_digest.function();
+            let execution = Pending { function, cache_key, action, command, looks_up };
             tokio::spawn(self.clone().perform(Arc::clone(&watched.operation), execution));
         } else {
             self.counters.add(|counters| &counters.merged, 1);
@@ -90,6 +91,8 @@ impl Execution for Served {
 
 /// What is to be executed.
 struct Pending {
+    /// Of all its digests.
+    function: DigestFunction,
     cache_key: Digest,
     action: Action,
     command: Command,
@@ -98,12 +101,14 @@ struct Pending {
 }
 
 impl Served {
-    fn read_action(&self, digest_of_action: &Digest) -> Result<(Action, Command), Status> {
+    async fn read_action(&self, digest_of_action: &Digest) -> Result<(Action, Command), Status> {
         let missing = |digest: Digest| status_of(&Failure::missing(vec![digest]));
         let action: Action =
-            self.read_message(digest_of_action)?.ok_or_else(|| missing(*digest_of_action))?;
-        let digest_of_command = digest(action.command_digest.as_ref(), "command_digest")?;
-        let command = self.read_message(&digest_of_command)?.ok_or_else(|| missing(digest_of_command))?;
+            self.cas.read_message(digest_of_action).await?.ok_or_else(|| missing(*digest_of_action))?;
+        let digest_of_command =
+            digest(digest_of_action.function(), action.command_digest.as_ref(), "command_digest")?;
+        let command = self.cas.read_message(&digest_of_command).await?;
+        let command = command.ok_or_else(|| missing(digest_of_command))?;
         Ok((action, command))
     }
 
@@ -120,8 +125,7 @@ impl Served {
 
     async fn respond(&self, operation: &Arc<Operation>, pending: Pending) -> ExecuteResponse {
         if pending.looks_up {
-            let key = pending.cache_key;
-            let kept = blocking(self, move |served| served.complete_result(&key)).await;
+            let kept = self.complete_result(&pending.cache_key, pending.function).await;
             // A cache that cannot be read is as good as an empty one.
             if let Ok(Some(result)) = kept {
                 self.counters.add(|counters| &counters.cached, 1);
@@ -135,9 +139,14 @@ impl Served {
             }
         }
         operation.enter(Stage::Queued);
+        if let Ok(root) = digest(pending.function, pending.action.input_root_digest.as_ref(), "")
+            && let Err(status) = self.cas.fetch_tree(&root).await
+        {
+            return unavailable(&status);
+        }
         let executing = || operation.enter(Stage::Executing);
         let outcome = tokio::select! {
-            outcome = self.sandbox.run(&pending.action, &pending.command, executing) => outcome,
+            outcome = self.sandbox.run(pending.function, &pending.action, &pending.command, executing) => outcome,
             () = self.operations.given_up(operation) => {
                 Err(Failure::new(Code::Cancelled, "nobody waited for the execution any more".to_owned()))
             }
@@ -153,16 +162,27 @@ impl Served {
                 return failed(failure);
             }
         };
-        if result.exit_code == 0 && !pending.action.do_not_cache {
-            let (key, kept) = (pending.cache_key, result.clone());
-            let put = blocking(self, move |served| {
-                served.store.put_action_result(&key, &kept).map_err(store_status)
-            });
-            if let Err(status) = put.await {
-                tracing::warn!("failed to keep a result: {}", status.message());
-            }
+        match self.keep_result(&pending, &result).await {
+            Ok(()) => {}
+            // What is there only on disk is there, but no other server could give it out.
+            Err(status) => return unavailable(&status),
         }
         ExecuteResponse { result: Some(result), status: Some(ok_status()), ..ExecuteResponse::default() }
+    }
+
+    /// Stores the outputs, and the result where it may be cached. The result is noted first: an execution whose outputs
+    /// cannot be stored for now is not to be done again.
+    async fn keep_result(&self, pending: &Pending, result: &ActionResult) -> Result<(), Status> {
+        let is_cacheable = result.exit_code == 0 && !pending.action.do_not_cache;
+        if is_cacheable && let Err(status) = self.cas.owe_result(&pending.cache_key, result).await {
+            tracing::warn!("failed to keep a result: {}", status.message());
+        }
+        self.keep_outputs(result, pending.function).await?;
+        if is_cacheable && let Err(status) = self.cas.pay_result(&pending.cache_key, result).await {
+            // The client has its result all the same, and the next one who asks for it brings it up again.
+            tracing::warn!("failed to keep a result: {}", status.message());
+        }
+        Ok(())
     }
 
     /// The states of an operation as messages, the last one with the response.
@@ -176,21 +196,16 @@ impl Served {
                 states.changed().await.ok()?;
                 let state = states.borrow_and_update().clone();
                 let rest = state.response.is_none().then_some(states);
-                Some((served.message(&operation, state, inline).await, rest))
+                Some((Ok(served.message(&operation, state, inline).await), rest))
             }
         }))
     }
 
-    async fn message(
-        &self,
-        operation: &Operation,
-        state: State,
-        inline: Inline,
-    ) -> Result<longrunning::Operation, Status> {
+    async fn message(&self, operation: &Operation, state: State, inline: Inline) -> longrunning::Operation {
         let mut metadata = ExecuteOperationMetadata {
             stage: i32::from(state.stage),
             action_digest: Some(digest_message(&operation.action)),
-            digest_function: i32::from(digest_function::Value::Sha256),
+            digest_function: operation.action.function().number(),
             ..ExecuteOperationMetadata::default()
         };
         let mut result = None;
@@ -198,21 +213,17 @@ impl Served {
             let mut response = (*response).clone();
             metadata.partial_execution_metadata =
                 response.result.as_ref().and_then(|result| result.execution_metadata.clone());
-            if let Some(mut action_result) = response.result.take() {
-                let filled = blocking(self, move |served| {
-                    served.put_inline(&mut action_result, &inline);
-                    Ok(action_result)
-                });
-                response.result = Some(filled.await?);
+            if let Some(action_result) = &mut response.result {
+                self.put_inline(action_result, &inline, operation.action.function()).await;
             }
             result = Some(operation::Result::Response(any("ExecuteResponse", &response)));
         }
-        Ok(longrunning::Operation {
+        longrunning::Operation {
             name: operation.name.clone(),
             metadata: Some(any("ExecuteOperationMetadata", &metadata)),
             done: result.is_some(),
             result,
-        })
+        }
     }
 }
 
@@ -229,4 +240,9 @@ fn failed(failure: Failure) -> ExecuteResponse {
         result: failure.result.map(|result| *result),
         ..ExecuteResponse::default()
     }
+}
+
+/// An execution that could not have what it needs, and can be tried again.
+fn unavailable(status: &Status) -> ExecuteResponse {
+    ExecuteResponse { status: Some(status_message(status)), ..ExecuteResponse::default() }
 }

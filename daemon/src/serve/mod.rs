@@ -1,19 +1,26 @@
-//! A small REAPI server: content-addressable storage, action cache and sandboxed execution over one store.
+//! A small REAPI server: content-addressable storage, action cache and sandboxed execution over one store, which may be
+//! the front of a bucket.
 //! Knows nothing of compilers, nor of other servers: what it does not hold, it does not have.
 //!
-//! Every instance name is accepted; action results are kept apart by it, blobs are not. Digests are SHA-256.
+//! Every instance name is accepted; action results are kept apart by it, blobs are not. Digests are SHA-256, BLAKE3 or
+//! SHA-1, as each call says; all digests of an action are of one function.
 //! `status.json` in its directory shows its counters, see [`Counters`].
 
+mod access;
 mod action_cache;
+mod bucket;
 mod byte_stream;
 mod capabilities;
+mod cas;
 mod counters;
 mod execution;
 mod messages;
 mod operations;
 mod resource_name;
 mod results;
+mod s3;
 mod storage;
+mod upload;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -27,15 +34,23 @@ use bazel_remote_apis::build::bazel::remote::execution::v2::content_addressable_
 use bazel_remote_apis::build::bazel::remote::execution::v2::execution_server::ExecutionServer;
 use bazel_remote_apis::google::bytestream::byte_stream_server::ByteStreamServer;
 use tokio::net::TcpListener;
+use tonic::Status;
+use tonic::service::InterceptorLayer;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
+use crate::digest::Digest;
 use crate::executor::sandbox::Sandbox;
 use crate::executor::sandbox::SandboxOptions;
 use crate::store::Store;
 
+pub use self::access::AccessOptions;
+pub use self::access::TlsFiles;
 pub use self::counters::Counters;
+pub use self::s3::S3Options;
 
+use self::bucket::Bucket;
+use self::cas::Cas;
 use self::operations::Operations;
 
 /// How a server works. The address is the listener's.
@@ -51,10 +66,14 @@ pub struct ServeOptions {
     pub default_timeout: Duration,
     /// The longest time limit that an action may set; a longer one is refused.
     pub max_timeout: Duration,
+    /// Who may call.
+    pub access: AccessOptions,
+    /// The bucket in which blobs and results are kept, with the store on disk in front of it.
+    pub s3: Option<S3Options>,
 }
 
 impl ServeOptions {
-    /// The usual limits: 10 minutes, at most an hour, and 20 GiB.
+    /// The usual limits: 10 minutes, at most an hour, and 20 GiB. Whoever reaches the listener may call.
     pub fn new(directory: PathBuf, jobs: usize) -> ServeOptions {
         ServeOptions {
             directory,
@@ -62,6 +81,8 @@ impl ServeOptions {
             max_size_bytes: 20 << 30,
             default_timeout: Duration::from_secs(10 * 60),
             max_timeout: Duration::from_secs(60 * 60),
+            access: AccessOptions::default(),
+            s3: None,
         }
     }
 }
@@ -69,7 +90,9 @@ impl ServeOptions {
 /// What all services share. Cheap to clone.
 #[derive(Clone)]
 struct Served {
-    store: Store,
+    cas: Cas,
+    /// A larger blob is refused.
+    max_blob_bytes: u64,
     sandbox: Arc<Sandbox>,
     operations: Arc<Operations>,
     counters: Arc<Counters>,
@@ -81,19 +104,28 @@ const TRIM_INTERVAL: Duration = Duration::from_secs(30);
 /// How long open calls may take to end after the shutdown began: an execution's stream has no end of its own.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 
+/// After so long a silence a client is asked whether it is still there, and given up after gRPC's usual 20 seconds.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// However small the store is to be, it takes blobs of this size.
+const MIN_BLOB_BYTES: u64 = 256 << 20;
+
 /// Larger than any message of a client that heeds the limit on batches.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
 /// Serves on `listener` until `shutdown` is ready.
 ///
 /// # Errors
-/// When the directory cannot be used, bubblewrap is missing or may not work, or the listener fails.
+/// When others could call who must not ([`AccessOptions::check`]), a file of [`AccessOptions`] or the directory cannot be
+/// used, bubblewrap is missing or may not work, or the listener fails.
 pub async fn run(
     listener: TcpListener,
     options: ServeOptions,
     shutdown: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
     let address = listener.local_addr().context("look at the listener's address")?;
+    options.access.check(address)?;
+    let access = options.access.load()?;
     let store =
         Store::open(&options.directory.join("store"), options.max_size_bytes)?.with_namespace("serve");
     let sandbox_options = SandboxOptions {
@@ -104,15 +136,27 @@ pub async fn run(
     };
     let sandbox = Sandbox::new(store.clone(), sandbox_options).await?;
     let counters = Arc::new(Counters::new(address));
+    let mut bucket = None;
+    if let Some(s3) = &options.s3 {
+        let (objects, prefix) = s3.connect().await?;
+        bucket = Some(Bucket::new(objects, prefix, Arc::clone(&counters)));
+    }
     let status_file = options.directory.join("status.json");
     counters.write(&status_file).context("write status.json")?;
     let operations = Arc::new(Operations::default());
-    let served = Served { store, sandbox, operations, counters: Arc::clone(&counters) };
+    let served = Served {
+        cas: Cas::new(store.clone(), bucket),
+        // What the store could not keep, it need not take.
+        max_blob_bytes: options.max_size_bytes.max(MIN_BLOB_BYTES),
+        sandbox,
+        operations,
+        counters: Arc::clone(&counters),
+    };
 
     // Both end with this function.
     let mut background = tokio::task::JoinSet::new();
     background.spawn(Arc::clone(&counters).keep_written(status_file.clone()));
-    background.spawn(keep_trimmed(served.store.clone()));
+    background.spawn(keep_trimmed(store));
 
     tracing::info!("serving REAPI on {address}, {} actions at a time", options.jobs);
     let (stop, mut stopped) = tokio::sync::watch::channel(false);
@@ -120,7 +164,14 @@ pub async fn run(
         // An error means that the sender is gone, which is a shutdown as well.
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
-    let server = Server::builder()
+    let mut server = Server::builder();
+    if let Some(tls) = &access.tls {
+        server = server.tls_config(tls.clone()).context("set TLS up")?;
+    }
+    let server = server
+        .layer(InterceptorLayer::new(access.gate()))
+        // A client whose machine is gone would otherwise be waited for, and its executions run on.
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         // One client's connection carries all its executions, each a stream that stays open.
         .max_concurrent_streams(10_000)
         .initial_stream_window_size(1 << 20)
@@ -146,6 +197,17 @@ pub async fn run(
     // start.
     let _ = tokio::time::timeout(SHUTDOWN_GRACE, served.sandbox.idle()).await;
     counters.write(&status_file).context("write status.json")
+}
+
+impl Served {
+    /// Refuses blobs that are larger than the capabilities say (REAPI, `max_cas_blob_size_bytes`).
+    fn check_size(&self, digest: &Digest) -> Result<(), Status> {
+        if digest.size_bytes() > self.max_blob_bytes {
+            let limit = self.max_blob_bytes;
+            return Err(Status::invalid_argument(format!("blob {digest} is larger than {limit} bytes")));
+        }
+        Ok(())
+    }
 }
 
 async fn keep_trimmed(store: Store) {

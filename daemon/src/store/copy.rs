@@ -8,16 +8,18 @@ use std::io::Seek;
 use std::io::Write;
 
 use crate::digest::Digest;
+use crate::digest::DigestFunction;
 use crate::digest::Hasher;
 
 /// Fills `to` (empty, open for reading and writing) with all bytes of `from` (at its start), and returns the
 /// digest of what `to` holds now: `from` may be changing.
-pub(super) fn clone_or_copy(mut from: &File, to: &mut File) -> io::Result<Digest> {
+pub(super) fn clone_or_copy(mut from: &File, to: &mut File, function: DigestFunction) -> io::Result<Digest> {
+    let mut hasher = Hasher::of(function);
     if rustix::fs::ioctl_ficlone(&*to, from).is_ok() {
         to.rewind()?;
-        return Digest::of_reader(to);
+        hasher.read(to)?;
+        return Ok(hasher.finish());
     }
-    let mut hasher = Hasher::new();
     let mut buffer = vec![0; 128 * 1024];
     loop {
         match from.read(&mut buffer) {

@@ -9,7 +9,7 @@
 
 mod copy;
 mod reader;
-mod result_file;
+pub mod result_file;
 mod trim;
 mod writer;
 
@@ -39,6 +39,7 @@ use tempfile::NamedTempFile;
 use tempfile::TempPath;
 
 use crate::digest::Digest;
+use crate::digest::DigestFunction;
 
 pub use self::reader::BlobReader;
 pub use self::trim::Stats;
@@ -73,6 +74,8 @@ impl StoreError {
 pub struct Store {
     shared: Arc<Shared>,
     namespace: &'static str,
+    /// Under which digests new blobs are stored.
+    function: DigestFunction,
 }
 
 struct Shared {
@@ -102,7 +105,11 @@ impl Store {
             size_bytes: AtomicU64::new(0),
             scanned: AtomicBool::new(false),
         };
-        let store = Store { shared: Arc::new(shared), namespace: LOCAL_NAMESPACE };
+        let store = Store {
+            shared: Arc::new(shared),
+            namespace: LOCAL_NAMESPACE,
+            function: DigestFunction::default(),
+        };
         // A first temporary file shows now, not at the first result, that nothing can be written.
         drop(store.temporary()?);
         Ok(store)
@@ -111,13 +118,19 @@ impl Store {
     /// The same store with another set of action results. `namespace` is one plain file name.
     #[must_use]
     pub fn with_namespace(&self, namespace: &'static str) -> Store {
-        Store { shared: Arc::clone(&self.shared), namespace }
+        Store { namespace, ..self.clone() }
+    }
+
+    /// The same store, which stores new blobs under digests of `function`. What is read goes by its own digest's.
+    #[must_use]
+    pub fn with_function(&self, function: DigestFunction) -> Store {
+        Store { function, ..self.clone() }
     }
 
     /// Whether the blob is there with the right size. Counts as a use of it. The bytes are looked at only when
     /// they are read.
     pub fn contains(&self, digest: &Digest) -> bool {
-        if *digest == Digest::empty() {
+        if digest.is_empty() {
             return true;
         }
         let path = self.blob_path(digest);
@@ -140,7 +153,7 @@ impl Store {
         let Some(mut file) = self.open_sized(digest)? else { return Ok(None) };
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(|error| self.blob_error("read", digest, error))?;
-        if Digest::of(&bytes) == *digest {
+        if digest.is_of(&bytes) {
             return Ok(Some(bytes));
         }
         self.discard(digest);
@@ -166,7 +179,7 @@ impl Store {
     /// # Errors
     /// When they cannot be written: no space, no permission.
     pub fn put(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
-        let digest = Digest::of(bytes);
+        let digest = self.function.digest(bytes);
         if !self.contains(&digest) {
             let mut temporary = self.temporary()?;
             temporary.write_all(bytes).map_err(|error| StoreError::new("write", temporary.path(), error))?;
@@ -197,7 +210,7 @@ impl Store {
             return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
         }
         let mut temporary = self.temporary()?;
-        let digest = copy::clone_or_copy(file, temporary.as_file_mut()).map_err(failed)?;
+        let digest = copy::clone_or_copy(file, temporary.as_file_mut(), self.function).map_err(failed)?;
         if !self.contains(&digest) {
             self.publish_blob(temporary, &digest)?;
         }
@@ -365,12 +378,13 @@ impl Store {
     /// Where a blob is, if it is in the store; its bytes are not verified.
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
         let hex = digest.hex();
-        self.shared.directory.join(BLOBS).join(&hex[..2]).join(hex)
+        let name = format!("{hex}{}", function_suffix(digest));
+        self.shared.directory.join(BLOBS).join(&hex[..2]).join(name)
     }
 
     fn result_path(&self, action: &Digest) -> PathBuf {
         let hex = action.hex();
-        let name = format!("{hex}-{}", action.size_bytes());
+        let name = format!("{hex}-{}{}", action.size_bytes(), function_suffix(action));
         self.shared.directory.join(RESULTS).join(self.namespace).join(&hex[..2]).join(name)
     }
 
@@ -380,7 +394,7 @@ impl Store {
 
     /// The blob's file if it has the right size; noted as used.
     fn open_sized(&self, digest: &Digest) -> Result<Option<File>, StoreError> {
-        if *digest == Digest::empty() {
+        if digest.is_empty() {
             let empty = File::open("/dev/null");
             return empty.map(Some).map_err(|error| StoreError::new("open", Path::new("/dev/null"), error));
         }
@@ -398,7 +412,7 @@ impl Store {
     }
 
     fn fill(&self, digest: &Digest, blob: &File, to: &mut File) -> io::Result<bool> {
-        if copy::clone_or_copy(blob, to)? == *digest {
+        if copy::clone_or_copy(blob, to, digest.function())? == *digest {
             return Ok(true);
         }
         self.discard(digest);
@@ -449,6 +463,15 @@ const TEMPORARY: &str = "tmp";
 /// So that opening a named pipe does not wait for its writer; regular files do not care.
 const NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
 const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+
+/// What the names of entries end with whose digests are no SHA-256 digests: such a hash may be as long as another's.
+fn function_suffix(digest: &Digest) -> &'static str {
+    match digest.function() {
+        DigestFunction::Sha256 => "",
+        DigestFunction::Blake3 => "-blake3",
+        DigestFunction::Sha1 => "-sha1",
+    }
+}
 
 fn rename_into(temporary: TempPath, path: &Path) -> io::Result<()> {
     let Err(error) = temporary.persist(path) else { return Ok(()) };

@@ -30,17 +30,19 @@ impl BlobReader {
         mut file: File,
         offset: u64,
     ) -> io::Result<Option<BlobReader>> {
-        let mut hasher = Some(Hasher::new());
+        let mut hasher = Hasher::of(digest.function());
         if offset > 0 {
-            if Digest::of_reader(&mut file)? != digest {
+            hasher.read(&mut file)?;
+            if hasher.finish() != digest {
                 store.discard(&digest);
                 return Ok(None);
             }
             file.seek(SeekFrom::Start(offset))?;
-            hasher = None;
+            let (store, remaining_bytes) = (store.clone(), digest.size_bytes() - offset);
+            return Ok(Some(BlobReader { store, digest, file, remaining_bytes, hasher: None }));
         }
-        let remaining_bytes = digest.size_bytes() - offset;
-        Ok(Some(BlobReader { store: store.clone(), digest, file, remaining_bytes, hasher }))
+        let (store, remaining_bytes) = (store.clone(), digest.size_bytes());
+        Ok(Some(BlobReader { store, digest, file, remaining_bytes, hasher: Some(hasher) }))
     }
 
     /// How many bytes are still to come.

@@ -1,6 +1,7 @@
 //! What a store promises when files are torn, damaged, foreign, shared or too many.
 
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::MetadataExt;
 
 use tempfile::TempDir;
@@ -282,6 +283,35 @@ fn trim_deletes_what_was_used_least_recently() {
     assert!(!store.wants_trim());
     store.put(&[99; 5000]).unwrap();
     assert!(store.wants_trim(), "the account is kept between scans");
+}
+
+#[test]
+fn every_digest_function_has_its_own_entries() {
+    let (_directory, store) = new_store();
+    for function in DigestFunction::ALL {
+        let store = store.with_function(function);
+        let digest = store.put(b"blob").unwrap();
+        assert_eq!(digest, function.digest(b"blob"));
+        assert_eq!(store.read(&digest).unwrap().unwrap(), b"blob");
+        store.put_action_result(&digest, &a_result()).unwrap();
+        // A hash of the same length under another function is another blob.
+        let others = DigestFunction::ALL.into_iter().filter(|other| *other != function);
+        for taken in others.filter_map(|other| other.parse(&digest.hex(), 4).ok()) {
+            assert!(!store.contains(&taken) && store.action_result(&taken).unwrap().is_none());
+        }
+        let mut writer = store.writer().unwrap();
+        writer.write_all(b"pieces").unwrap();
+        writer.commit(&function.digest(b"pieces")).unwrap();
+        let mut text = String::new();
+        let pieces = function.digest(b"pieces");
+        store.open_blob(&pieces, 3).unwrap().unwrap().read_to_string(&mut text).unwrap();
+        store.open_blob(&pieces, 0).unwrap().unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "cespieces");
+    }
+    let stats = store.stats().unwrap();
+    assert_eq!((stats.blobs, stats.action_results), (6, 3));
+    store.clear().unwrap();
+    assert_eq!(store.stats().unwrap().blobs, 0);
 }
 
 #[test]

@@ -170,12 +170,17 @@ fn each_in_shards(directory: &Path, visitor: &mut dyn FnMut(Entry)) -> Result<()
     })
 }
 
-/// A hash in hexadecimal, perhaps with a size behind it.
+/// A hash in hexadecimal, perhaps with a size behind it, and with the function where that is not SHA-256.
 fn is_entry_name(file: &DirEntry) -> bool {
     let name = file.file_name();
     let Some(name) = name.to_str() else { return false };
+    let (name, length) = match (name.strip_suffix("-blake3"), name.strip_suffix("-sha1")) {
+        (Some(name), _) => (name, 64),
+        (None, Some(name)) => (name, 40),
+        (None, None) => (name, 64),
+    };
     let (hash, size) = name.split_once('-').unwrap_or((name, "0"));
-    hash.len() == 64
+    hash.len() == length
         && hash.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
         && size.parse::<u64>().is_ok()
 }

@@ -22,7 +22,7 @@ pub struct BlobWriter {
 
 impl BlobWriter {
     pub(super) fn new(store: Store, temporary: NamedTempFile) -> BlobWriter {
-        BlobWriter { store, temporary, hasher: Hasher::new(), size_bytes: 0 }
+        BlobWriter { hasher: Hasher::of(store.function), store, temporary, size_bytes: 0 }
     }
 
     /// How many bytes were written so far.

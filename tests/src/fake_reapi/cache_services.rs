@@ -20,6 +20,7 @@ use bazel_remote_apis::google::bytestream::byte_stream_server::ByteStreamServer;
 use bazel_remote_apis::google::rpc;
 use bytes::Bytes;
 use farccd::digest::Digest;
+use farccd::digest::DigestFunction;
 use prost::Message as _;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -31,7 +32,6 @@ use tonic::Streaming;
 
 use super::Rpc;
 use super::Shared;
-use super::digest_of;
 use super::execution_service::Executions;
 
 /// The message limit of a gRPC server that was not told otherwise.
@@ -106,14 +106,15 @@ impl ContentAddressableStorage for Services {
         request: Request<proto::FindMissingBlobsRequest>,
     ) -> Result<Response<proto::FindMissingBlobsResponse>, Status> {
         self.0.begin(Rpc::FindMissingBlobs, &request).await?;
+        self.0.check_function(request.get_ref().digest_function)?;
         let mut missing_blob_digests = Vec::new();
         for message in request.into_inner().blob_digests {
-            let digest = digest_of(Some(&message))?;
+            let digest = self.0.digest_of(Some(&message))?;
             let present = self.0.state(|state| {
                 state.asked.push(digest);
                 state.faults.claimed.contains(&digest) || state.blobs.contains_key(&digest)
             });
-            if !present && digest != Digest::empty() {
+            if !present && !digest.is_empty() {
                 missing_blob_digests.push(message);
             }
         }
@@ -125,11 +126,12 @@ impl ContentAddressableStorage for Services {
         request: Request<proto::BatchUpdateBlobsRequest>,
     ) -> Result<Response<proto::BatchUpdateBlobsResponse>, Status> {
         self.0.begin(Rpc::BatchUpdateBlobs, &request).await?;
+        self.0.check_function(request.get_ref().digest_function)?;
         let request = request.into_inner();
         self.0.check_batch(request.encoded_len())?;
         let mut responses = Vec::new();
         for item in request.requests {
-            let digest = digest_of(item.digest.as_ref())?;
+            let digest = self.0.digest_of(item.digest.as_ref())?;
             let Some(status) = self.0.blob_status(&digest) else { continue };
             let status = match status {
                 Code::Ok => self.0.store(&digest, item.data.into()).err().unwrap_or_else(|| Status::ok("")),
@@ -148,9 +150,10 @@ impl ContentAddressableStorage for Services {
         request: Request<proto::BatchReadBlobsRequest>,
     ) -> Result<Response<proto::BatchReadBlobsResponse>, Status> {
         self.0.begin(Rpc::BatchReadBlobs, &request).await?;
+        self.0.check_function(request.get_ref().digest_function)?;
         let mut responses = Vec::new();
         for message in request.into_inner().digests {
-            let digest = digest_of(Some(&message))?;
+            let digest = self.0.digest_of(Some(&message))?;
             let Some(status) = self.0.blob_status(&digest) else { continue };
             let loaded = match status {
                 Code::Ok => self.0.load(&digest),
@@ -212,7 +215,7 @@ impl ByteStream for Services {
     async fn read(&self, request: Request<bs::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
         self.0.begin(Rpc::Read, &request).await?;
         let request = request.into_inner();
-        let digest = digest_in(&request.resource_name)?;
+        let digest = digest_in(&request.resource_name, self.0.function())?;
         let bytes = self.0.load(&digest)?;
         let offset = usize::try_from(request.read_offset).map_err(|_| Status::out_of_range("read_offset"))?;
         if offset > bytes.len() || request.read_limit != 0 {
@@ -241,7 +244,7 @@ impl ByteStream for Services {
         while let Some(message) = stream.message().await? {
             let digest = match digest {
                 Some(digest) => digest,
-                None => *digest.insert(digest_in(&message.resource_name)?),
+                None => *digest.insert(digest_in(&message.resource_name, self.0.function())?),
             };
             if self.0.state(|state| state.faults.early_writes) {
                 let committed_size = i64::try_from(digest.size_bytes()).unwrap_or(i64::MAX);
@@ -276,8 +279,9 @@ impl ActionCache for Services {
         request: Request<proto::GetActionResultRequest>,
     ) -> Result<Response<proto::ActionResult>, Status> {
         self.0.begin(Rpc::GetActionResult, &request).await?;
+        self.0.check_function(request.get_ref().digest_function)?;
         let request = request.into_inner();
-        let action = digest_of(request.action_digest.as_ref())?;
+        let action = self.0.digest_of(request.action_digest.as_ref())?;
         let result = self.0.state(|state| state.results.get(&action).cloned());
         let mut result = result.ok_or_else(|| Status::not_found(format!("no result of {action}")))?;
         self.0.inline(&mut result, &request.inline_output_files);
@@ -289,11 +293,12 @@ impl ActionCache for Services {
         request: Request<proto::UpdateActionResultRequest>,
     ) -> Result<Response<proto::ActionResult>, Status> {
         self.0.begin(Rpc::UpdateActionResult, &request).await?;
+        self.0.check_function(request.get_ref().digest_function)?;
         if !self.0.options.updates_permitted {
             return Err(Status::permission_denied("this client may not store action results"));
         }
         let request = request.into_inner();
-        let action = digest_of(request.action_digest.as_ref())?;
+        let action = self.0.digest_of(request.action_digest.as_ref())?;
         let result = request.action_result.unwrap_or_default();
         // As bazel-remote.
         if result == proto::ActionResult::default() {
@@ -334,7 +339,7 @@ impl Shared {
     pub(super) fn inline(&self, result: &mut proto::ActionResult, paths: &[String]) {
         for file in &mut result.output_files {
             if paths.contains(&file.path)
-                && let Ok(bytes) = digest_of(file.digest.as_ref()).and_then(|digest| self.load(&digest))
+                && let Ok(bytes) = self.digest_of(file.digest.as_ref()).and_then(|digest| self.load(&digest))
             {
                 file.contents = bytes.into();
             }
@@ -343,10 +348,12 @@ impl Shared {
 }
 
 /// The digest at the end of a resource name.
-fn digest_in(resource_name: &str) -> Result<Digest, Status> {
+fn digest_in(resource_name: &str, function: DigestFunction) -> Result<Digest, Status> {
     let invalid = || Status::invalid_argument(format!("resource name {resource_name:?}"));
     let (_, digest) = resource_name.rsplit_once("blobs/").ok_or_else(invalid)?;
-    digest.parse().map_err(|_| invalid())
+    let digest = digest.strip_prefix(function.path_segment()).ok_or_else(invalid)?;
+    let (hash, size) = digest.split_once('/').ok_or_else(invalid)?;
+    function.parse(hash, size.parse().map_err(|_| invalid())?).map_err(|_| invalid())
 }
 
 /// A status as a message holds it, details included.

@@ -25,7 +25,6 @@ use super::InputTree;
 use super::Rpc;
 use super::Shared;
 use super::cache_services::as_message;
-use super::digest_of;
 
 pub(super) struct Executions(pub(super) Arc<Shared>);
 
@@ -45,7 +44,8 @@ impl Execution for Executions {
     ) -> Result<Response<OperationStream>, Status> {
         self.0.begin(Rpc::Execute, &request).await?;
         let request = request.into_inner();
-        let action = digest_of(request.action_digest.as_ref())?;
+        self.0.check_function(request.digest_function)?;
+        let action = self.0.digest_of(request.action_digest.as_ref())?;
         let (sender, running) = watch::channel(None);
         let (name, breaks, stuck) = self.0.state(|state| {
             let name = format!("operations/{}", state.operations.len());
@@ -168,8 +168,8 @@ impl Shared {
         let action: Option<proto::Action> = self.message(digest, &mut missing)?;
         let Some(action) = action else { return Err(missing_inputs(&missing)) };
         let command: Option<proto::Command> =
-            self.message(&digest_of(action.command_digest.as_ref())?, &mut missing)?;
-        let root = digest_of(action.input_root_digest.as_ref())?;
+            self.message(&self.digest_of(action.command_digest.as_ref())?, &mut missing)?;
+        let root = self.digest_of(action.input_root_digest.as_ref())?;
         let inputs = InputTree::load(self, root, &mut missing)?;
         let Some(command) = command.filter(|_| missing.is_empty()) else {
             return Err(missing_inputs(&missing));
@@ -189,7 +189,7 @@ impl Shared {
         digest: &Digest,
         missing: &mut Vec<Digest>,
     ) -> Result<Option<M>, Status> {
-        let bytes = match *digest == Digest::empty() {
+        let bytes = match digest.is_empty() {
             true => Some(bytes::Bytes::new()),
             false => self.state(|state| state.blobs.get(digest).cloned()),
         };

@@ -11,7 +11,6 @@ use farccd::digest::Digest;
 use tonic::Status;
 
 use super::Shared;
-use super::digest_of;
 
 /// An input root with all its files. Paths are relative to it, separated by `/`.
 pub struct InputTree {
@@ -29,8 +28,8 @@ impl InputTree {
 
     /// The bytes of the file at `path`.
     pub fn file(&self, path: &str) -> Option<Bytes> {
-        let digest = digest_of(self.files.get(path)?.digest.as_ref()).ok()?;
-        match digest == Digest::empty() {
+        let digest = self.shared.digest_of(self.files.get(path)?.digest.as_ref()).ok()?;
+        match digest.is_empty() {
             true => Some(Bytes::new()),
             false => self.shared.state(|state| state.blobs.get(&digest).cloned()),
         }
@@ -51,6 +50,16 @@ impl InputTree {
         self.files.keys().map(String::as_str)
     }
 
+    /// The paths of all directories, each after the one that it is in; the root is the empty path.
+    pub fn directories(&self) -> impl Iterator<Item = &str> {
+        self.directories.iter().map(String::as_str)
+    }
+
+    /// All symlinks: path and target.
+    pub fn symlinks(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.symlinks.iter().map(|(path, target)| (path.as_str(), target.as_str()))
+    }
+
     /// Stores an output of the action in the CAS and describes it.
     pub fn output_file(&self, path: &str, bytes: &[u8], is_executable: bool) -> proto::OutputFile {
         let digest = self.store(bytes);
@@ -64,7 +73,7 @@ impl InputTree {
 
     /// Stores any bytes in the CAS, for example those of standard error.
     pub fn store(&self, bytes: &[u8]) -> Digest {
-        let digest = Digest::of(bytes);
+        let digest = self.shared.function().digest(bytes);
         self.shared.state(|state| state.blobs.insert(digest, Bytes::copy_from_slice(bytes)));
         digest
     }
@@ -88,15 +97,15 @@ impl InputTree {
             check_canonical(&path, &directory)?;
             let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") };
             for node in directory.directories {
-                waiting.push((below(&node.name), digest_of(node.digest.as_ref())?));
+                waiting.push((below(&node.name), shared.digest_of(node.digest.as_ref())?));
             }
             for node in directory.symlinks {
                 tree.symlinks.insert(below(&node.name), node.target);
             }
             for node in directory.files {
-                let digest = digest_of(node.digest.as_ref())?;
+                let digest = shared.digest_of(node.digest.as_ref())?;
                 let there = shared.state(|state| state.blobs.contains_key(&digest));
-                if !there && digest != Digest::empty() {
+                if !there && !digest.is_empty() {
                     missing.push(digest);
                 }
                 tree.files.insert(below(&node.name), node);

@@ -38,10 +38,43 @@ async fn capabilities_are_asked_once_per_connection() {
 }
 
 #[tokio::test]
+async fn every_service_may_have_an_address_of_its_own() {
+    let storage = FakeReapi::new().max_batch_bytes(65_536).start();
+    let cache = FakeReapi::new().forbid_updates(false).start();
+    let engine =
+        FakeReapi::new().execute(|_, _, _| proto::ActionResult::default()).versions((2, 0), (2, 0)).start();
+    let client = Client::new(Endpoint {
+        address: engine.address(),
+        cas_address: storage.address(),
+        action_cache_address: cache.address(),
+        ..Endpoint::default()
+    });
+    let client = client.unwrap();
+    let known = client.capabilities().await.unwrap();
+    assert!(known.execution && !known.uses_output_paths() && !known.action_cache_updates);
+    assert_eq!(known.max_batch_bytes, 65_536);
+    client.upload(blobs(2, 10)).await.unwrap();
+    assert_eq!(storage.blob_digests().len(), 2);
+    let action = Digest::of(b"action");
+    assert_eq!(client.action_result(&action, &[]).await.unwrap(), None);
+    assert_eq!((cache.calls(Rpc::GetActionResult), cache.calls(Rpc::FindMissingBlobs)), (1, 0));
+    assert!(client.execute(&action, &ExecuteOptions::default()).await.is_err());
+    assert_eq!((engine.calls(Rpc::Execute), engine.calls(Rpc::FindMissingBlobs)), (1, 0));
+    for server in [&storage, &cache, &engine] {
+        assert_eq!(server.calls(Rpc::GetCapabilities), 1);
+    }
+
+    let only_cache = Client::new(Endpoint { cas_address: storage.address(), ..Endpoint::default() }).unwrap();
+    assert!(!only_cache.capabilities().await.unwrap().execution);
+    let refused = only_cache.execute(&action, &ExecuteOptions::default()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unimplemented);
+}
+
+#[tokio::test]
 async fn unusable_servers_are_refused_with_the_reason() {
-    let blake3 = [proto::digest_function::Value::Blake3];
+    let others = [proto::digest_function::Value::Md5, proto::digest_function::Value::Sha384];
     for (server, reason) in [
-        (FakeReapi::new().digest_functions(&blake3).start(), "SHA256"),
+        (FakeReapi::new().digest_functions(&others).start(), "takes MD5, SHA384"),
         (FakeReapi::new().versions((2, 13), (2, 20)).start(), "2.13"),
         (FakeReapi::new().versions((1, 0), (1, 9)).start(), "1.9"),
     ] {
@@ -56,13 +89,7 @@ async fn unusable_servers_are_refused_with_the_reason() {
 async fn an_unreachable_server_fails_fast_and_is_named() {
     let port = FakeReapi::new().start().port();
     let address = format!("grpc://127.0.0.1:{port}");
-    let client = Client::new(Endpoint {
-        address: address.clone(),
-        instance_name: String::new(),
-        timeout: Duration::from_secs(60),
-        retries: 5,
-    })
-    .unwrap();
+    let client = Client::new(Endpoint { address: address.clone(), ..Endpoint::default() }).unwrap();
     let started = Instant::now();
     let upload = client.upload(blobs(3, 10)).await.unwrap_err();
     let cached = client.action_result(&Digest::of(b"a"), &[]).await.unwrap_err();
@@ -85,9 +112,8 @@ async fn a_silent_address_costs_one_call_its_time_and_no_more() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let client = Client::new(Endpoint {
         address: format!("grpc://{}", listener.local_addr().unwrap()),
-        instance_name: String::new(),
         timeout: Duration::from_millis(300),
-        retries: 5,
+        ..Endpoint::default()
     })
     .unwrap();
     let started = Instant::now();
@@ -114,9 +140,9 @@ async fn a_server_that_comes_back_is_used_again() {
 async fn a_unix_socket_that_is_not_there_is_unreachable() {
     let client = Client::new(Endpoint {
         address: "unix:/nonexistent/socket".to_owned(),
-        instance_name: String::new(),
         timeout: Duration::from_secs(1),
         retries: 0,
+        ..Endpoint::default()
     })
     .unwrap();
     let error = client.capabilities().await.unwrap_err();

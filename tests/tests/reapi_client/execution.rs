@@ -1,15 +1,20 @@
 //! Executions, through every way in which they break.
 //! Knows nothing of compilers.
 
+use std::sync::Arc;
+use std::sync::Condvar;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use farcc_tests::fake_reapi::FakeReapi;
 use farcc_tests::fake_reapi::Rpc;
 use farcc_tests::fake_reapi::succeed;
 use farccd::digest::Digest;
+use farccd::digest::DigestFunction;
 use farccd::reapi::Blob;
 use farccd::reapi::Cause;
 use farccd::reapi::Client;
+use farccd::reapi::Content;
 use farccd::reapi::Error;
 use farccd::reapi::ExecuteOptions;
 use farccd::reapi::Outcome;
@@ -23,6 +28,7 @@ use tonic_types::StatusExt as _;
 use crate::blobs;
 use crate::client;
 use crate::client_with_timeout;
+use crate::futures_all;
 
 /// A server whose actions copy `src/a.c` to their first output.
 fn copying_server() -> FakeReapi {
@@ -38,8 +44,13 @@ fn copying_server() -> FakeReapi {
 
 /// The blobs of an action with one source, the action's first.
 fn action_blobs(source: &str) -> Vec<Blob> {
-    let message = |bytes: Vec<u8>| Blob::of_bytes(bytes);
-    let source = Blob::of_bytes(source.to_owned());
+    action_blobs_by(DigestFunction::Sha256, source)
+}
+
+fn action_blobs_by(function: DigestFunction, source: &str) -> Vec<Blob> {
+    let message =
+        |bytes: Vec<u8>| Blob { digest: function.digest(&bytes), content: Content::Bytes(bytes.into()) };
+    let source = message(source.as_bytes().to_vec());
     let file = proto::FileNode {
         name: "a.c".to_owned(),
         digest: Some(source.digest.into()),
@@ -71,6 +82,75 @@ fn action_blobs(source: &str) -> Vec<Blob> {
 async fn run(client: &Client, blobs: &[Blob]) -> Result<Outcome, Error> {
     client.upload(blobs.to_vec()).await?;
     client.execute(&blobs[0].digest, &ExecuteOptions::default()).await
+}
+
+/// The fake server refuses a request that names no function, or a resource whose name lacks it.
+#[tokio::test]
+async fn every_digest_function_serves_a_whole_execution() {
+    use proto::digest_function::Value;
+    for (announced, function) in [
+        (Value::Blake3, DigestFunction::Blake3),
+        (Value::Sha1, DigestFunction::Sha1),
+        (Value::Sha256, DigestFunction::Sha256),
+    ] {
+        let server = FakeReapi::new()
+            .digest_functions(&[announced])
+            .execute(|_, command, inputs| {
+                let source = inputs.file("src/a.c").unwrap();
+                succeed(vec![inputs.output_file(&command.output_paths[0], &source, false)])
+            })
+            .start();
+        let client = client(&server);
+        assert_eq!(client.capabilities().await.unwrap().digest_function, function);
+        // Too large for a batch: by stream, there and back.
+        let source = "int a;\n".repeat(1 << 20);
+        let blobs = action_blobs_by(function, &source);
+        let outcome = run(&client, &blobs).await.unwrap();
+        let output = function.read(outcome.result.output_files[0].digest.as_ref().unwrap()).unwrap();
+        assert_eq!(output, function.digest(source.as_bytes()));
+        assert_eq!(client.download(&output).await.unwrap(), source.as_bytes());
+        assert_eq!(
+            client.download(&blobs[0].digest).await.unwrap().len() as u64,
+            blobs[0].digest.size_bytes()
+        );
+        // What the server lost is named in its digests, and sent again.
+        server.lose_blob(&blobs[2].digest);
+        let options = ExecuteOptions { skip_cache_lookup: true, ..ExecuteOptions::default() };
+        let lost = client.execute(&blobs[0].digest, &options).await.unwrap_err();
+        assert_eq!(lost.missing_digests(), [blobs[2].digest]);
+        assert_eq!(client.upload(blobs.clone()).await.unwrap().sent_blobs, 1);
+        assert!(client.execute(&blobs[0].digest, &options).await.is_ok());
+        assert!(client.action_result(&blobs[0].digest, &[]).await.unwrap().is_some());
+    }
+}
+
+/// Its streams stay open for as long as an execution lasts, and the server allows a hundred on one connection.
+#[tokio::test]
+async fn hundreds_of_executions_are_in_flight_at_once() {
+    const COUNT: usize = 450;
+    let server = Arc::new((Mutex::new(0), Condvar::new()));
+    let all = Arc::clone(&server);
+    let fake = FakeReapi::new()
+        .execute(move |_, _, inputs| {
+            // Ends only when all have come.
+            let (count, changed) = &*all;
+            let mut count = count.lock().unwrap();
+            *count += 1;
+            changed.notify_all();
+            let limit = Duration::from_secs(60);
+            let (count, _) = changed.wait_timeout_while(count, limit, |count| *count < COUNT).unwrap();
+            assert!(*count >= COUNT, "only {count} came");
+            succeed(vec![inputs.output_file("a.o", b"", false)])
+        })
+        .start();
+    let client = client(&fake);
+    let actions: Vec<_> = (0..COUNT).map(|number| action_blobs(&format!("int a{number};"))).collect();
+    client.upload(actions.concat()).await.unwrap();
+    let options = ExecuteOptions::default();
+    let executions = actions.iter().map(|blobs| client.execute(&blobs[0].digest, &options));
+    for outcome in futures_all(executions).await {
+        outcome.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -152,7 +232,8 @@ async fn a_forgotten_operation_is_executed_again_within_bounds() {
     server.break_execute_streams(usize::MAX);
     let error = run(&client, &action_blobs("int other;")).await.unwrap_err();
     assert!(matches!(error.code(), Code::Unavailable | Code::Aborted), "{error}");
-    assert!(server.calls(Rpc::Execute) <= 5);
+    // Two of the first action; then once, twice for nothing, and three times by the tries.
+    assert!(server.calls(Rpc::Execute) <= 8, "{}", server.calls(Rpc::Execute));
 }
 
 #[tokio::test]
@@ -173,6 +254,7 @@ async fn the_status_of_the_response_is_the_verdict() {
         (Code::DeadlineExceeded, Cause::ActionTimeout, false, 1),
         (Code::Internal, Cause::Status, true, 1),
         (Code::FailedPrecondition, Cause::Status, true, 1),
+        (Code::NotFound, Cause::Status, true, 1),
         (Code::InvalidArgument, Cause::Status, false, 1),
         (Code::Cancelled, Cause::Status, false, 1),
         (Code::PermissionDenied, Cause::Status, false, 1),

@@ -12,7 +12,9 @@ use farccd::reapi::Client;
 use farccd::reapi::Endpoint;
 
 mod action_cache;
+mod against_serve;
 mod connection;
+mod credentials;
 mod download;
 mod execution;
 mod find_missing;
@@ -25,6 +27,7 @@ fn endpoint(server: &FakeReapi) -> Endpoint {
         instance_name: "main/fake".to_owned(),
         timeout: Duration::from_secs(20),
         retries: 3,
+        ..Endpoint::default()
     }
 }
 

@@ -8,20 +8,33 @@ async fn capabilities() {
     let request = reapi::GetCapabilitiesRequest { instance_name: "any/thing".to_owned() };
     let mut client = CapabilitiesClient::new(server.channel.clone());
     let capabilities = client.get_capabilities(request).await.unwrap().into_inner();
-    let sha256 = i32::from(reapi::digest_function::Value::Sha256);
+    let functions = DigestFunction::ALL.map(DigestFunction::number);
     let cache = capabilities.cache_capabilities.unwrap();
-    assert_eq!(cache.digest_functions, [sha256]);
+    assert_eq!(cache.digest_functions, functions);
+    let zstd = i32::from(reapi::compressor::Value::Zstd);
+    assert_eq!(cache.supported_compressors, [zstd]);
+    assert_eq!(cache.supported_batch_update_compressors, [zstd]);
     assert!(cache.action_cache_update_capabilities.unwrap().update_enabled);
     assert!((3 << 20..4 << 20).contains(&cache.max_batch_total_size_bytes));
     let execution = capabilities.execution_capabilities.unwrap();
-    assert!(execution.exec_enabled && execution.digest_function == sha256);
+    assert!(execution.exec_enabled && execution.digest_function == DigestFunction::Sha256.number());
+    assert_eq!(execution.digest_functions, functions);
     assert_eq!(capabilities.low_api_version.unwrap().major, 2);
     assert_eq!(capabilities.high_api_version.unwrap().minor, 12);
 
-    let digest_function = i32::from(reapi::digest_function::Value::Blake3);
+    let digest_function = i32::from(reapi::digest_function::Value::Sha512);
     let request = reapi::FindMissingBlobsRequest { digest_function, ..Default::default() };
     let error = server.storage().find_missing_blobs(request).await.unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument);
+    assert!(error.message().contains("SHA512"), "{error}");
+
+    // A blob that the whole store could not hold is refused before it is sent.
+    let limit = cache.max_cas_blob_size_bytes;
+    assert_eq!(limit, 20 << 30);
+    let name = format!("uploads/1/blobs/{}/{}", Digest::of(b"").hex(), limit + 1);
+    let stream = tokio_stream::iter(pieces(&name, b"the beginning", 100));
+    let error = server.bytes().write(stream).await.unwrap_err();
+    assert!(error.code() == Code::InvalidArgument && error.message().contains("larger than"), "{error}");
     server.stop().await;
 }
 
@@ -63,7 +76,7 @@ async fn batches() {
     server.stop().await;
 }
 
-fn pieces(name: &str, bytes: &[u8], size: usize) -> Vec<bytestream::WriteRequest> {
+pub(super) fn pieces(name: &str, bytes: &[u8], size: usize) -> Vec<bytestream::WriteRequest> {
     let mut offset = 0;
     let mut requests: Vec<bytestream::WriteRequest> = bytes
         .chunks(size)
@@ -260,7 +273,7 @@ async fn trees_come_in_pages() {
     let case = Case::shell("true").file("a/b/f", "1").file("a/c/f", "2").file("d/f", "1").file("e/f", "1");
     server.upload(&case.blobs()).await;
     let mut blobs = Vec::new();
-    let root = case.tree.build(&mut blobs);
+    let root = case.tree.build(DigestFunction::Sha256, &mut blobs);
     let request =
         reapi::GetTreeRequest { root_digest: Some(message(&root)), page_size: 2, ..Default::default() };
     let mut stream = server.storage().get_tree(request.clone()).await.unwrap().into_inner();

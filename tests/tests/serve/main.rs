@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, its helpers too")]
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use bazel_remote_apis::google::bytestream::byte_stream_client::ByteStreamClient;
 use bazel_remote_apis::google::longrunning;
 use bazel_remote_apis::google::protobuf;
 use farccd::digest::Digest;
+use farccd::digest::DigestFunction;
 use farccd::serve;
 use farccd::serve::ServeOptions;
 use prost::Message;
@@ -37,12 +39,17 @@ use tonic::transport::Channel;
 use tonic_types::StatusExt;
 use tonic_types::pb::PreconditionFailure;
 
+mod access;
+mod bucket;
 mod cache;
+mod compression;
 mod execution;
+mod functions;
 
 /// A server in this process, on a directory of its own, and a connection to it.
 struct Server {
     directory: tempfile::TempDir,
+    address: SocketAddr,
     channel: Channel,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     task: Option<tokio::task::JoinHandle<anyhow::Result<()>>>,
@@ -50,18 +57,24 @@ struct Server {
 
 impl Server {
     async fn start(jobs: usize) -> Server {
+        Server::start_with(jobs, |_| {}).await
+    }
+
+    /// With options that are not the usual ones; the connection is in clear text, and made when it is needed.
+    async fn start_with(jobs: usize, edit: impl FnOnce(&mut ServeOptions)) -> Server {
         let directory = tempfile::tempdir().unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = tokio::sync::oneshot::channel();
-        let options = ServeOptions::new(directory.path().to_owned(), jobs);
+        let mut options = ServeOptions::new(directory.path().to_owned(), jobs);
+        edit(&mut options);
         let task = tokio::spawn(serve::run(listener, options, async {
             let _ = stopped.await;
         }));
         let endpoint = Channel::from_shared(format!("http://{address}")).unwrap();
-        // The socket listens already: connecting waits until the server accepts.
-        let channel = endpoint.connect().await.unwrap();
-        Server { directory, channel, stop: Some(stop), task: Some(task) }
+        // The socket listens already: a call waits until the server accepts.
+        let channel = endpoint.connect_lazy();
+        Server { directory, address, channel, stop: Some(stop), task: Some(task) }
     }
 
     async fn stop(mut self) {
@@ -103,12 +116,20 @@ impl Server {
     }
 
     async fn upload(&self, blobs: &[Vec<u8>]) {
+        self.upload_as(DigestFunction::Sha256, blobs).await;
+    }
+
+    async fn upload_as(&self, function: DigestFunction, blobs: &[Vec<u8>]) {
         let requests = blobs.iter().map(|data| reapi::batch_update_blobs_request::Request {
-            digest: Some(message(&Digest::of(data))),
+            digest: Some(message(&function.digest(data))),
             data: data.clone(),
             compressor: 0,
         });
-        let request = reapi::BatchUpdateBlobsRequest { requests: requests.collect(), ..Default::default() };
+        let request = reapi::BatchUpdateBlobsRequest {
+            requests: requests.collect(),
+            digest_function: function.number(),
+            ..Default::default()
+        };
         let response = self.storage().batch_update_blobs(request).await.unwrap().into_inner();
         assert_eq!(response.responses.len(), blobs.len());
         for response in response.responses {
@@ -117,14 +138,19 @@ impl Server {
     }
 
     async fn download(&self, digest: &reapi::Digest) -> Vec<u8> {
-        let resource_name = format!("blobs/{}/{}", digest.hash, digest.size_bytes);
-        let request = bytestream::ReadRequest { resource_name, ..Default::default() };
-        let mut stream = self.bytes().read(request).await.unwrap().into_inner();
+        self.read(&format!("blobs/{}/{}", digest.hash, digest.size_bytes)).await.unwrap()
+    }
+
+    /// All that a resource name yields.
+    async fn read(&self, resource_name: &str) -> Result<Vec<u8>, Status> {
+        let request =
+            bytestream::ReadRequest { resource_name: resource_name.to_owned(), ..Default::default() };
+        let mut stream = self.bytes().read(request).await?.into_inner();
         let mut bytes = Vec::new();
-        while let Some(piece) = stream.message().await.unwrap() {
+        while let Some(piece) = stream.message().await? {
             bytes.extend(piece.data);
         }
-        bytes
+        Ok(bytes)
     }
 
     async fn find_missing(&self, digests: &[Digest]) -> usize {
@@ -135,7 +161,7 @@ impl Server {
 
     /// Uploads the case and executes it to its end.
     async fn execute(&self, case: &Case) -> Result<ExecuteResponse, Status> {
-        self.upload(&case.blobs()).await;
+        self.upload_as(case.function, &case.blobs()).await;
         finish(self.execution().execute(case.request()).await?.into_inner()).await
     }
 
@@ -206,19 +232,19 @@ impl Tree {
     }
 
     /// The digest of this directory; its blobs are appended.
-    fn build(&self, blobs: &mut Vec<Vec<u8>>) -> Digest {
+    fn build(&self, function: DigestFunction, blobs: &mut Vec<Vec<u8>>) -> Digest {
         let mut directory = Directory::default();
         for (name, (bytes, is_executable)) in &self.files {
             blobs.push(bytes.clone());
             directory.files.push(FileNode {
                 name: name.clone(),
-                digest: Some(message(&Digest::of(bytes))),
+                digest: Some(message(&function.digest(bytes))),
                 is_executable: *is_executable,
                 ..Default::default()
             });
         }
         for (name, tree) in &self.directories {
-            let digest = Some(message(&tree.build(blobs)));
+            let digest = Some(message(&tree.build(function, blobs)));
             directory.directories.push(DirectoryNode { name: name.clone(), digest });
         }
         for (name, target) in &self.symlinks {
@@ -229,7 +255,7 @@ impl Tree {
             });
         }
         let bytes = directory.encode_to_vec();
-        let digest = Digest::of(&bytes);
+        let digest = function.digest(&bytes);
         blobs.push(bytes);
         digest
     }
@@ -240,6 +266,8 @@ impl Tree {
 struct Case {
     tree: Tree,
     command: Command,
+    /// Of all its digests.
+    function: DigestFunction,
     /// Its command and input root are filled in.
     action: Action,
     skip_cache_lookup: bool,
@@ -310,14 +338,14 @@ impl Case {
     fn built(&self) -> (Digest, Vec<Vec<u8>>) {
         let mut blobs = Vec::new();
         let mut add = |bytes: Vec<u8>| {
-            let digest = Digest::of(&bytes);
+            let digest = self.function.digest(&bytes);
             blobs.push(bytes);
             digest
         };
         let command = add(self.command.encode_to_vec());
         let root = match &self.root {
             Some(directory) => add(directory.encode_to_vec()),
-            None => self.tree.build(&mut blobs),
+            None => self.tree.build(self.function, &mut blobs),
         };
         let action = Action {
             command_digest: Some(message(&command)),
@@ -325,7 +353,7 @@ impl Case {
             ..self.action.clone()
         };
         let bytes = action.encode_to_vec();
-        let digest = Digest::of(&bytes);
+        let digest = self.function.digest(&bytes);
         blobs.push(bytes);
         (digest, blobs)
     }
@@ -343,6 +371,7 @@ impl Case {
             action_digest: Some(message(&self.digest())),
             skip_cache_lookup: self.skip_cache_lookup,
             inline_stdout: self.inline_stdout,
+            digest_function: self.function.number(),
             ..Default::default()
         }
     }

@@ -38,6 +38,7 @@ use super::request::OutputKind;
 use super::request::Request;
 use super::to_message;
 use crate::digest::Digest;
+use crate::digest::DigestFunction;
 use crate::store::Store;
 
 /// Nested deeper, a tree is a mistake or an attack; each level holds a descriptor while it is read.
@@ -55,7 +56,7 @@ pub(super) fn outputs(
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root_fd = rustix::fs::open(root, flags, Mode::empty())
         .map_err(|error| Failure::io("open the action's root", &error.into()))?;
-    let collector = Collector { store, mount_points, format: request.format };
+    let collector = Collector { store, mount_points, function: request.function, format: request.format };
     for output in &request.outputs {
         if !mount_points.contains(&output.from_root) {
             collector.output(&root_fd, output, result)?;
@@ -65,8 +66,10 @@ pub(super) fn outputs(
 }
 
 struct Collector<'a> {
+    /// Stores under the digest function of the request.
     store: &'a Store,
     mount_points: &'a BTreeSet<PathBuf>,
+    function: DigestFunction,
     format: OutputDirectoryFormat,
 }
 
@@ -179,7 +182,7 @@ impl Collector<'_> {
                 }
                 FileType::Directory => {
                     let directory = self.walk(&child, &child_path, depth + 1, children)?;
-                    let digest = Digest::of(&directory.encode_to_vec());
+                    let digest = self.function.digest(&directory.encode_to_vec());
                     children.add(digest, directory);
                     message.directories.push(DirectoryNode { name, digest: Some(to_message(&digest)) });
                 }

@@ -60,7 +60,7 @@ impl Failure {
         if !self.missing.is_empty() {
             let violation = |digest: &Digest| Violation {
                 r#type: "MISSING".to_owned(),
-                subject: format!("blobs/{digest}"),
+                subject: format!("blobs/{}{digest}", digest.function().path_segment()),
                 description: String::new(),
             };
             let failure = PreconditionFailure { violations: self.missing.iter().map(violation).collect() };

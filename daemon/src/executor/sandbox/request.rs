@@ -14,6 +14,7 @@ use bazel_remote_apis::build::bazel::remote::execution::v2::command::OutputDirec
 use super::Failure;
 use super::SandboxOptions;
 use crate::digest::Digest;
+use crate::digest::DigestFunction;
 use crate::paths;
 
 /// What the client called an output.
@@ -38,6 +39,8 @@ pub(super) struct Output {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Request {
+    /// Of all the action's digests.
+    pub(super) function: DigestFunction,
     pub(super) input_root: Digest,
     pub(super) arguments: Vec<String>,
     /// Each `NAME=value`.
@@ -51,11 +54,12 @@ pub(super) struct Request {
 
 impl Request {
     pub(super) fn new(
+        function: DigestFunction,
         action: &Action,
         command: &Command,
         options: &SandboxOptions,
     ) -> Result<Request, Failure> {
-        let input_root = digest(action.input_root_digest.as_ref(), "input_root_digest")?;
+        let input_root = digest(function, action.input_root_digest.as_ref(), "input_root_digest")?;
         let Some(program) = command.arguments.first().filter(|program| !program.is_empty()) else {
             return Err(Failure::invalid("the command has no arguments"));
         };
@@ -80,6 +84,7 @@ impl Request {
         let working_directory = inside(Path::new(""), &command.working_directory)?;
         let format = OutputDirectoryFormat::try_from(command.output_directory_format);
         Ok(Request {
+            function,
             input_root,
             arguments: command.arguments.clone(),
             environment,
@@ -92,11 +97,13 @@ impl Request {
 }
 
 /// The digest in a message's field `name`.
-pub(super) fn digest(message: Option<&DigestMessage>, name: &str) -> Result<Digest, Failure> {
+pub(super) fn digest(
+    function: DigestFunction,
+    message: Option<&DigestMessage>,
+    name: &str,
+) -> Result<Digest, Failure> {
     let message = message.ok_or_else(|| Failure::invalid(format!("{name} is not set")))?;
-    let size_bytes = u64::try_from(message.size_bytes)
-        .map_err(|_| Failure::invalid(format!("{name}: the size {} is negative", message.size_bytes)))?;
-    Digest::from_hex(&message.hash, size_bytes).map_err(|error| Failure::invalid(format!("{name}: {error}")))
+    function.read(message).map_err(|error| Failure::invalid(format!("{name}: {error}")))
 }
 
 fn timeout(action: &Action, options: &SandboxOptions) -> Result<Duration, Failure> {
@@ -173,7 +180,7 @@ mod tests {
             default_timeout: Duration::from_secs(10),
             max_timeout: Duration::from_secs(20),
         };
-        Request::new(&action, &command, &options)
+        Request::new(DigestFunction::Sha256, &action, &command, &options)
     }
 
     // As `outputs`.

@@ -42,7 +42,7 @@ pub(super) fn input_root(sandbox: &Sandbox, root_digest: &Digest, root: &Path) -
     while let Some((next, path)) = pending.pop() {
         let Some(directory) = directories.get(&next) else { continue };
         for file in &directory.files {
-            let file_digest = digest(file.digest.as_ref(), &file.name)?;
+            let file_digest = digest(root_digest.function(), file.digest.as_ref(), &file.name)?;
             if !stage_file(sandbox, &file_digest, &path.join(&file.name), file.is_executable)? {
                 missing.push(file_digest);
             }
@@ -50,7 +50,8 @@ pub(super) fn input_root(sandbox: &Sandbox, root_digest: &Digest, root: &Path) -
         for child in &directory.directories {
             let child_path = path.join(&child.name);
             std::fs::create_dir(&child_path).map_err(|error| failed("make", root, &child_path, &error))?;
-            pending.push((digest(child.digest.as_ref(), &child.name)?, child_path));
+            let child_digest = digest(root_digest.function(), child.digest.as_ref(), &child.name)?;
+            pending.push((child_digest, child_path));
         }
         symlinks.extend(directory.symlinks.iter().map(|link| (path.join(&link.name), link.target.as_str())));
     }
@@ -88,7 +89,7 @@ impl Tree {
             let children: Result<Vec<Digest>, Failure> = directory
                 .directories
                 .iter()
-                .map(|child| digest(child.digest.as_ref(), &child.name))
+                .map(|child| digest(root.function(), child.digest.as_ref(), &child.name))
                 .collect();
             let children = children?;
             if are_children_counted {

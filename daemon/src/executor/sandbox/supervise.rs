@@ -115,8 +115,8 @@ pub(super) fn run(
     let child = spawned.map_err(|error| Failure::io("start bubblewrap", &error))?;
     let mut child = KillOnDrop(child);
     let deadline = Instant::now() + request.timeout;
+    let store = &sandbox.store().with_function(request.function);
     std::thread::scope(|scope| {
-        let store = sandbox.store();
         let stdout = scope.spawn(move || keep_printed(store, stdout_reader, flooded));
         let stderr = scope.spawn(move || keep_printed(store, stderr_reader, flooded));
         let status = scope.spawn(move || read_status(status_reader));
