@@ -7,6 +7,7 @@ mod control;
 mod demo;
 mod doctor;
 mod explain;
+mod import;
 mod install_links;
 mod scan;
 mod serve;
@@ -102,6 +103,8 @@ enum Command {
     },
     /// Serve the Remote Execution API from a directory, for a demo, tests or a small team
     Serve(serve::ServeArgs),
+    /// Print the farcc.toml that says what a file of Buck2, Bazel, reclient or recc says
+    Import(import::ImportArgs),
     /// Make links named after compilers that lead to farcc, for the front of PATH
     InstallLinks(install_links::InstallLinksArgs),
     /// Build a real C++ project twice through launcher, daemon and a local server, and show what went where
@@ -153,6 +156,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Doctor { json } => doctor::doctor(&surroundings, json),
         Command::Config { json } => config::config(&surroundings, json),
         Command::Serve(args) => serve::serve(&surroundings, &args),
+        Command::Import(args) => import::import(&surroundings, &args),
         Command::InstallLinks(args) => install_links::install_links(&surroundings, &args),
         Command::Demo(args) => demo::demo(&surroundings, &args),
     }
