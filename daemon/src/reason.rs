@@ -92,6 +92,8 @@ pub enum Reason {
     RemoteError(String),
     /// The command cannot be sent to workers in the way that `[exec] root` asks for; the root, and why.
     RootImpossible(String),
+    /// A worker has another compiler, or another system header that the command reads, than this machine; the first one.
+    WorkerDiffers(String),
     /// The store could not be read or written; why. The command itself is not affected.
     Store(String),
     /// The daemon is stopping and takes no new work.
@@ -145,6 +147,7 @@ impl Reason {
             Reason::RemoteFailed(_) => "remote_failed",
             Reason::RemoteError(_) => "remote_error",
             Reason::RootImpossible(_) => "root_impossible",
+            Reason::WorkerDiffers(_) => "worker_differs",
             Reason::Store(_) => "store",
             Reason::Draining => "draining",
             Reason::VersionSkew => "version_skew",
@@ -180,6 +183,7 @@ impl Reason {
             | Reason::VerifyDiffers(detail)
             | Reason::PathShown(detail)
             | Reason::RootImpossible(detail)
+            | Reason::WorkerDiffers(detail)
             | Reason::Store(detail)
             | Reason::Internal(detail) => Some(detail.clone()),
             Reason::RemoteFailed(status) => Some(format!("exit status {status}")),

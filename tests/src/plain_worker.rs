@@ -28,6 +28,12 @@ const RUN: &str = r#"
 set -eu
 mount -t tmpfs -o size=16k none "$HIDDEN"
 test -z "$(ls -A "$HIDDEN")"
+printf %s "$REPLACED" | while read -r ours theirs; do
+    mount --bind "$ours" "$theirs"
+done
+for directory in $EMPTIED; do
+    mount -t tmpfs -o size=16k none "$directory"
+done
 if [ -n "$AT" ]; then
     mkdir -p "$AT"
     mount --bind "$ROOT" "$AT"
@@ -52,20 +58,34 @@ pub struct Abilities {
     pub property: bool,
 }
 
+/// How the worker's image differs from this machine's, which it has otherwise.
+#[derive(Debug, Clone, Default)]
+pub struct Image {
+    /// Files that stand in another's place: theirs, and the place. No name has spaces.
+    pub replaced: Vec<(PathBuf, PathBuf)>,
+    /// Directories that are empty there. No name has spaces.
+    pub emptied: Vec<PathBuf>,
+}
+
 /// Whether this machine can have such a worker with and without these; else why not is for the test to say.
 pub fn can_be_had() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// The cluster, before it starts.
+/// The cluster, before it starts; its workers have this machine's image.
 pub fn plain_worker(space: &TestSpace, abilities: Abilities) -> Options {
+    plain_worker_with(space, abilities, Image::default())
+}
+
+/// The cluster, before it starts.
+pub fn plain_worker_with(space: &TestSpace, abilities: Abilities, image: Image) -> Options {
     prerequisites::require(&["unshare", "mount"]);
     let (builds, hidden) = (space.serve_dir().join("build"), space.client());
     std::fs::create_dir_all(&builds).unwrap();
     let number = AtomicUsize::new(0);
     FakeReapi::new().execute(move |action, command, inputs| {
         let place = builds.join(number.fetch_add(1, Ordering::Relaxed).to_string());
-        let result = execute(&place.join("root"), &hidden, abilities, action, command, inputs);
+        let result = execute(&place.join("root"), &hidden, abilities, &image, action, command, inputs);
         std::fs::remove_dir_all(&place).unwrap();
         result
     })
@@ -75,6 +95,7 @@ fn execute(
     root: &Path,
     hidden: &Path,
     abilities: Abilities,
+    image: &Image,
     action: &proto::Action,
     command: &proto::Command,
     inputs: &InputTree,
@@ -97,6 +118,10 @@ fn execute(
         .env("ROOT", root)
         .env("AT", at)
         .env("DIRECTORY", &command.working_directory);
+    let replaced =
+        image.replaced.iter().map(|(ours, theirs)| format!("{} {}\n", ours.display(), theirs.display()));
+    let emptied = image.emptied.iter().map(|directory| format!("{} ", directory.display()));
+    confined.env("REPLACED", replaced.collect::<String>()).env("EMPTIED", emptied.collect::<String>());
     confined.env("CONFINED", if abilities.namespaces { "" } else { "yes" });
     let finished = run(&mut confined);
     if !at.is_empty() && !Path::new(at).starts_with(hidden) {

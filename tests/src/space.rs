@@ -32,6 +32,7 @@ pub struct TestSpace {
     root: PathBuf,
     binaries: &'static Binaries,
     exec_root: &'static str,
+    exec_toolchain: &'static str,
     keep: bool,
 }
 
@@ -91,7 +92,13 @@ impl TestSpace {
         let root = tempfile::Builder::new().prefix(&format!("farcc-{name}-")).tempdir().unwrap().keep();
         // /tmp may be a symlink: the paths that a compiler reports are resolved ones.
         let root = root.canonicalize().unwrap();
-        let space = TestSpace { root, binaries: binaries(), exec_root: "mirror", keep: false };
+        let space = TestSpace {
+            root,
+            binaries: binaries(),
+            exec_root: "mirror",
+            exec_toolchain: "trusted",
+            keep: false,
+        };
         for directory in [space.workspace(), space.home(), space.farcc_dir(), space.serve_dir()] {
             std::fs::create_dir_all(directory).unwrap();
         }
@@ -102,6 +109,13 @@ impl TestSpace {
     /// has no answer to what `auto` asks first.
     pub fn with_exec_root(mut self, exec_root: &'static str) -> TestSpace {
         self.exec_root = exec_root;
+        self
+    }
+
+    /// The same with the workers' compilers and system headers compared, as they are by default. Else they are taken for those
+    /// of this machine, which they are in most tests.
+    pub fn with_workers_compared(mut self) -> TestSpace {
+        self.exec_toolchain = "worker";
         self
     }
 
@@ -168,12 +182,13 @@ impl TestSpace {
         let mut path = self.binaries.directory().as_os_str().to_owned();
         path.push(":");
         path.push(SYSTEM_PATH);
-        let pairs: [(&str, OsString); 7] = [
+        let pairs: [(&str, OsString); 8] = [
             ("PATH", path),
             ("HOME", self.home().into()),
             ("FARCC_DIR", self.farcc_dir().into()),
             ("FARCC_CONFIG", self.config_file().into()),
             ("FARCC_EXEC_ROOT", self.exec_root.into()),
+            ("FARCC_EXEC_TOOLCHAIN", self.exec_toolchain.into()),
             ("LC_ALL", "C".into()),
             ("FARCC_LOG", "info".into()),
         ];

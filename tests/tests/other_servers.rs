@@ -66,7 +66,7 @@ fn on_buildbox(project: &Project, compiler: Compiler) {
     if !is_full("buildbox-casd") {
         return;
     }
-    let space = TestSpace::new("buildbox");
+    let space = TestSpace::new("buildbox").with_workers_compared();
     let Some(server) = Buildbox::start(&space, "casd") else { return };
     let Some(trial) = Trial::new(&space, project, compiler) else { return };
     executes_then_hits(&trial, "buildbox", &format!("[remote]\naddress = \"grpc://{}\"\n", server.address()));
@@ -88,7 +88,7 @@ fn buildbox_loses_its_blobs_in_mid_build() {
     if !is_full("eviction on buildbox-casd") {
         return;
     }
-    let space = TestSpace::new("buildbox-eviction");
+    let space = TestSpace::new("buildbox-eviction").with_workers_compared();
     let Some(server) = Buildbox::start(&space, "casd") else { return };
     let Some(trial) = Trial::new(&space, &ZLIB_CMAKE, Compiler::Gcc) else { return };
     space.configure(&format!("[remote]\naddress = \"grpc://{}\"\n", server.address()));
@@ -115,7 +115,7 @@ fn on_buildbarn(project: &Project, compiler: Compiler, root: &'static str) {
     if !is_full("Buildbarn") {
         return;
     }
-    let space = TestSpace::new("buildbarn").with_exec_root(root);
+    let space = TestSpace::new("buildbarn").with_exec_root(root).with_workers_compared();
     let Some(server) = Buildbarn::start(&space) else { return };
     let Some(trial) = Trial::new(&space, project, compiler) else { return };
     executes_then_hits(&trial, "buildbarn", &buildbarn_toml(&server));
@@ -148,7 +148,7 @@ fn buildbarn_loses_a_worker_and_its_scheduler_in_mid_build() {
     if !is_full("losses on Buildbarn") {
         return;
     }
-    let space = TestSpace::new("buildbarn-losses");
+    let space = TestSpace::new("buildbarn-losses").with_workers_compared();
     let Some(mut server) = Buildbarn::start(&space) else { return };
     let Some(trial) = Trial::new(&space, &LUA_MAKE, Compiler::Gcc) else { return };
     space.configure(&buildbarn_toml(&server));
@@ -171,7 +171,7 @@ fn buildbarn_loses_its_storage_in_mid_build() {
     if !is_full("eviction on Buildbarn") {
         return;
     }
-    let space = TestSpace::new("buildbarn-eviction");
+    let space = TestSpace::new("buildbarn-eviction").with_workers_compared();
     let Some(mut server) = Buildbarn::start(&space) else { return };
     let Some(trial) = Trial::new(&space, &LUA_MAKE, Compiler::Gcc) else { return };
     space.configure(&buildbarn_toml(&server));

@@ -33,7 +33,7 @@ const REMOTE_PERCENT: u64 = 98;
 /// The whole life of a project: plain twice, remote, hits from the cluster, hits from this machine, and the same
 /// without a cluster.
 fn try_project(project: &Project, compiler: Compiler) {
-    let space = TestSpace::new(project.name);
+    let space = TestSpace::new(project.name).with_workers_compared();
     let Some(trial) = Trial::new(&space, project, compiler) else { return };
 
     let server = ServeProcess::start(&space, "cluster");

@@ -184,7 +184,7 @@ fn a_server_that_changes_its_root_directory_gets_the_tree_as_it_is() {
     let plain = compile(&space, "", "gcc", "-g");
     assert_same("auto", &compile(&space, "farcc", "gcc", "-g"), &plain);
     assert_eq!(space.stats().verdict("executed_remote"), 2, "{}", space.stats().0);
-    let answers: Vec<String> = std::fs::read_dir(space.farcc_dir().join("state/roots"))
+    let answers: Vec<String> = std::fs::read_dir(space.farcc_dir().join("state/workers/roots"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
@@ -248,7 +248,8 @@ fn what_cannot_be_sent_with_a_root_runs_here() {
 
 /// A whole build with `root`: the objects are those of plain builds, and every compile ran on the cluster.
 fn try_project(project: &Project, compiler: Compiler, root: &'static str) {
-    let space = TestSpace::new(&format!("{root}-{}", project.name)).with_exec_root(root);
+    let space =
+        TestSpace::new(&format!("{root}-{}", project.name)).with_exec_root(root).with_workers_compared();
     let Some(site) = Site::new(&space, project, compiler) else { return };
     let (first, _) = site.plain_build("plain-1");
     let (second, _) = site.plain_build("plain-2");

@@ -2,9 +2,11 @@
 //! Knows nothing of scanning, nor of clusters; installs and collects the outputs of a command.
 
 mod checkout;
+mod draft;
 mod environment;
 mod input_root;
 mod outputs;
+mod question;
 mod remote_action;
 mod rooted;
 mod tree;
@@ -38,12 +40,14 @@ pub use outputs::Output;
 pub use outputs::collect;
 pub use outputs::find;
 pub use outputs::install;
+pub use question::platform_of;
+pub use question::probe;
+pub use question::report;
 pub use remote_action::RemoteAction;
+pub use rooted::Brought;
 pub use rooted::LINK;
 pub use rooted::RelativeCommand;
 pub use rooted::Rooted;
-pub use rooted::platform_of;
-pub use rooted::probe;
 
 /// Part of every key: raised when the same key would mean something else than in an earlier version.
 const KEY_VERSION: &[u8] = b"farcc 1";
@@ -98,6 +102,8 @@ pub struct Action {
     pub input_root: InputRoot,
     /// Every file that the command reads, those of the image included.
     pub inputs: Vec<Arc<InputFile>>,
+    /// Those of them that are not in the tree, since they belong to the image.
+    pub in_image: Vec<Arc<InputFile>>,
     /// What the command makes.
     pub outputs: Vec<Output>,
     /// The checkout to which the names in results are translated.
@@ -133,7 +139,7 @@ impl Action {
         let mut in_image = Vec::new();
         for input in &inputs {
             if builder.add_file(&input.path, &input.version).map_err(Reason::from)? == Located::System {
-                in_image.push(&**input);
+                in_image.push(Arc::clone(input));
             }
         }
         for directory in &spec.directories {
@@ -185,6 +191,7 @@ impl Action {
             environment: spec.environment.clone(),
             input_root,
             inputs,
+            in_image,
             outputs,
             checkout: spec.checkout.clone(),
         })
@@ -199,7 +206,7 @@ fn duration(duration: Duration) -> google::Duration {
 }
 
 /// REAPI's `Platform`: sorted by name, then value, as servers check.
-fn platform(properties: &BTreeMap<String, String>) -> re::Platform {
+pub fn platform(properties: &BTreeMap<String, String>) -> re::Platform {
     let property = |(name, value): (&String, &String)| re::platform::Property {
         name: name.clone(),
         value: value.clone(),
@@ -242,7 +249,7 @@ fn encode_command(
 
 /// What changes a result without being in the tree: the toolchain and the files of the image. They enter the
 /// digest of the Action through its `salt`.
-fn salt(circumstances: &Circumstances, in_image: &[&InputFile]) -> Vec<u8> {
+fn salt(circumstances: &Circumstances, in_image: &[Arc<InputFile>]) -> Vec<u8> {
     let mut hasher = Hasher::new();
     hasher.field(KEY_VERSION);
     hasher.field(circumstances.salt.as_bytes());
@@ -364,7 +371,7 @@ pub(super) mod tests {
         };
         let mut edited = header.clone();
         edited.version.digest = Digest::of(b"edited");
-        assert_ne!(salt(&circumstances, &[&header]), salt(&circumstances, &[&edited]));
+        assert_ne!(salt(&circumstances, &[header.into()]), salt(&circumstances, &[edited.into()]));
     }
 
     #[test]

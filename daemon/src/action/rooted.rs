@@ -9,11 +9,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
-use prost::Message;
 
 use crate::action::Action;
-use crate::action::InputRoot;
-use crate::action::Output;
+use crate::action::draft::Draft;
+use crate::action::draft::INCOMPLETE;
+use crate::action::draft::names;
+use crate::action::draft::text;
 use crate::compiler::depfile;
 use crate::config::Root;
 use crate::digest::Digest;
@@ -25,11 +26,7 @@ use crate::worker;
 
 /// The platform property by which a worker is asked to put the input root at a path of its own (Goma's, EngFlow's and Google's
 /// workers know it).
-const PROPERTY: &str = "InputRootAbsolutePath";
-
-/// Top-level directories in which the worker's own files stay: a temporary directory of the action's, a configuration that
-/// programs read. Of the others a worker has nothing that a command could want, once the input root has them.
-const MERGED: &[&str] = &["etc", "opt", "run", "tmp", "var"];
+pub(super) const PROPERTY: &str = "InputRootAbsolutePath";
 
 /// A symlink to the input root, in the working directory. It is shorter than any worker's name of the input root: GCC names a
 /// system header by the shorter one of its own name and the physical one (`maybe_shorter_path`, libcpp/files.cc).
@@ -59,15 +56,25 @@ pub struct Rooted {
     tops: Vec<String>,
 }
 
-/// What a root has of an action to change.
-struct Draft {
-    command: re::Command,
-    action: re::Action,
-    input_root: InputRoot,
-    outputs: Vec<Output>,
+/// A file of this machine's image that the worker's lacks or has otherwise, so that it is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Brought {
+    /// Physical path: no component is a symlink.
+    pub path: PathBuf,
+    /// Of its content.
+    pub digest: Digest,
 }
 
 impl Rooted {
+    fn of(draft: Draft, from: &Arc<Action>, root: Root) -> Rooted {
+        let pairs = draft.outputs.iter().zip(&from.outputs);
+        let names = pairs.map(|(there, here)| (there.remote.clone(), here.remote.clone())).collect();
+        let sent = draft.finished();
+        let (inputs, in_image) = (from.inputs.clone(), from.in_image.clone());
+        let sent = Action { key: from.key, inputs, in_image, checkout: from.checkout.clone(), ..sent };
+        Rooted { action: Arc::new(sent), root, names, family: None, tops: Vec::new() }
+    }
+
     /// The action as it is where the input root is the root directory.
     pub fn mirror(action: &Arc<Action>) -> Rooted {
         Rooted {
@@ -80,11 +87,11 @@ impl Rooted {
     }
 
     /// The action in which our own `program`, a file on this machine, puts the input root where it belongs before it becomes
-    /// the command.
+    /// the command, and each of the files that are `brought`.
     ///
     /// # Errors
     /// Why there is none, as a clause.
-    pub fn wrapper(action: &Arc<Action>, program: &Path) -> Result<Rooted, String> {
+    pub fn wrapper(action: &Arc<Action>, program: &Path, brought: &[Brought]) -> Result<Rooted, String> {
         let mut draft = Draft::of(action)?;
         let cwd = draft.cwd();
         let top =
@@ -94,7 +101,8 @@ impl Rooted {
             name.push('_');
         }
         let mut arguments = vec![format!("./{name}"), "enter".to_owned(), "--cwd".to_owned(), text(&cwd)?];
-        for bind in draft.binds(&top)? {
+        let brought_paths = brought.iter().map(|file| file.path.clone());
+        for bind in draft.binds(&top)?.into_iter().chain(brought_paths) {
             arguments.extend(["--bind".to_owned(), text(&bind)?]);
         }
         arguments.push("--".to_owned());
@@ -105,8 +113,9 @@ impl Rooted {
             let path = paths::lexically_normal(&cwd.join(&output.remote));
             output.remote = text(path.strip_prefix("/").unwrap_or(&path))?;
         }
+        draft.bring(brought)?;
         draft.add_program(&name, program)?;
-        Ok(draft.rooted(action, Root::Wrapper))
+        Ok(Rooted::of(draft, action, Root::Wrapper))
     }
 
     /// The action whose input root is the common directory of all that it has outside the image; the worker is asked to put
@@ -140,7 +149,7 @@ impl Rooted {
         draft.action.input_root_digest = Some(draft.input_root.digest.into());
         draft.command.working_directory = text(cwd.strip_prefix(&common).map_err(|_| INCOMPLETE)?)?;
         draft.set_property(PROPERTY, &text(&common)?);
-        Ok(draft.rooted(action, Root::Property))
+        Ok(Rooted::of(draft, action, Root::Property))
     }
 
     /// The action of a command that names everything from its working directory, where a symlink leads to the input root.
@@ -186,7 +195,7 @@ impl Rooted {
         }
         draft.action.input_root_digest = Some(draft.input_root.digest.into());
         let tops = names(&top).map(str::to_owned).collect();
-        let rooted = draft.rooted(action, Root::Relative);
+        let rooted = Rooted::of(draft, action, Root::Relative);
         Ok(Rooted { family: Some(relative.family), tops, ..rooted })
     }
 
@@ -262,167 +271,6 @@ impl Rooted {
     }
 }
 
-/// Why an action whose own parts are missing cannot be sent: never.
-const INCOMPLETE: &str = "its input tree is incomplete";
-
-impl Draft {
-    fn of(action: &Action) -> Result<Draft, String> {
-        let broken = |error: prost::DecodeError| format!("its messages cannot be read: {error}");
-        Ok(Draft {
-            command: re::Command::decode(action.command.as_slice()).map_err(broken)?,
-            action: re::Action::decode(action.action.as_slice()).map_err(broken)?,
-            input_root: action.input_root.clone(),
-            outputs: action.outputs.clone(),
-        })
-    }
-
-    /// The working directory in the tree, from its root.
-    fn cwd(&self) -> PathBuf {
-        Path::new("/").join(&self.command.working_directory)
-    }
-
-    /// The directories that the command works in.
-    fn needed(&self) -> Vec<PathBuf> {
-        let cwd = self.cwd();
-        let parent =
-            |output: &Output| paths::lexically_normal(&cwd.join(&output.remote)).parent().map(Path::to_owned);
-        let mut needed: Vec<PathBuf> = self.outputs.iter().filter_map(parent).collect();
-        needed.push(cwd);
-        needed
-    }
-
-    /// What of the tree is to stand at its absolute path, given its top directory.
-    fn binds(&self, top: &re::Directory) -> Result<Vec<PathBuf>, String> {
-        let needed = self.needed();
-        let mut binds = Vec::new();
-        for name in names(top) {
-            let path = Path::new("/").join(name);
-            let is_directory = top.directories.iter().any(|directory| directory.name == name);
-            if !is_directory || !MERGED.contains(&name) || needed.contains(&path) {
-                binds.push(path);
-                continue;
-            }
-            let directory =
-                self.input_root.chain(&path).and_then(|mut chain| chain.pop()).ok_or(INCOMPLETE)?;
-            binds.extend(names(&directory).map(|name| path.join(name)));
-        }
-        Ok(binds)
-    }
-
-    /// Adds our own program to the top of the tree.
-    fn add_program(&mut self, name: &str, program: &Path) -> Result<(), String> {
-        let digest = worker::digest();
-        let node = re::FileNode {
-            name: name.to_owned(),
-            digest: Some(digest.into()),
-            is_executable: true,
-            node_properties: None,
-        };
-        let edited = self.input_root.edit(Path::new("/"), |directory| {
-            directory.files.push(node);
-            directory.files.sort_by(|a, b| a.name.cmp(&b.name));
-        });
-        if !edited {
-            return Err(INCOMPLETE.to_owned());
-        }
-        self.input_root.files.push((digest, program.to_owned()));
-        self.action.input_root_digest = Some(self.input_root.digest.into());
-        Ok(())
-    }
-
-    /// Sets a platform property, in both messages that have them.
-    fn set_property(&mut self, name: &str, value: &str) {
-        let mut platform = self.action.platform.take().unwrap_or_default();
-        platform.properties.retain(|property| property.name != name);
-        platform.properties.push(re::platform::Property { name: name.to_owned(), value: value.to_owned() });
-        platform.properties.sort_by(|a, b| (&a.name, &a.value).cmp(&(&b.name, &b.value)));
-        self.action.platform = Some(platform.clone());
-        #[expect(deprecated, reason = "servers older than API 2.2 read only this one")]
-        {
-            self.command.platform = Some(platform);
-        }
-    }
-
-    /// The messages, encoded.
-    fn finished(mut self) -> Action {
-        let mut output_paths: Vec<_> = self.outputs.iter().map(|output| output.remote.clone()).collect();
-        output_paths.sort();
-        output_paths.dedup();
-        self.command.output_paths = output_paths;
-        let command = self.command.encode_to_vec();
-        let command_digest = Digest::of(&command);
-        self.action.command_digest = Some(command_digest.into());
-        let action = self.action.encode_to_vec();
-        let digest = Digest::of(&action);
-        let variables = self.command.environment_variables;
-        Action {
-            digest,
-            key: digest,
-            action,
-            command_digest,
-            command,
-            environment: variables.into_iter().map(|variable| (variable.name, variable.value)).collect(),
-            input_root: self.input_root,
-            inputs: Vec::new(),
-            outputs: self.outputs,
-            checkout: None,
-        }
-    }
-
-    fn rooted(self, from: &Arc<Action>, root: Root) -> Rooted {
-        let pairs = self.outputs.iter().zip(&from.outputs);
-        let names = pairs.map(|(there, here)| (there.remote.clone(), here.remote.clone())).collect();
-        let sent = self.finished();
-        let sent =
-            Action { key: from.key, inputs: from.inputs.clone(), checkout: from.checkout.clone(), ..sent };
-        Rooted { action: Arc::new(sent), root, names, family: None, tops: Vec::new() }
-    }
-}
-
-/// The action that asks a worker how its commands can find files by their absolute paths. `platform`: as in the actions that
-/// it is asked for. `at`: where the input root is asked to stand.
-///
-/// # Errors
-/// None that a caller could mend.
-pub fn probe(platform: Option<re::Platform>, program: &Path, at: Option<&Path>) -> Result<Action, String> {
-    let empty = re::Directory::default().encode_to_vec();
-    let digest = Digest::of(&empty);
-    let input_root = InputRoot { digest, directories: vec![(digest, empty)], files: Vec::new() };
-    let platform = platform.unwrap_or_default();
-    let command = re::Command {
-        arguments: vec![format!("./{}", worker::NAME), "probe".to_owned()],
-        environment_variables: vec![re::command::EnvironmentVariable {
-            name: "PATH".to_owned(),
-            value: "/usr/bin:/bin".to_owned(),
-        }],
-        #[expect(deprecated, reason = "servers older than API 2.2 read only this one")]
-        platform: Some(platform.clone()),
-        ..re::Command::default()
-    };
-    // What another worker answered is no answer.
-    let action = re::Action { platform: Some(platform), do_not_cache: true, ..re::Action::default() };
-    let mut draft = Draft { command, action, input_root, outputs: Vec::new() };
-    draft.add_program(worker::NAME, program)?;
-    draft.command.arguments.extend(["--file".to_owned(), format!("/{}", worker::NAME)]);
-    if let Some(at) = at {
-        draft.command.arguments.extend(["--at".to_owned(), text(at)?]);
-        draft.set_property(PROPERTY, &text(at)?);
-    }
-    Ok(draft.finished())
-}
-
-/// The platform that an action asks for.
-pub fn platform_of(action: &Action) -> Option<re::Platform> {
-    re::Action::decode(action.action.as_slice()).ok()?.platform
-}
-
-/// The names in a directory.
-fn names(directory: &re::Directory) -> impl Iterator<Item = &str> {
-    let files = directory.files.iter().map(|node| node.name.as_str());
-    let links = directory.symlinks.iter().map(|node| node.name.as_str());
-    files.chain(links).chain(directory.directories.iter().map(|node| node.name.as_str()))
-}
-
 /// A file's name of a relative action, as it is here.
 fn name_here(name: &[u8]) -> &[u8] {
     match name.strip_prefix(LINK.as_bytes()) {
@@ -436,13 +284,12 @@ fn is_outside(path: &str) -> bool {
     path.starts_with('/') && !paths::is_system(Path::new(path))
 }
 
-fn text(path: &Path) -> Result<String, String> {
-    path.to_str().map(str::to_owned).ok_or_else(|| format!("{} is not UTF-8", path.display()))
-}
-
 #[cfg(test)]
 mod tests {
+    use prost::Message;
+
     use super::*;
+    use crate::action::InputRoot;
     use crate::action::tests::an_action;
 
     fn decoded(rooted: &Rooted) -> (re::Command, re::Action) {
@@ -484,7 +331,7 @@ mod tests {
     #[test]
     fn the_wrapper_is_the_first_argument_and_all_is_named_from_the_top() {
         let (_guard, action, cwd) = fixture();
-        let rooted = Rooted::wrapper(&action, Path::new("/program")).unwrap();
+        let rooted = Rooted::wrapper(&action, Path::new("/program"), &[]).unwrap();
         let (command, _) = decoded(&rooted);
         let directory = cwd.to_str().unwrap();
         // The temporary directory itself is the worker's; where it is no `/tmp`, its first component is ours.
@@ -505,11 +352,32 @@ mod tests {
     }
 
     #[test]
+    fn what_is_brought_stands_in_the_tree_and_is_bound_by_itself() {
+        let (_guard, action, _) = fixture();
+        let file = |path: &str| Brought { path: path.into(), digest: Digest::of(path.as_bytes()) };
+        let brought = ["/usr/include/b/x.h", "/usr/include/a.h", "/usr/include/b/w.h"].map(file);
+        let rooted = Rooted::wrapper(&action, Path::new("/program"), &brought).unwrap();
+        let (command, _) = decoded(&rooted);
+        let binds = command.arguments.iter().filter(|argument| argument.starts_with("/usr/include"));
+        assert_eq!(
+            binds.collect::<Vec<_>>(),
+            ["/usr/include/b/x.h", "/usr/include/a.h", "/usr/include/b/w.h"]
+        );
+        assert!(!command.arguments.iter().any(|argument| argument == "/usr"));
+        let root = &rooted.action.input_root;
+        let directory = root.chain(Path::new("/usr/include/b")).unwrap().pop().unwrap();
+        assert_eq!(names(&directory).collect::<Vec<_>>(), ["w.h", "x.h"]);
+        for file in brought {
+            assert!(root.files.contains(&(file.digest, file.path)));
+        }
+    }
+
+    #[test]
     fn results_have_the_names_of_here() {
         let (_guard, action, cwd) = fixture();
         let store = tempfile::tempdir().unwrap();
         let store = Store::open(store.path(), 1 << 20).unwrap();
-        let rooted = Rooted::wrapper(&action, Path::new("/program")).unwrap();
+        let rooted = Rooted::wrapper(&action, Path::new("/program"), &[]).unwrap();
         let there = format!("{}/a.o", &cwd.to_str().unwrap()[1..]);
         let file = |path: &str| re::OutputFile { path: path.to_owned(), ..re::OutputFile::default() };
         let result = |path: &str| re::ActionResult { output_files: vec![file(path)], ..Default::default() };
@@ -571,35 +439,5 @@ mod tests {
             directory.symlinks.push(re::SymlinkNode { name: "x".into(), target, node_properties: None });
         }));
         assert!(Rooted::relative(&Arc::new(linked), &relative).unwrap_err().contains("leads into the image"));
-    }
-
-    #[test]
-    fn directories_that_programs_need_are_merged() {
-        let (_guard, action, _) = fixture();
-        let mut draft = Draft::of(&action).unwrap();
-        draft.command.working_directory = "home/u".to_owned();
-        draft.outputs.clear();
-        let node =
-            |name: &str, digest: Digest| re::DirectoryNode { name: name.into(), digest: Some(digest.into()) };
-        let mut add = |directory: re::Directory| {
-            let bytes = directory.encode_to_vec();
-            draft.input_root.directories.push((Digest::of(&bytes), bytes.clone()));
-            Digest::of(&bytes)
-        };
-        let empty = add(re::Directory::default());
-        let etc = add(re::Directory {
-            directories: vec![node("a", empty), node("b", empty)],
-            ..Default::default()
-        });
-        let top =
-            re::Directory { directories: vec![node("etc", etc), node("home", empty)], ..Default::default() };
-        draft.input_root.digest = add(top.clone());
-        let binds = |draft: &Draft| {
-            let binds = draft.binds(&top).unwrap();
-            binds.iter().map(|path| path.to_str().unwrap().to_owned()).collect::<Vec<_>>()
-        };
-        assert_eq!(binds(&draft), ["/etc/a", "/etc/b", "/home"]);
-        draft.command.working_directory = "etc".to_owned();
-        assert_eq!(binds(&draft), ["/etc", "/home"]);
     }
 }

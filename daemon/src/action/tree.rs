@@ -47,6 +47,31 @@ impl InputRoot {
         }
     }
 
+    /// Adds a file to the directory at `path`, which is made where it is not there. False: a part of the tree is missing.
+    pub(super) fn add_file(&mut self, path: &Path, file: re::FileNode) -> bool {
+        let (mut existing, mut missing) = (path, Vec::new());
+        while self.chain(existing).is_none() {
+            let (Some(parent), Some(name)) = (existing.parent(), existing.file_name()) else { return false };
+            let Some(name) = name.to_str() else { return false };
+            missing.push(name.to_owned());
+            existing = parent;
+        }
+        let mut below = re::Directory { files: vec![file], ..re::Directory::default() };
+        for name in missing {
+            let bytes = below.encode_to_vec();
+            let digest = Digest::of(&bytes);
+            self.directories.push((digest, bytes));
+            let node = re::DirectoryNode { name, digest: Some(digest.into()) };
+            below = re::Directory { directories: vec![node], ..re::Directory::default() };
+        }
+        self.edit(existing, |directory| {
+            directory.files.append(&mut below.files);
+            directory.files.sort_by(|a, b| a.name.cmp(&b.name));
+            directory.directories.append(&mut below.directories);
+            directory.directories.sort_by(|a, b| a.name.cmp(&b.name));
+        })
+    }
+
     /// The tree whose top is the directory at `path`, outside of which nothing is needed.
     pub(super) fn below(mut self, path: &Path) -> Option<InputRoot> {
         let mut chain = self.chain(path)?;

@@ -1,6 +1,7 @@
 //! `farccd doctor`: looks at everything that a build needs, and says how to mend what is wrong.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
@@ -12,10 +13,13 @@ use crate::cli::Surroundings;
 use crate::cli::print;
 use crate::cli::print_json;
 use crate::cli::runtime;
+use crate::compiler::Invocation;
 use crate::config::Config;
 use crate::config::Strategy;
+use crate::config::ToolchainSource;
 use crate::config::load;
 use crate::digest::DigestFunction;
+use crate::dispatch::Comparison;
 use crate::executor::remote::client;
 use crate::reapi::Blob;
 use crate::reapi::Client;
@@ -26,6 +30,9 @@ use crate::store::Store;
 
 /// How long the trial action may wait for a worker.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the last thing is called that is asked of a cluster which executes.
+const EXECUTION: &str = "execution";
 
 /// One thing that was looked at.
 #[derive(Debug, Serialize)]
@@ -93,6 +100,10 @@ async fn examine(surroundings: &Surroundings) -> Vec<Finding> {
         Ok(client) => cluster(&config, &client, &mut findings).await,
         Err(error) => findings.push(bad("cluster", format!("failed to {error}"), "mend [remote]")),
     }
+    let executes = findings.last().is_some_and(|finding| finding.ok && finding.subject == EXECUTION);
+    if executes && config.exec.toolchain == ToolchainSource::Worker {
+        findings.extend(workers(surroundings).await);
+    }
     findings
 }
 
@@ -110,12 +121,18 @@ fn store(surroundings: &Surroundings, config: &Config) -> Finding {
     }
 }
 
+/// A compile by each compiler in `PATH`, of a file that need not be there.
+fn compiles(surroundings: &Surroundings) -> impl Iterator<Item = (&'static str, Arc<Invocation>)> {
+    ["gcc", "g++", "clang", "clang++"].into_iter().filter_map(|name| {
+        let words = [name, "-c", "farcc-doctor.c"].map(std::ffi::OsString::from);
+        Some((name, surroundings.typed(words.to_vec()).ok()?))
+    })
+}
+
 async fn compilers(surroundings: &Surroundings) -> Vec<Finding> {
     let dispatcher = surroundings.dispatcher();
     let mut findings = Vec::new();
-    for name in ["gcc", "g++", "clang", "clang++"] {
-        let words = [name, "-c", "farcc-doctor.c"].map(std::ffi::OsString::from);
-        let Ok(invocation) = surroundings.typed(words.to_vec()) else { continue };
+    for (name, invocation) in compiles(surroundings) {
         findings.push(match dispatcher.toolchain(&invocation).await {
             Ok(version) => good("compiler", format!("{name}: {version}")),
             Err(reason) => {
@@ -127,6 +144,43 @@ async fn compilers(surroundings: &Surroundings) -> Vec<Finding> {
         findings.push(bad("compiler", "neither gcc nor clang is in PATH".to_owned(), "install one"));
     }
     findings
+}
+
+/// Whether the workers have this machine's compilers and system headers.
+async fn workers(surroundings: &Surroundings) -> Vec<Finding> {
+    let dispatcher = surroundings.dispatcher();
+    let mut findings = Vec::new();
+    for (name, invocation) in compiles(surroundings) {
+        // A compiler that cannot be used has been found already.
+        if dispatcher.toolchain(&invocation).await.is_err() {
+            continue;
+        }
+        findings.push(match dispatcher.comparison(&invocation).await {
+            Ok(Some(comparison)) => compared(name, &comparison),
+            Ok(None) => continue,
+            Err(reason) => bad(
+                "workers",
+                format!("{name}: {reason}"),
+                "let the workers run programs of their input root; [exec] toolchain = \"trusted\" asks nothing",
+            ),
+        });
+    }
+    findings
+}
+
+fn compared(name: &str, comparison: &Comparison) -> Finding {
+    let Comparison { programs, first_program, headers, differing_headers, first_header } = comparison;
+    if let Some(first) = first_program {
+        let remedy = "give the workers this machine's packages, or this machine theirs; until then its commands run here";
+        return bad("workers", format!("{name}: {first}"), remedy);
+    }
+    if let Some(first) = first_header {
+        let found = format!("{name}: {differing_headers} of {headers} system headers differ: {first}");
+        let remedy = "install the same packages; until then commands that read them run here, unless [exec] root is \
+                      wrapper, which sends them";
+        return bad("workers", found, remedy);
+    }
+    good("workers", format!("{name}: {programs} programs and libraries and {headers} system headers agree"))
 }
 
 /// Connection, capabilities, storage, action cache, execution: in this order, to the first that fails.
@@ -167,14 +221,14 @@ async fn cluster(config: &Config, client: &Client, findings: &mut Vec<Finding>) 
         Ok(outcome) if outcome.result.exit_code == 0 => {
             let worker =
                 outcome.result.execution_metadata.map(|metadata| metadata.worker).unwrap_or_default();
-            good("execution", format!("a trial action ran on worker {worker:?}"))
+            good(EXECUTION, format!("a trial action ran on worker {worker:?}"))
         }
         Ok(outcome) => bad(
-            "execution",
+            EXECUTION,
             format!("a trial action ended with status {}", outcome.result.exit_code),
             "the workers lack /bin/true: check the image in [platform]",
         ),
-        Err(error) => bad("execution", format!("failed to {error}"), remedy(&error)),
+        Err(error) => bad(EXECUTION, format!("failed to {error}"), remedy(&error)),
     });
 }
 

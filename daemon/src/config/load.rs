@@ -406,7 +406,7 @@ mod tests {
                   |
                 3 | job = 3
                   | ^^^
-                unknown field `job`, expected one of `strategy`, `paths`, `root`, `accept_cached`, `upload_local_results`, `jobs`, `local_jobs`, `timeout`, `salt`, `verify`
+                unknown field `job`, expected one of `strategy`, `paths`, `root`, `toolchain`, `accept_cached`, `upload_local_results`, `jobs`, `local_jobs`, `timeout`, `salt`, `verify`
             "#]],
         );
         check_error(

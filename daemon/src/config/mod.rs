@@ -176,6 +176,8 @@ pub struct Exec {
     pub paths: Paths,
     /// How absolute paths reach a worker. Not part of the local key.
     pub root: Root,
+    /// Where the workers' compilers come from. Not part of the local key.
+    pub toolchain: ToolchainSource,
     /// Whether results of the cluster's action cache are taken.
     pub accept_cached: bool,
     /// Whether results of local runs are offered to the cluster's action cache.
@@ -200,6 +202,7 @@ impl Default for Exec {
             strategy: Strategy::default(),
             paths: Paths::default(),
             root: Root::default(),
+            toolchain: ToolchainSource::default(),
             accept_cached: true,
             upload_local_results: true,
             jobs: 400,
@@ -311,6 +314,17 @@ pub enum Root {
     Property,
     /// A program of farcc's puts the input root where it belongs before it becomes the command.
     Wrapper,
+}
+
+/// `[exec] toolchain`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToolchainSource {
+    /// From the workers' image; a worker is asked whether compiler and system headers are those of this machine.
+    #[default]
+    Worker,
+    /// From the workers' image; they are taken for those of this machine.
+    Trusted,
 }
 
 /// `[workspace]`.

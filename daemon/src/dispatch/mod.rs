@@ -3,16 +3,17 @@
 
 mod claims;
 mod inputs;
+mod inspection;
 mod local;
 mod looked_for;
 mod policy;
 mod preparation;
 mod presence;
 mod remote;
-mod roots;
 mod sharing;
 mod trail;
 mod verification;
+mod workers;
 
 use std::cell::Cell;
 use std::ffi::OsString;
@@ -50,16 +51,18 @@ use claims::Claims;
 use local::LocalCommand;
 use policy::not_shared;
 use policy::route;
-use roots::Roots;
 use sharing::Sharing;
+use workers::Workers;
 
 pub use inputs::Scanned;
+pub use inspection::Memory;
 pub use local::Kept;
 pub use local::LocalRun;
 pub use local::Pending;
 pub use presence::Presence;
 pub use trail::PATHS;
 pub use trail::Trail;
+pub use workers::Comparison;
 
 /// What the launcher is to do.
 pub enum Verdict {
@@ -93,7 +96,7 @@ pub struct Dispatcher {
     clusters: DashMap<(Remote, usize), Arc<Cluster>>,
     claims: Arc<Claims>,
     sharing: Arc<Sharing>,
-    roots: Roots,
+    workers: Workers,
     stats: Arc<Stats>,
     history: History,
     directories: Directories,
@@ -157,19 +160,6 @@ async fn known_result(store: &Arc<Store>, action: &Arc<Action>) -> Result<Option
     Ok(result.ok().flatten().filter(|result| result.exit_code == 0))
 }
 
-/// What the dispatcher remembers of sources, for reports.
-#[derive(Debug, Clone, Copy, Default, serde::Serialize, serde::Deserialize)]
-pub struct Memory {
-    /// Units whose scans are remembered.
-    pub units: usize,
-    /// About what the scans take, in bytes.
-    pub scan_bytes: usize,
-    /// Versions of source files that are kept stripped.
-    pub stripped_files: usize,
-    /// About what these, the names in them and those in directories take, in bytes.
-    pub source_bytes: usize,
-}
-
 impl Dispatcher {
     /// A dispatcher with nothing in memory.
     pub fn new(directories: Directories, stats: Arc<Stats>) -> Dispatcher {
@@ -200,7 +190,7 @@ impl Dispatcher {
             clusters: DashMap::new(),
             claims: Arc::default(),
             sharing: Arc::default(),
-            roots: Roots::new(directories.state.join("roots")),
+            workers: Workers::new(directories.state.join("workers")),
             stats,
             history: History::new(directories.history()),
             directories,
@@ -302,7 +292,7 @@ impl Dispatcher {
             }
             Some(cluster) => {
                 let executor = &cluster.executor;
-                let (roots, relative) = (&self.roots, &prepared.relative);
+                let (workers, relative) = (&self.workers, &prepared.relative);
                 let run = remote::Run {
                     executor,
                     store: &store,
@@ -310,7 +300,8 @@ impl Dispatcher {
                     invocation,
                     presence,
                     trail,
-                    roots,
+                    workers,
+                    toolchain: &toolchain,
                     relative,
                 };
                 match run.run(&prepared.action, &cluster.jobs).await {
@@ -345,70 +336,6 @@ impl Dispatcher {
         let pending =
             Pending::new(command, prepared.action, store, claim, trail, expected, &self.directories);
         Ok(Verdict::RunAndStore(Box::new(pending)))
-    }
-
-    /// The Action that would be sent for a compile, without running anything but probes.
-    ///
-    /// # Errors
-    /// The reason why the command would run locally.
-    pub async fn action(&self, invocation: &Arc<Invocation>) -> Result<Arc<Action>, Reason> {
-        let Read { config, executed, task } = self.read(invocation).await?;
-        let config = config?;
-        let compile = match task {
-            Task::Compile(compile) => Arc::new(*compile),
-            Task::Link => return Err(Reason::Link),
-            Task::Archive => return Err(Reason::Archive),
-            Task::Other => return Err(Reason::NotACompiler),
-            Task::Local(reason) => return Err(reason),
-        };
-        let toolchain = self.toolchains.probe(&compile, &executed).await?;
-        Ok(self.prepare(&config, &compile, &executed, &toolchain).await?.action)
-    }
-
-    /// What the compiler of a command says that it is: its version and target.
-    ///
-    /// # Errors
-    /// The reason why its commands would run locally.
-    pub async fn toolchain(&self, invocation: &Arc<Invocation>) -> Result<String, Reason> {
-        let Read { executed, task, .. } = self.read(invocation).await?;
-        match task {
-            Task::Compile(compile) => {
-                let toolchain = self.toolchains.probe(&compile, &executed).await?;
-                Ok(format!("{} for {}", toolchain.version, toolchain.target))
-            }
-            Task::Local(reason) => Err(reason),
-            Task::Link | Task::Archive | Task::Other => Err(Reason::NotACompiler),
-        }
-    }
-
-    /// The inputs of a compile as the scanner finds them.
-    ///
-    /// # Errors
-    /// The reason why the command would run locally.
-    pub async fn scan(&self, invocation: &Arc<Invocation>) -> Result<Scanned, Reason> {
-        let asked = Arc::clone(invocation);
-        let (executed, task) = in_background(move || resolve(&asked)).await?;
-        match task {
-            Task::Compile(compile) => {
-                let compile = Arc::new(*compile);
-                let toolchain = self.toolchains.probe(&compile, &executed).await?;
-                self.find_inputs(&compile, &executed, &toolchain).await
-            }
-            Task::Link => Err(Reason::Link),
-            Task::Archive => Err(Reason::Archive),
-            Task::Other => Err(Reason::NotACompiler),
-            Task::Local(reason) => Err(reason),
-        }
-    }
-
-    /// What is remembered of sources at this moment.
-    pub fn memory(&self) -> Memory {
-        Memory {
-            units: self.scans.units(),
-            scan_bytes: self.scans.size_bytes(),
-            stripped_files: self.scans.sources().stripped_files(),
-            source_bytes: self.scans.sources().size_bytes(),
-        }
     }
 
     /// Stores the result of a local run, if it can be trusted, and counts it. Returns what may be
@@ -458,7 +385,7 @@ impl Dispatcher {
         });
         let outputs: Vec<_> = outputs.collect();
         let mut result = kept.result;
-        let rooted = self.roots.offered(&kept.action, &kept.config).await;
+        let rooted = self.workers.offered(&kept.action, &kept.config).await;
         let Some(rooted) = rooted.filter(|rooted| rooted.result_there(&mut result)) else { return };
         match cluster.executor.offer(&rooted.action, result, &outputs).await {
             Ok(taken) => tracing::debug!("offered {}: {taken}", kept.action.digest),

@@ -16,6 +16,7 @@ use crate::action::find;
 use crate::action::install;
 use crate::compiler::Invocation;
 use crate::compiler::OutputKind;
+use crate::compiler::Toolchain;
 use crate::config::Config;
 use crate::config::Root;
 use crate::config::Strategy;
@@ -27,7 +28,8 @@ use crate::dispatch::in_background;
 use crate::dispatch::local::audit_appended;
 use crate::dispatch::local::audit_depfile;
 use crate::dispatch::local::check_outputs;
-use crate::dispatch::roots::Roots;
+use crate::dispatch::workers::Subject;
+use crate::dispatch::workers::Workers;
 use crate::executor::remote::Fetched;
 use crate::executor::remote::RemoteError;
 use crate::executor::remote::RemoteExecutor;
@@ -50,8 +52,10 @@ pub(super) struct Run<'a> {
     pub presence: &'a Presence,
     /// What is remembered of it.
     pub trail: &'a mut Trail,
-    /// What the cluster's workers can do.
-    pub roots: &'a Roots,
+    /// What the cluster's workers can do and have.
+    pub workers: &'a Workers,
+    /// What the command's compiler is.
+    pub toolchain: &'a Arc<Toolchain>,
     /// The command by relative paths, or why there is none.
     pub relative: &'a Result<RelativeCommand, String>,
 }
@@ -65,9 +69,10 @@ impl Run<'_> {
     pub(super) async fn run(self, action: &Arc<Action>, jobs: &Semaphore) -> Result<Verdict, Reason> {
         let _permit = jobs.acquire().await.map_err(|error| Reason::Internal(error.to_string()))?;
         self.executor.check_health()?;
-        let (executor, config) = (self.executor, self.config);
-        let rooted = self.roots.rooted(action, config, executor, self.store, self.relative).await?;
-        let sent = executor.remote_action(&rooted.action).await?;
+        let Run { executor, config, workers, toolchain, relative, store, .. } = self;
+        let subject = Subject { action, toolchain, relative, config, executor, store };
+        let mut rooted = workers.rooted(&subject).await?;
+        let mut sent = executor.remote_action(&rooted.action).await?;
         let accept_cached = config.exec.accept_cached;
         if accept_cached && let Some(fetched) = executor.cached(&sent, self.store).await? {
             // A hit was audited by whoever made it, and is audited again: its depfile costs nothing.
@@ -76,12 +81,16 @@ impl Run<'_> {
         if config.exec.strategy == Strategy::CacheOnly || !executor.executes().await? {
             return Err(Reason::CacheOnly);
         }
+        if let Some(other) = workers.agreed(&subject).await? {
+            rooted = other;
+            sent = executor.remote_action(&rooted.action).await?;
+        }
         let mut fetched = executor.execute(&sent, self.store, accept_cached).await?;
         if rooted.root == Root::Wrapper
             && let Some(why) = worker::failure(fetched.result.exit_code, &fetched.result.stderr_raw)
         {
             self.trail.bytes += fetched.bytes;
-            self.roots.refuted(action, config).await;
+            workers.refuted(action, config).await;
             return Err(Reason::RemoteError(format!("root wrapper cannot work there: it failed to {why}")));
         }
         match fetched.result.exit_code {
