@@ -87,7 +87,8 @@ impl Client {
     }
 
     async fn receive_batch(&self, digests: Vec<Digest>) -> Result<Blobs, Error> {
-        let _permit = self.shared.transfers.acquire().await;
+        let bytes = digests.iter().map(Digest::size_bytes).sum();
+        let _permit = self.shared.transfers.admit(bytes).await;
         let mut answers = retrying(self.shared.cas.retries, || async {
             match self.read_batch(&digests).await {
                 // The answer does not fit into one message of the server's or ours: unchanged it never does.
@@ -154,7 +155,7 @@ impl Client {
     }
 
     async fn receive_stream(&self, digest: Digest) -> Result<Blobs, Error> {
-        let _permit = self.shared.transfers.acquire().await;
+        let _permit = self.shared.transfers.admit(digest.size_bytes()).await;
         self.receive(digest).await
     }
 

@@ -19,7 +19,6 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
 
-use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::digest::Digest;
@@ -41,6 +40,7 @@ mod liveness;
 pub mod presence;
 mod retry;
 mod single_flight;
+mod transfers;
 mod upload;
 
 pub use bazel_remote_apis::build::bazel::remote::execution::v2 as proto;
@@ -66,10 +66,7 @@ use crate::reapi::find_missing::Questions;
 use crate::reapi::presence::Presence;
 use crate::reapi::single_flight::Flights;
 use crate::reapi::single_flight::SingleFlight;
-
-/// Transfers (batches and streams) in flight at once over all callers. Each holds at most one batch in memory,
-/// so this bounds the memory too; more would not be faster over one connection.
-const TRANSFERS_IN_FLIGHT: usize = 16;
+use crate::reapi::transfers::Transfers;
 
 /// The largest message that is accepted from a server, in bytes. Batches stay under 4 MiB, but an action result
 /// with inlined outputs has no limit of its own. (Bazel's Go SDK takes 100 MiB.)
@@ -96,7 +93,7 @@ struct Shared {
     presence: Presence,
     questions: Questions,
     uploads: Flights,
-    transfers: Semaphore,
+    transfers: Transfers,
     /// The era of the connections over which the server refused to store an action result; 0: none did.
     updates_refused: AtomicU64,
 }
@@ -128,7 +125,7 @@ impl Client {
             presence: Presence::default(),
             questions: Questions::default(),
             uploads: Flights::default(),
-            transfers: Semaphore::new(TRANSFERS_IN_FLIGHT),
+            transfers: Transfers::default(),
             updates_refused: AtomicU64::new(0),
         };
         Ok(Client {

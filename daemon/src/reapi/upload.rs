@@ -47,6 +47,8 @@ pub(super) const BATCH_OVERHEAD_PER_BLOB: u64 = 128;
 pub(super) const BATCH_OVERHEAD: u64 = 32;
 /// Blobs in one batch at most (Bazel's Go SDK).
 pub(super) const BLOBS_PER_BATCH: usize = 4000;
+/// What an upload by stream has in memory, about: its pieces on their way through the connection.
+const STREAM_BYTES: u64 = 4 << 20;
 /// Blobs of a failed batch that are moved one by one at the same time.
 pub(super) const SINGLES_AT_ONCE: usize = 8;
 
@@ -253,7 +255,8 @@ impl Client {
     }
 
     async fn send_batch(&self, duties: Vec<Duty>) -> Result<(), Error> {
-        let _permit = self.shared.transfers.acquire().await;
+        let bytes = duties.iter().map(|(blob, _)| blob.digest.size_bytes()).sum();
+        let _permit = self.shared.transfers.admit(bytes).await;
         let (blobs, flights): (Vec<Blob>, Vec<Flight>) = duties.into_iter().unzip();
         let packs = self.capabilities().await?.zstd_batches;
         let reading = tokio::task::spawn_blocking(move || {
@@ -338,7 +341,8 @@ impl Client {
     }
 
     async fn send_stream(&self, (blob, flight): Duty) -> Result<(), Error> {
-        let _permit = self.shared.transfers.acquire().await;
+        // It is read piece by piece, and never has more than a few batches' worth in memory.
+        let _permit = self.shared.transfers.admit(blob.digest.size_bytes().min(STREAM_BYTES)).await;
         let result = self.send_singly(&blob, None).await;
         if result.as_ref().is_err_and(|error| error.input_changed().is_some()) {
             // A follower's copy of the same bytes may be as it was.
