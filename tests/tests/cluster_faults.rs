@@ -200,3 +200,28 @@ fn assert_silence_is_cheap(rpc: Rpc) {
     assert!(started.elapsed() < Duration::from_secs(30), "{rpc:?}: {:?}", started.elapsed());
     assert!(calls() <= before + 1, "{rpc:?}: {before} calls, then {}", calls());
 }
+
+#[test]
+fn after_a_miss_inputs_are_sent_while_the_result_is_looked_for() {
+    let cluster = cluster().start();
+    let space = space("sent-ahead", &cluster);
+    let address = cluster.host_and_port();
+    space.configure(&format!("[remote]\naddress = \"grpc://{address}\"\ntimeout = \"2s\"\n"));
+    assert_eq!(compile(&space), MADE_THERE);
+    assert_eq!(cluster.calls(Rpc::BatchUpdateBlobs), 1);
+    // Nobody can wait for the answer.
+    cluster.silence_from(Rpc::GetActionResult, &[]);
+    space.write("a.h", "#define VALUE 2\n");
+    assert!(compile(&space) == plain(&space));
+    assert_eq!(space.stats().reason("remote_unavailable"), 1, "{}", space.stats().0);
+    assert_eq!((cluster.calls(Rpc::BatchUpdateBlobs), cluster.calls(Rpc::Execute)), (2, 1));
+    // What was sent is there: with an answer, it is not sent again.
+    cluster.silence_from(Rpc::WaitExecution, &[]);
+    space.stop_daemon();
+    space.write("a.c", "#include \"a.h\"\nint a = 1 + VALUE;\n");
+    assert_eq!(compile(&space), MADE_THERE);
+    space.write("a.c", "#include \"a.h\"\nint a = 2 + VALUE;\n");
+    assert_eq!(compile(&space), MADE_THERE);
+    assert_eq!((cluster.calls(Rpc::BatchUpdateBlobs), cluster.calls(Rpc::Execute)), (4, 3));
+    assert_eq!(cluster.times_stored(&Digest::of(b"#define VALUE 2\n")), 1);
+}

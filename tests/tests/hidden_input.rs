@@ -104,7 +104,7 @@ async fn assert_needs_every_input(space: &TestSpace, project: &Path, address: &s
     let inputs = scan(space, project).await;
     let run = async |inputs: Vec<Arc<InputFile>>| -> Fetched {
         let action = executor.remote_action(&Arc::new(action(project, inputs))).await.unwrap();
-        executor.execute(&action, &store, false).await.unwrap()
+        executor.execute(&action, &store, false, None).await.unwrap()
     };
 
     let whole = run(inputs.clone()).await;

@@ -74,18 +74,19 @@ impl Run<'_> {
         let mut rooted = workers.rooted(&subject).await?;
         let mut sent = executor.remote_action(&rooted.action).await?;
         let accept_cached = config.exec.accept_cached;
+        let ahead = if self.executes().await? { executor.send_ahead(&sent) } else { None };
         if accept_cached && let Some(fetched) = executor.cached(&sent, self.store).await? {
             // A hit was audited by whoever made it, and is audited again: its depfile costs nothing.
             return self.keep(action, rooted, fetched, Outcome::HitRemote).await;
         }
-        if config.exec.strategy == Strategy::CacheOnly || !executor.executes().await? {
+        if !self.executes().await? {
             return Err(Reason::CacheOnly);
         }
         if let Some(other) = workers.agreed(&subject).await? {
             rooted = other;
             sent = executor.remote_action(&rooted.action).await?;
         }
-        let mut fetched = executor.execute(&sent, self.store, accept_cached).await?;
+        let mut fetched = executor.execute(&sent, self.store, accept_cached, ahead).await?;
         if rooted.root == Root::Wrapper
             && let Some(why) = worker::failure(fetched.result.exit_code, &fetched.result.stderr_raw)
         {
@@ -109,6 +110,11 @@ impl Run<'_> {
                 Err(Reason::RemoteFailed(exit_code))
             }
         }
+    }
+
+    /// Whether a miss may be executed on the cluster.
+    async fn executes(&self) -> Result<bool, Reason> {
+        Ok(self.config.exec.strategy != Strategy::CacheOnly && self.executor.executes().await?)
     }
 
     /// Audits the result, keeps it and installs the outputs.

@@ -2,6 +2,7 @@
 //! what came out into the store on this machine.
 //! Knows nothing of compilers, nor of what happens when the cluster cannot.
 
+mod ahead;
 mod health;
 mod known_digests;
 
@@ -11,6 +12,8 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -40,6 +43,7 @@ use crate::stats::Bytes;
 use crate::store::Store;
 use crate::store::StoreError;
 
+use ahead::Ahead;
 use health::Health;
 use known_digests::KnownDigests;
 
@@ -60,6 +64,8 @@ pub struct RemoteExecutor {
     question_timeout: Duration,
     health: Mutex<Health>,
     digests: Arc<KnownDigests>,
+    /// Whether the last result that was looked for was not there.
+    has_missed: AtomicBool,
 }
 
 /// A result whose blobs are in the store on this machine.
@@ -99,7 +105,13 @@ impl RemoteExecutor {
     pub fn new(remote: &Remote, environment: &Environment) -> Result<RemoteExecutor, Error> {
         let client = client(remote, environment)?;
         let question_timeout = QUESTION_TIMEOUT.min(remote.timeout);
-        Ok(RemoteExecutor { client, question_timeout, health: Mutex::default(), digests: Arc::default() })
+        Ok(RemoteExecutor {
+            client,
+            question_timeout,
+            health: Mutex::default(),
+            digests: Arc::default(),
+            has_missed: AtomicBool::default(),
+        })
     }
 
     /// `action` as this cluster gets it.
@@ -115,6 +127,13 @@ impl RemoteExecutor {
         .await?
     }
 
+    /// Sends what `action` needs while its result is looked for, if that will not be there, going by the last one: a miss
+    /// takes two round trips less.
+    pub fn send_ahead(&self, action: &RemoteAction) -> Option<Ahead> {
+        let is_likely = self.has_missed.load(Ordering::Relaxed);
+        is_likely.then(|| Ahead::start(self.client.clone(), blobs(action)))
+    }
+
     /// The result of `action` in the cluster's action cache.
     ///
     /// # Errors
@@ -125,7 +144,9 @@ impl RemoteExecutor {
         store: &Arc<Store>,
     ) -> Result<Option<Fetched>, RemoteError> {
         let cached = self.in_time(self.client.action_result(&action.digest, &action.outputs)).await?;
-        let Some(result) = self.noted(cached)? else { return Ok(None) };
+        let cached = self.noted(cached)?;
+        self.has_missed.store(cached.is_none(), Ordering::Relaxed);
+        let Some(result) = cached else { return Ok(None) };
         // Some servers cache failures (buildbox-casd does by default).
         if result.exit_code != 0 {
             return Ok(None);
@@ -137,8 +158,9 @@ impl RemoteExecutor {
         }
     }
 
-    /// Sends what is missing and executes `action`. Its exit status is the caller's to judge; the outputs of a
-    /// failed one are not fetched. The action cache was asked before, so it is asked again only by the server.
+    /// Sends what is missing, besides what was sent `ahead`, and executes `action`. Its exit status is the caller's to
+    /// judge; the outputs of a failed one are not fetched. The action cache was asked before, so it is asked again only by
+    /// the server.
     ///
     /// # Errors
     /// [`RemoteError`].
@@ -147,6 +169,7 @@ impl RemoteExecutor {
         action: &RemoteAction,
         store: &Arc<Store>,
         accept_cached: bool,
+        ahead: Option<Ahead>,
     ) -> Result<Fetched, RemoteError> {
         let target = action.outputs.first().map_or("", String::as_str);
         let client = self.client.for_action(&action.digest, "Compile", target);
@@ -155,7 +178,10 @@ impl RemoteExecutor {
             inline_output_files: action.outputs.clone(),
             queue_timeout: Some(QUEUE_TIMEOUT),
         };
-        let mut uploaded = 0;
+        let mut uploaded = match ahead {
+            Some(ahead) => self.while_alive(ahead.landed()).await?.sent_bytes,
+            None => 0,
+        };
         let mut looked_at_all = false;
         for repair in 0..=MAX_REPAIRS {
             uploaded += self.while_alive(client.upload(blobs(action))).await?.sent_bytes;
