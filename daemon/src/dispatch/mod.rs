@@ -431,10 +431,10 @@ impl Dispatcher {
 
     fn record(&self, trail: Trail) {
         self.stats.record(&trail.record());
-        let Some((outputs, record)) = trail.into_history() else { return };
         let history = self.history.clone();
         // Nobody waits for it: a lost record makes `explain` say less, and nothing else.
         tokio::task::spawn_blocking(move || {
+            let Some((outputs, record)) = trail.into_history() else { return };
             for output in outputs {
                 if let Err(error) = history.add(&output, record.clone()) {
                     tracing::debug!("failed to record the history of {}: {error}", output.display());

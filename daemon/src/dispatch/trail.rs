@@ -13,6 +13,7 @@ use farcc_proto::record::CommandRecord;
 use farcc_proto::record::Ingredient;
 use farcc_proto::record::ingredient::Kind;
 
+use crate::action::Action;
 use crate::compiler::Compile;
 use crate::compiler::Invocation;
 use crate::compiler::Toolchain;
@@ -35,8 +36,10 @@ pub struct Trail {
     /// Time in which the launcher, not the daemon, was at work.
     elsewhere: Duration,
     outputs: Vec<PathBuf>,
+    /// Arguments and configuration.
     ingredients: Vec<Ingredient>,
-    key: String,
+    /// What has more ingredients than are spelled out before the end: hundreds of commands may be under way.
+    made_of: Option<(Arc<Action>, Arc<Toolchain>)>,
     not_sure: bool,
     outcome: Outcome,
     reason: Option<Reason>,
@@ -53,7 +56,7 @@ impl Trail {
             elsewhere: Duration::ZERO,
             outputs: Vec::new(),
             ingredients: Vec::new(),
-            key: String::new(),
+            made_of: None,
             not_sure: false,
             outcome: Outcome::PassedThrough,
             reason: None,
@@ -88,19 +91,13 @@ impl Trail {
     }
 
     /// Everything that the key is made of is known.
-    pub(super) fn prepared(&mut self, prepared: &Prepared, toolchain: &Toolchain, config: &Config) {
+    pub(super) fn prepared(&mut self, prepared: &Prepared, toolchain: &Arc<Toolchain>, config: &Config) {
         let action = &prepared.action;
         self.not_sure = prepared.not_sure;
         let outputs = action.outputs.iter().filter(|output| output.lies_in_place());
         self.outputs = outputs.map(|output| paths::lexically_normal(&output.path)).collect();
-        self.key = action.key.to_string();
+        self.made_of = Some((Arc::clone(action), Arc::clone(toolchain)));
         let ingredients = &mut self.ingredients;
-        for input in &action.inputs {
-            ingredients.push(ingredient(Kind::Input, input.path.as_os_str(), input.version.digest.hash()));
-        }
-        for (path, digest) in toolchain.programs.iter().chain(&toolchain.files) {
-            ingredients.push(ingredient(Kind::Program, path.as_os_str(), digest.hash()));
-        }
         for (name, value) in &prepared.platform {
             ingredients.push(ingredient(Kind::Configuration, name.as_ref(), value.as_bytes()));
         }
@@ -110,9 +107,6 @@ impl Trail {
             let why = prepared.bound.as_ref();
             let paths = why.map_or_else(|| "shared".to_owned(), |why| format!("exact: {why}"));
             ingredients.push(ingredient(Kind::Configuration, PATHS.as_ref(), paths.as_bytes()));
-        }
-        for (name, value) in &action.environment {
-            ingredients.push(ingredient(Kind::Variable, name.as_ref(), value.as_bytes()));
         }
     }
 
@@ -148,9 +142,13 @@ impl Trail {
     }
 
     /// What the histories of the outputs are told; none for a command without known outputs.
-    pub fn into_history(self) -> Option<(Vec<PathBuf>, CommandRecord)> {
+    pub fn into_history(mut self) -> Option<(Vec<PathBuf>, CommandRecord)> {
         if self.outputs.is_empty() {
             return None;
+        }
+        let made_of = self.made_of.take();
+        if let Some((action, toolchain)) = &made_of {
+            self.ingredients.extend(ingredients_of(action, toolchain));
         }
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let record = CommandRecord {
@@ -161,11 +159,24 @@ impl Trail {
             reason: self.reason.as_ref().map(|reason| reason.name().to_owned()).unwrap_or_default(),
             reason_detail: self.reason.as_ref().and_then(Reason::detail).unwrap_or_default(),
             micros: u64::try_from(self.elapsed().as_micros()).unwrap_or(u64::MAX),
-            key: self.key,
+            key: made_of.map(|(action, _)| action.key.to_string()).unwrap_or_default(),
             ingredients: self.ingredients,
         };
         Some((self.outputs, record))
     }
+}
+
+/// Inputs, programs and variables.
+fn ingredients_of<'a>(action: &'a Action, toolchain: &'a Toolchain) -> impl Iterator<Item = Ingredient> + 'a {
+    let inputs = action.inputs.iter();
+    let inputs =
+        inputs.map(|input| ingredient(Kind::Input, input.path.as_os_str(), input.version.digest.hash()));
+    let programs = toolchain.programs.iter().chain(&toolchain.files);
+    let programs = programs.map(|(path, digest)| ingredient(Kind::Program, path.as_os_str(), digest.hash()));
+    let variables = action.environment.iter();
+    let variables =
+        variables.map(|(name, value)| ingredient(Kind::Variable, name.as_ref(), value.as_bytes()));
+    inputs.chain(programs).chain(variables)
 }
 
 fn ingredient(kind: Kind, name: &OsStr, value: &[u8]) -> Ingredient {
