@@ -220,9 +220,13 @@ impl Surroundings {
     }
 }
 
-/// A runtime for commands that live as long as one task.
+/// A runtime with as many threads for work that blocks (files, hashing) as can do something: tokio's 512 would share the
+/// processors in slices that are too short.
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.enable_all().max_blocking_threads((4 * processors).max(32));
+    builder.build().context("start the runtime")
 }
 
 /// Writes an answer to standard output. A reader that has gone (`| head`) is no error.
