@@ -78,9 +78,17 @@ pub struct Options {
     versions: ((i32, i32), (i32, i32)),
     port: u16,
     required_header: Option<(String, String)>,
+    action_time: Duration,
 }
 
 impl Options {
+    /// Lets each action take this long, during which it uses nothing.
+    #[must_use]
+    pub fn action_time(mut self, time: Duration) -> Options {
+        self.action_time = time;
+        self
+    }
+
     /// Answers UNAUTHENTICATED to every call without this header.
     #[must_use]
     pub fn require_header(mut self, name: &str, value: &str) -> Options {
@@ -221,6 +229,7 @@ impl FakeReapi {
             versions: ((2, 0), (2, 12)),
             port: 0,
             required_header: None,
+            action_time: Duration::ZERO,
         }
     }
 

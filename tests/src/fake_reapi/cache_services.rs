@@ -23,12 +23,12 @@ use farccd::digest::Digest;
 use farccd::digest::DigestFunction;
 use prost::Message as _;
 use tokio_stream::Stream;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Code;
 use tonic::Request;
 use tonic::Response;
 use tonic::Status;
 use tonic::Streaming;
+use tonic::transport::server::TcpIncoming;
 
 use super::Rpc;
 use super::Shared;
@@ -52,7 +52,7 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
         .add_service(ByteStreamServer::new(services.clone()))
         .add_service(ActionCacheServer::new(services))
         .add_service(ExecutionServer::new(Executions(shared)))
-        .serve_with_incoming(TcpListenerStream::new(listener))
+        .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
         .await
         .expect("the fake server serves");
 }

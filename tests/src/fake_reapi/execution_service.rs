@@ -59,7 +59,12 @@ impl Execution for Executions {
             // The operation lives on as long as its sender.
             tokio::spawn(async move { sender.closed().await });
         } else {
-            tokio::task::spawn_blocking(move || sender.send_replace(Some(shared.end(&action, &request))));
+            tokio::spawn(async move {
+                let time = shared.options.action_time;
+                let ended = tokio::task::spawn_blocking(move || shared.end(&action, &request));
+                tokio::time::sleep(time).await;
+                sender.send_replace(ended.await.ok());
+            });
         }
         Ok(Response::new(follow(&self.0, name, running, breaks)))
     }
