@@ -18,6 +18,8 @@ pub mod signals;
 
 pub mod process;
 
+mod directories;
+
 pub mod places;
 
 pub mod link;

@@ -34,6 +34,11 @@ impl Memo {
         if noted.elapsed().ok()? >= self.lifetime {
             return None;
         }
+        self.last()
+    }
+
+    /// What happened last, however long ago, and has not been forgotten.
+    pub fn last(&self) -> Option<String> {
         std::fs::read_to_string(&self.path).ok()
     }
 
@@ -56,6 +61,7 @@ mod tests {
         memo.note("text");
         assert_eq!(memo.recall().as_deref(), Some("text"));
         assert_eq!(Memo { lifetime: Duration::ZERO, ..memo.clone() }.recall(), None);
+        assert_eq!(memo.last().as_deref(), Some("text"));
         memo.forget();
         assert_eq!(memo.recall(), None);
     }

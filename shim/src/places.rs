@@ -2,7 +2,6 @@
 //! Knows nothing of what is said over the socket or kept in the store.
 
 use std::ffi::OsString;
-use std::fs::DirBuilder;
 use std::fs::File;
 use std::fs::OpenOptions;
 use std::fs::Permissions;
@@ -10,7 +9,6 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::fs::PermissionsExt;
@@ -29,6 +27,13 @@ use rustix::net::SocketFlags;
 use rustix::net::SocketType;
 use rustix::net::sockopt::Timeout;
 
+use crate::directories::can_hold;
+use crate::directories::check_owner;
+use crate::directories::is_ours;
+use crate::directories::our_uid;
+use crate::directories::prepare_directory;
+use crate::directories::prepare_temporary;
+use crate::directories::temporary;
 use crate::memo::Memo;
 use crate::process;
 
@@ -52,25 +57,27 @@ pub struct Places {
     /// Logs: `log` in the directory of FARCC_DIR, else in `state`.
     pub log: PathBuf,
     /// The configuration, unless FARCC_CONFIG names another: `$XDG_CONFIG_HOME/farcc/farcc.toml`, else
-    /// `~/.config/farcc/farcc.toml`.
+    /// `~/.config/farcc/farcc.toml`, and without HOME `/etc/farcc/farcc.toml`.
     pub config_file: PathBuf,
+    /// The directory in /tmp, where one of them lies in it: it must be ours before they are used.
+    temporary: Option<PathBuf>,
 }
 
 impl Places {
     /// The places that an environment names. An empty value counts as unset, and so does a relative one of the
     /// XDG variables (XDG Base Directory Specification, "Basics"); a relative FARCC_DIR is taken from the
-    /// working directory. Without HOME everything lies in `/tmp/farcc-<uid>`.
+    /// working directory.
+    ///
+    /// What HOME and the XDG variables name may not be usable: containers have homes that are not there, that are
+    /// read-only or another user's. What cannot be there lies in `/tmp/farcc-<uid>`. FARCC_DIR is for farcc alone, so it
+    /// is never departed from.
     pub fn from_env(env: &dyn Fn(&str) -> Option<OsString>) -> Places {
         let path = |name| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let absolute = |name| path(name).filter(|path| path.is_absolute());
-        let temporary = PathBuf::from(format!("/tmp/farcc-{}", our_uid()));
         let home = absolute("HOME");
-        let in_home = |name, below: &str, last: &str| match (absolute(name), &home) {
-            (Some(directory), _) => directory.join("farcc"),
-            (None, Some(home)) => home.join(below).join("farcc"),
-            (None, None) => temporary.join(last),
-        };
-        let config_file = in_home("XDG_CONFIG_HOME", ".config", "config").join("farcc.toml");
+        let config = absolute("XDG_CONFIG_HOME").or_else(|| home.as_ref().map(|home| home.join(".config")));
+        // Never one in /tmp: it can name programs to run, and is read before anything is prepared.
+        let config_file = config.unwrap_or_else(|| PathBuf::from("/etc")).join("farcc/farcc.toml");
         if let Some(directory) = path("FARCC_DIR").and_then(|path| std::path::absolute(path).ok()) {
             return Places {
                 run: directory.join("run"),
@@ -78,16 +85,24 @@ impl Places {
                 state: directory.join("state"),
                 log: directory.join("log"),
                 config_file,
+                temporary: None,
             };
         }
+        let temporary = temporary();
+        // A home that is not there is nobody's to make.
+        let home = home.filter(|home| home.is_dir());
+        let in_home = |name, below: &str, last: &str| {
+            let named = absolute(name).or_else(|| home.as_ref().map(|home| home.join(below)));
+            let directory = named.map(|named| named.join("farcc")).filter(|named| can_hold(named));
+            directory.unwrap_or_else(|| temporary.join(last))
+        };
+        let runtime = absolute("XDG_RUNTIME_DIR").filter(|directory| is_ours(directory));
+        let run = runtime.map_or_else(|| temporary.clone(), |directory| directory.join("farcc"));
+        let store = in_home("XDG_CACHE_HOME", ".cache", "store");
         let state = in_home("XDG_STATE_HOME", ".local/state", "state");
-        Places {
-            run: absolute("XDG_RUNTIME_DIR").map_or_else(|| temporary.clone(), |path| path.join("farcc")),
-            store: in_home("XDG_CACHE_HOME", ".cache", "store"),
-            log: state.join("log"),
-            state,
-            config_file,
-        }
+        let is_temporary = [&run, &store, &state].iter().any(|place| place.starts_with(&temporary));
+        let log = state.join("log");
+        Places { run, store, state, log, config_file, temporary: is_temporary.then_some(temporary) }
     }
 
     /// Name of the socket below `run`. It covers machine, user, mount namespace and root directory: a container
@@ -137,7 +152,8 @@ impl Places {
     /// # Errors
     /// When one cannot be created, is no directory or belongs to somebody else.
     pub fn prepare(&self) -> io::Result<()> {
-        for directory in [&self.run, &self.store, &self.state, &self.log] {
+        self.prepare_run()?;
+        for directory in [&self.store, &self.state, &self.log] {
             prepare_directory(directory)?;
         }
         Ok(())
@@ -148,7 +164,18 @@ impl Places {
     /// # Errors
     /// As [`prepare`](Places::prepare).
     pub fn prepare_run(&self) -> io::Result<()> {
+        if let Some(temporary) = &self.temporary {
+            prepare_temporary(temporary)?;
+        }
         prepare_directory(&self.run)
+    }
+
+    /// Checks that what lies in /tmp, if anything does, is not somebody else's: for those who only read there.
+    ///
+    /// # Errors
+    /// When it is.
+    pub fn check_owner(&self) -> io::Result<()> {
+        self.temporary.as_deref().map_or(Ok(()), check_owner)
     }
 
     /// Takes the daemon's lock for the life of the returned file; none if another daemon has it.
@@ -251,40 +278,6 @@ pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Makes sure that `directory` is a directory of ours with mode 0700. A symlink will do if it is ours too: who
-/// moved the cache to a larger disk keeps it, who plants a link in /tmp does not get us to follow it.
-pub(crate) fn prepare_directory(directory: &Path) -> io::Result<()> {
-    let context = |error: io::Error| {
-        io::Error::new(error.kind(), format!("prepare directory {}: {error}", directory.display()))
-    };
-    let refuse = |kind, problem: &str| Err(context(io::Error::new(kind, problem)));
-    let found = match std::fs::symlink_metadata(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(context)?;
-            std::fs::symlink_metadata(directory)
-        }
-        found => found,
-    };
-    let link = found.map_err(context)?;
-    let target =
-        if link.is_symlink() { std::fs::metadata(directory).map_err(context)? } else { link.clone() };
-    if link.uid() != our_uid() || target.uid() != our_uid() {
-        return refuse(io::ErrorKind::PermissionDenied, "it belongs to another user");
-    }
-    if !target.is_dir() {
-        return refuse(io::ErrorKind::NotADirectory, "it is no directory");
-    }
-    if target.mode() & 0o777 != 0o700 {
-        std::fs::set_permissions(directory, Permissions::from_mode(0o700)).map_err(context)?;
-    }
-    Ok(())
-}
-
-/// The user that files are created as.
-pub(crate) fn our_uid() -> u32 {
-    rustix::process::geteuid().as_raw()
-}
-
 /// 64-bit FNV-1a: short and stable, against accidents only.
 fn fnv1a(bytes: &[u8]) -> u64 {
     bytes
@@ -319,15 +312,49 @@ mod tests {
 
     #[test]
     fn xdg_directories() {
-        let home_only = places(&[("HOME", "/h"), ("FARCC_DIR", ""), ("XDG_CACHE_HOME", "relative")]);
-        assert_eq!(home_only.run, Path::new(&format!("/tmp/farcc-{}", our_uid())));
-        assert_eq!(home_only.store, Path::new("/h/.cache/farcc"));
-        assert_eq!(home_only.log, Path::new("/h/.local/state/farcc/log"));
-        let xdg = places(&[("XDG_RUNTIME_DIR", "/r"), ("XDG_CACHE_HOME", "/c"), ("XDG_STATE_HOME", "/s")]);
-        assert_eq!((xdg.run.as_path(), xdg.store.as_path()), (Path::new("/r/farcc"), Path::new("/c/farcc")));
-        assert_eq!(xdg.state, Path::new("/s/farcc"));
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().to_str().unwrap();
+        let temporary = PathBuf::from(format!("/tmp/farcc-{}", our_uid()));
+        let home_only = places(&[("HOME", path), ("FARCC_DIR", ""), ("XDG_CACHE_HOME", "relative")]);
+        assert_eq!(home_only.run, temporary);
+        assert_eq!(home_only.store, directory.path().join(".cache/farcc"));
+        assert_eq!(home_only.log, directory.path().join(".local/state/farcc/log"));
+        let (cache, state) = (format!("{path}/c"), format!("{path}/s"));
+        let xdg =
+            places(&[("XDG_RUNTIME_DIR", path), ("XDG_CACHE_HOME", &cache), ("XDG_STATE_HOME", &state)]);
+        assert_eq!(xdg.run, directory.path().join("farcc"));
+        assert_eq!(xdg.store, directory.path().join("c/farcc"));
+        assert_eq!(xdg.state, directory.path().join("s/farcc"));
+        assert_eq!(xdg.temporary, None);
         let nothing = places(&[]);
-        assert!(nothing.store.starts_with(&nothing.run) && nothing.config_file.starts_with(&nothing.run));
+        assert!(nothing.store.starts_with(&temporary) && nothing.state.starts_with(&temporary));
+        assert_eq!((nothing.run, nothing.temporary), (temporary.clone(), Some(temporary)));
+        assert_eq!(nothing.config_file, Path::new("/etc/farcc/farcc.toml"));
+    }
+
+    #[test]
+    fn a_home_that_cannot_be_used_is_not() {
+        let temporary = PathBuf::from(format!("/tmp/farcc-{}", our_uid()));
+        for home in ["/nonexistent", "/etc/passwd"] {
+            let variables = ["XDG_RUNTIME_DIR", "XDG_STATE_HOME"].map(|name| (name, "/etc/passwd"));
+            let places = places(&[[("HOME", home)].as_slice(), &variables].concat());
+            for place in [&places.run, &places.store, &places.state, &places.log] {
+                assert!(place.starts_with(&temporary), "{home}: {}", place.display());
+            }
+            assert_eq!(places.config_file, Path::new(home).join(".config/farcc/farcc.toml"));
+        }
+        if our_uid() == 0 {
+            let directory = tempfile::tempdir().unwrap();
+            let farcc = directory.path().join("farcc");
+            std::fs::create_dir(&farcc).unwrap();
+            let path = directory.path().to_str().unwrap();
+            let chosen = || places(&[("XDG_CACHE_HOME", path), ("XDG_RUNTIME_DIR", path)]);
+            assert_eq!((chosen().store, chosen().run), (farcc.clone(), farcc.clone()));
+            std::os::unix::fs::chown(&farcc, Some(65534), None).unwrap();
+            assert_eq!(chosen().store, temporary.join("store"));
+            std::os::unix::fs::chown(directory.path(), Some(65534), None).unwrap();
+            assert_eq!(chosen().run, temporary);
+        }
     }
 
     #[test]

@@ -20,8 +20,8 @@ use std::time::Duration;
 use rustix::fs::FlockOperation;
 use rustix::io::FdFlags;
 
+use crate::directories::prepare_directory;
 use crate::places::open_lock;
-use crate::places::prepare_directory;
 use crate::signals::Ticks;
 
 /// How long to sleep on one lock before looking around.

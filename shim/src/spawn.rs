@@ -140,8 +140,11 @@ pub fn find_daemon(environment: &Environment) -> Option<PathBuf> {
     if let Some(named) = environment.get("FARCC_DAEMON").filter(|value| !value.is_empty()) {
         return std::path::absolute(named).ok();
     }
-    let beside = std::fs::read_link("/proc/self/exe").ok()?.with_file_name("farccd");
-    if beside.is_file() {
+    // Without /proc the one in PATH is as good.
+    let beside = std::fs::read_link("/proc/self/exe").map(|ourselves| ourselves.with_file_name("farccd"));
+    if let Ok(beside) = beside
+        && beside.is_file()
+    {
         return Some(beside);
     }
     let search =
