@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 use rustix::event::PollFd;
 use rustix::event::PollFlags;
@@ -36,6 +37,7 @@ pub fn run(image: &Image, standard: Standard) -> io::Result<DoneReport> {
     let (mut stdout, stdout_end) = Stream::new(rustix::stdio::stdout(), standard.is_open[1])?;
     let (mut stderr, stderr_end) = Stream::new(rustix::stdio::stderr(), standard.is_open[2])?;
     let signals = Guard::new()?;
+    let started = Instant::now();
     let child = image.spawn(
         stdout_end.as_ref().map(AsFd::as_fd),
         stderr_end.as_ref().map(AsFd::as_fd),
@@ -44,9 +46,10 @@ pub fn run(image: &Image, standard: Standard) -> io::Result<DoneReport> {
     // Only the child may hold them: their end is the end of the stream.
     drop((stdout_end, stderr_end));
     let ended = relay(child, &signals, [&mut stdout, &mut stderr]);
+    let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
     let captured = stdout.is_complete && stderr.is_complete;
     let kept = |stream: Stream| if captured { stream.kept } else { Vec::new() };
-    Ok(DoneReport { ended, stdout: kept(stdout), stderr: kept(stderr), captured })
+    Ok(DoneReport { ended, stdout: kept(stdout), stderr: kept(stderr), captured, micros })
 }
 
 /// Passes output and signals on until the child has ended and nothing of its output is left.

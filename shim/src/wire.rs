@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Version of the frames. Both sides must have the same; [`WireError::OtherProtocol`] tells when not.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// Version of this package, as launcher and daemon tell each other.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Length of what precedes a payload, in bytes.
@@ -90,6 +90,8 @@ pub struct DoneReport {
     /// Whether the two are complete. They are not when there was too much to keep, when a descriptor was
     /// closed, or when a process that outlived the command may still write.
     pub captured: bool,
+    /// How long the process ran, in microseconds; the wait for a slot is no part of it.
+    pub micros: u64,
 }
 
 /// How a process ended.
@@ -283,6 +285,7 @@ impl Request {
                 to.bytes(&done.stdout);
                 to.bytes(&done.stderr);
                 to.flag(done.captured);
+                to.u64(done.micros);
                 to.finish()
             }
             Request::Cancel => Encoder::new(CANCEL).finish(),
@@ -334,6 +337,7 @@ impl Request {
                 stdout: from.bytes()?.to_vec(),
                 stderr: from.bytes()?.to_vec(),
                 captured: from.flag("captured")?,
+                micros: from.u64()?,
             }),
             CANCEL => Request::Cancel,
             CONTROL => Request::Control { words: from.list("words")? },
@@ -420,6 +424,10 @@ impl Encoder {
         self.frame.extend(value.to_le_bytes());
     }
 
+    fn u64(&mut self, value: u64) {
+        self.frame.extend(value.to_le_bytes());
+    }
+
     fn flag(&mut self, value: bool) {
         self.u8(u8::from(value));
     }
@@ -471,6 +479,12 @@ impl<'a> Decoder<'a> {
         let (bytes, rest) = self.rest.split_first_chunk::<4>().ok_or(WireError::Truncated)?;
         self.rest = rest;
         Ok(u32::from_le_bytes(*bytes))
+    }
+
+    fn u64(&mut self) -> Result<u64, WireError> {
+        let (bytes, rest) = self.rest.split_first_chunk::<8>().ok_or(WireError::Truncated)?;
+        self.rest = rest;
+        Ok(u64::from_le_bytes(*bytes))
     }
 
     fn flag(&mut self, field: &'static str) -> Result<bool, WireError> {
@@ -543,8 +557,10 @@ mod tests {
         };
         let empty =
             RunRequest { argv: vec![], env: vec![], cwd: "".into(), program: "".into(), ..run.clone() };
-        let done =
-            |ended| DoneReport { ended, stdout: vec![0, 1], stderr: b"warning".into(), captured: true };
+        let done = |ended| {
+            let (stdout, stderr) = (vec![0, 1], b"warning".into());
+            DoneReport { ended, stdout, stderr, captured: true, micros: 1 << 40 }
+        };
         let mut frames: Vec<Frame> = [
             Request::Run(run),
             Request::Run(empty),

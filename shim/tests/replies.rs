@@ -145,8 +145,9 @@ fn a_stored_run_streams_and_reports() {
         stdout: b"out\n".into(),
         stderr: b"err\n".into(),
         captured: true,
+        micros: 0,
     };
-    assert_eq!(done, Some(expected));
+    assert_eq!(done.map(untimed), Some(expected));
 }
 
 #[test]
@@ -165,8 +166,32 @@ fn too_much_output_is_passed_on_but_not_kept() {
     let space = Space::new();
     let (output, done) = run_and_store(&space, "echo warning >&2; head -c 20000000 /dev/zero");
     assert_eq!(output.stdout.len(), 20_000_000);
-    let expected = DoneReport { ended: Ended::Exited(0), stdout: vec![], stderr: vec![], captured: false };
-    assert_eq!(done, Some(expected));
+    let (stdout, stderr) = (vec![], vec![]);
+    let expected = DoneReport { ended: Ended::Exited(0), stdout, stderr, captured: false, micros: 0 };
+    assert_eq!(done.map(untimed), Some(expected));
+}
+
+/// A report without what differs from run to run.
+fn untimed(done: DoneReport) -> DoneReport {
+    DoneReport { micros: 0, ..done }
+}
+
+#[test]
+fn a_stored_run_tells_how_long_the_command_took() {
+    let space = Space::new();
+    // A slot that is waited for is no part of the command.
+    let slots = space.places().slots();
+    let one = std::num::NonZeroUsize::MIN;
+    farcc::slots::set_count(&slots, one).unwrap();
+    let taken = farcc::slots::acquire(&slots, one).unwrap();
+    let freed = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(1500));
+        drop(taken);
+    });
+    let (_, done) = run_and_store(&space, "sleep 0.2");
+    freed.join().unwrap();
+    let micros = done.unwrap().micros;
+    assert!((200_000..1_400_000).contains(&micros), "{micros}");
 }
 
 #[test]
