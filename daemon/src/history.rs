@@ -16,6 +16,7 @@ use farcc_proto::record::ingredient::Kind;
 use prost::Message;
 
 use crate::digest::Digest;
+use crate::disk;
 
 /// The records of one user, one file each in a directory.
 #[derive(Debug, Clone)]
@@ -39,6 +40,9 @@ impl History {
         let history = OutputHistory { last: Some(record), previous };
         let directory = path.parent().unwrap_or(&self.directory);
         std::fs::create_dir_all(directory)?;
+        if disk::is_scarce(directory) {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "the file system is nearly full"));
+        }
         let file = tempfile::NamedTempFile::new_in(directory)?;
         std::fs::write(file.path(), history.encode_to_vec())?;
         file.persist(&path)?;

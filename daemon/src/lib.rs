@@ -6,6 +6,7 @@
 pub mod compression;
 pub mod config;
 pub mod digest;
+pub mod disk;
 pub mod files;
 pub mod listings;
 pub mod paths;

@@ -17,6 +17,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("compression", 0),
     ("config", 0),
     ("digest", 0),
+    ("disk", 0),
     ("files", 0),
     ("listings", 0),
     ("prerequisites", 0),

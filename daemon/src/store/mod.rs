@@ -40,6 +40,7 @@ use tempfile::TempPath;
 
 use crate::digest::Digest;
 use crate::digest::DigestFunction;
+use crate::disk;
 
 pub use self::reader::BlobReader;
 pub use self::trim::Stats;
@@ -111,7 +112,7 @@ impl Store {
             function: DigestFunction::default(),
         };
         // A first temporary file shows now, not at the first result, that nothing can be written.
-        drop(store.temporary()?);
+        drop(store.temporary_file()?);
         Ok(store)
     }
 
@@ -426,7 +427,18 @@ impl Store {
         let _ = std::fs::remove_file(path);
     }
 
+    /// A file for what is to be kept, as long as there is room for it.
     fn temporary(&self) -> Result<NamedTempFile, StoreError> {
+        let directory = &self.shared.directory;
+        if disk::is_scarce(directory) {
+            let error =
+                io::Error::new(io::ErrorKind::StorageFull, "the rest of its file system is for others");
+            return Err(StoreError::new("keep more in", directory, error));
+        }
+        self.temporary_file()
+    }
+
+    fn temporary_file(&self) -> Result<NamedTempFile, StoreError> {
         let directory = self.shared.directory.join(TEMPORARY);
         let failed = |error| StoreError::new("create a file in", &directory, error);
         match NamedTempFile::new_in(&directory) {

@@ -15,6 +15,7 @@ use super::RESULTS;
 use super::Store;
 use super::StoreError;
 use super::TEMPORARY;
+use crate::disk::Room;
 
 /// What the store holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -56,8 +57,16 @@ struct Entry {
 impl Store {
     /// Whether a [`trim`](Store::trim) is due: the store may have outgrown its bound, or was never looked at.
     pub fn wants_trim(&self) -> bool {
-        !self.shared.scanned.load(Ordering::Relaxed)
-            || self.shared.size_bytes.load(Ordering::Relaxed) > self.shared.max_size_bytes
+        let size_bytes = self.shared.size_bytes.load(Ordering::Relaxed);
+        !self.shared.scanned.load(Ordering::Relaxed) || size_bytes > self.bound(size_bytes)
+    }
+
+    /// How large a store that holds `size_bytes` may be: less than it is to be at most where its file system is nearly
+    /// full.
+    fn bound(&self, size_bytes: u64) -> u64 {
+        let room = Room::of(&self.shared.directory).filter(Room::is_short);
+        let lacking = room.map_or(0, |room| room.reserved_bytes - room.free_bytes);
+        self.shared.max_size_bytes.min(size_bytes.saturating_sub(lacking).max(1))
     }
 
     /// Deletes the least recently used entries until the store is a tenth below its bound, if it exceeds the
@@ -72,7 +81,7 @@ impl Store {
         self.visit(|_, entry| entries.push(entry))?;
         let mut total: u64 = entries.iter().map(|entry| entry.size_bytes).sum();
         let mut trimmed = Trimmed::default();
-        let bound = self.shared.max_size_bytes;
+        let bound = self.bound(total);
         if total > bound {
             entries.sort_unstable_by_key(|entry| entry.last_use);
             for entry in entries {
