@@ -76,6 +76,29 @@ impl AddAssign for Bytes {
     }
 }
 
+/// What became of the results of local runs that were offered to the cluster.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Offers {
+    /// The cluster has them.
+    pub taken: u64,
+    /// It takes none, or not from us.
+    pub refused: u64,
+    /// They did not get there.
+    pub failed: u64,
+}
+
+/// What became of one of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offer {
+    /// The cluster has it.
+    Taken,
+    /// It takes none, or not from us.
+    Refused,
+    /// It did not get there.
+    Failed,
+}
+
 /// What `farccd stats --json` prints. All numbers since the last reset.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -92,6 +115,13 @@ pub struct Summary {
     pub bytes: Bytes,
     /// Time in the daemon per command, in microseconds; of the running daemon only.
     pub micros: Micros,
+    /// How long the commands of the hits ran when their results were made, less what the hits took, in microseconds. Of
+    /// [`hits_timed`](Self::hits_timed) alone; below zero where hits are slower than the compiler.
+    pub micros_saved: i64,
+    /// The hits of which it is known how long the command ran.
+    pub hits_timed: u64,
+    /// Results of local runs that were offered to the cluster.
+    pub offers: Offers,
 }
 
 /// Percentiles of a duration in microseconds.
@@ -118,6 +148,8 @@ pub struct Record {
     pub bytes: Bytes,
     /// Time in the daemon, without the wait for a local run.
     pub elapsed: Duration,
+    /// How long the command of a hit ran when its result was made, if that is known.
+    pub execution: Option<Duration>,
 }
 
 /// The running counts of a daemon.
@@ -126,7 +158,10 @@ pub struct Stats {
 }
 
 struct Counts {
-    summary: Summary,
+    /// Since the last reset, whichever daemon it was.
+    total: Summary,
+    /// Since this daemon started.
+    session: Summary,
     micros: Histogram<u64>,
     changed: bool,
 }
@@ -137,40 +172,48 @@ const MAX_MICROS: u64 = 600_000_000;
 impl Stats {
     /// Goes on from what was saved at `path`; from zero if nothing was or it cannot be read.
     pub fn load(path: &Path) -> Stats {
-        let summary = read(path).unwrap_or_else(Summary::zero);
+        let total = read(path).unwrap_or_else(Summary::zero);
         let micros = Histogram::new_with_bounds(1, MAX_MICROS, 2)
             .unwrap_or_else(|_| unreachable!("bounds and precision are constants that the crate accepts"));
-        Stats { counts: Mutex::new(Counts { summary, micros, changed: false }) }
+        Stats { counts: Mutex::new(Counts { total, session: Summary::zero(), micros, changed: false }) }
     }
 
     /// Counts one command that has ended.
     pub fn record(&self, record: &Record) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let summary = &mut counts.summary;
-        summary.commands += 1;
-        *summary.by_verdict.entry(record.outcome.name().to_owned()).or_default() += 1;
-        if let Some(reason) = &record.reason {
-            *summary.by_reason.entry(reason.name().to_owned()).or_default() += 1;
-        }
-        summary.not_sure += u64::from(record.not_sure);
-        summary.bytes += record.bytes;
-        let micros = u64::try_from(record.elapsed.as_micros()).unwrap_or(MAX_MICROS);
-        counts.micros.saturating_record(micros.clamp(1, MAX_MICROS));
-        counts.changed = true;
+        counts.each(|summary| summary.add(record));
+        counts.micros.saturating_record(micros(record.elapsed).clamp(1, MAX_MICROS));
+    }
+
+    /// Counts a result that was offered to the cluster, for which so many bytes were sent.
+    pub fn offered(&self, offer: Offer, sent_bytes: u64) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.each(|summary| {
+            summary.bytes.uploaded += sent_bytes;
+            match offer {
+                Offer::Taken => summary.offers.taken += 1,
+                Offer::Refused => summary.offers.refused += 1,
+                Offer::Failed => summary.offers.failed += 1,
+            }
+        });
     }
 
     /// The counts now.
     pub fn summary(&self) -> Summary {
         let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = |quantile| counts.micros.value_at_quantile(quantile);
-        let micros = Micros { p50: at(0.5), p90: at(0.9), p99: at(0.99) };
-        Summary { micros, ..counts.summary.clone() }
+        Summary { micros: counts.percentiles(), ..counts.total.clone() }
+    }
+
+    /// The same since this daemon started, whatever was counted or reset besides.
+    pub fn session(&self) -> Summary {
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        Summary { micros: counts.percentiles(), ..counts.session.clone() }
     }
 
     /// Starts again from zero.
     pub fn reset(&self) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.summary = Summary::zero();
+        counts.total = Summary::zero();
         counts.micros.reset();
         counts.changed = true;
     }
@@ -203,6 +246,22 @@ impl Stats {
     }
 }
 
+impl Counts {
+    fn each(&mut self, count: impl Fn(&mut Summary)) {
+        [&mut self.total, &mut self.session].into_iter().for_each(count);
+        self.changed = true;
+    }
+
+    fn percentiles(&self) -> Micros {
+        let at = |quantile| self.micros.value_at_quantile(quantile);
+        Micros { p50: at(0.5), p90: at(0.9), p99: at(0.99) }
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// What was saved at `path`, for a command line that meets no daemon.
 pub fn read(path: &Path) -> Option<Summary> {
     let mut summary: Summary = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
@@ -218,6 +277,27 @@ impl Summary {
         summary
     }
 
+    /// All hits.
+    pub fn hits(&self) -> u64 {
+        let of = |outcome: Outcome| self.by_verdict.get(outcome.name()).copied().unwrap_or_default();
+        of(Outcome::HitLocal) + of(Outcome::HitRemote)
+    }
+
+    fn add(&mut self, record: &Record) {
+        self.commands += 1;
+        *self.by_verdict.entry(record.outcome.name().to_owned()).or_default() += 1;
+        if let Some(reason) = &record.reason {
+            *self.by_reason.entry(reason.name().to_owned()).or_default() += 1;
+        }
+        self.not_sure += u64::from(record.not_sure);
+        self.bytes += record.bytes;
+        if let Some(execution) = record.execution {
+            let saved = micros(execution).cast_signed().saturating_sub(micros(record.elapsed).cast_signed());
+            self.micros_saved = self.micros_saved.saturating_add(saved);
+            self.hits_timed += 1;
+        }
+    }
+
     /// Readers of the JSON may rely on every verdict being there.
     fn complete(&mut self) {
         for outcome in Outcome::ALL {
@@ -230,27 +310,58 @@ impl Summary {
 mod tests {
     use super::*;
 
+    fn record(outcome: Outcome, reason: Option<Reason>, elapsed: u64, execution: Option<u64>) -> Record {
+        let bytes = Bytes { uploaded: 1, downloaded: 2, stored: 3 };
+        let (elapsed, execution) = (Duration::from_micros(elapsed), execution.map(Duration::from_micros));
+        Record { outcome, reason, not_sure: true, bytes, elapsed, execution }
+    }
+
     #[test]
     fn counts_survive_a_restart_and_a_reset_clears_them() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("stats.json");
         let stats = Stats::load(&path);
-        stats.record(&Record {
-            outcome: Outcome::PassedThrough,
-            reason: Some(Reason::Link),
-            not_sure: true,
-            bytes: Bytes { uploaded: 1, downloaded: 2, stored: 3 },
-            elapsed: Duration::from_micros(70),
-        });
+        stats.record(&record(Outcome::PassedThrough, Some(Reason::Link), 70, None));
+        stats.record(&record(Outcome::HitLocal, None, 70, Some(1070)));
         stats.save(&path).unwrap();
-        let summary = Stats::load(&path).summary();
-        assert_eq!(summary.commands, 1);
+        let again = Stats::load(&path);
+        let summary = again.summary();
+        assert_eq!(summary.commands, 2);
         assert_eq!(summary.by_verdict["passed_through"], 1);
-        assert_eq!(summary.by_verdict["hit_local"], 0);
+        assert_eq!(summary.by_verdict["hit_remote"], 0);
         assert_eq!(summary.by_reason["link"], 1);
-        assert_eq!(summary.bytes.stored, 3);
-        stats.reset();
-        assert_eq!(stats.summary().commands, 0);
+        assert_eq!(summary.bytes.stored, 6);
+        assert_eq!((summary.micros_saved, summary.hits_timed), (1000, 1));
+        // A daemon's own are those of no other, and no reset is about them.
+        assert_eq!(again.session(), Summary::zero());
+        again.record(&record(Outcome::HitRemote, None, 70, None));
+        again.reset();
+        assert_eq!((again.summary().commands, again.session().commands), (0, 1));
+    }
+
+    #[test]
+    fn time_saved_is_that_of_hits_whose_time_is_known() {
+        let stats = Stats::load(Path::new("/nonexistent"));
+        let saved = || (stats.session().micros_saved, stats.session().hits_timed, stats.session().hits());
+        stats.record(&record(Outcome::HitLocal, None, 200, Some(1_000)));
+        stats.record(&record(Outcome::HitRemote, None, 300, None));
+        assert_eq!(saved(), (800, 1, 2));
+        // A hit that is slower than the compiler was costs time, and says so.
+        stats.record(&record(Outcome::HitRemote, None, 5_000, Some(1_000)));
+        assert_eq!(saved(), (-3_200, 2, 3));
+        stats.record(&record(Outcome::ExecutedRemote, None, 5_000, None));
+        assert_eq!(saved(), (-3_200, 2, 3));
+    }
+
+    #[test]
+    fn offers_count_what_they_sent() {
+        let stats = Stats::load(Path::new("/nonexistent"));
+        stats.offered(Offer::Taken, 10);
+        stats.offered(Offer::Taken, 0);
+        stats.offered(Offer::Refused, 0);
+        stats.offered(Offer::Failed, 0);
+        assert_eq!(stats.session().offers, Offers { taken: 2, refused: 1, failed: 1 });
+        assert_eq!(stats.summary().bytes.uploaded, 10);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod checkout;
 mod draft;
 mod environment;
+mod execution_time;
 mod input_root;
 mod outputs;
 mod question;
@@ -30,6 +31,8 @@ use crate::reason::Reason;
 
 pub use checkout::Checkout;
 pub use environment::environment;
+pub use execution_time::executed_here;
+pub use execution_time::execution_time;
 pub use input_root::InputRoot;
 pub use input_root::InputRootBuilder;
 pub use input_root::InputRootError;

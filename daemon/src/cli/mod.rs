@@ -52,11 +52,7 @@ enum Command {
     /// Start the daemon (launchers do it themselves when there is none)
     Start(start::StartArgs),
     /// Stop the daemon; launchers that wait for it run their commands themselves
-    Stop {
-        /// Let the commands under way end first
-        #[arg(long)]
-        drain: bool,
-    },
+    Stop(control::StopArgs),
     /// Stop the daemon and start it again
     Restart,
     /// Show whether a daemon runs, and where it keeps things
@@ -141,11 +137,12 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     let surroundings = Surroundings::of_this_process()?;
+    surroundings.places.check_owner()?;
     match command {
         Command::Start(args) => start::start(&surroundings, &args),
-        Command::Stop { drain } => control::stop(&surroundings, drain),
+        Command::Stop(args) => control::stop(&surroundings, &args),
         Command::Restart => {
-            control::stop(&surroundings, true)?;
+            control::stop(&surroundings, &control::StopArgs::for_restart())?;
             start::start(&surroundings, &start::StartArgs::in_background())
         }
         Command::Status { json } => control::status(&surroundings, json),

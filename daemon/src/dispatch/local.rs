@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
+use std::time::SystemTime;
 
 use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
 
@@ -15,6 +16,8 @@ use crate::action::Action;
 use crate::action::InstallError;
 use crate::action::Output;
 use crate::action::collect;
+use crate::action::executed_here;
+use crate::action::execution_time;
 use crate::action::find;
 use crate::action::install;
 use crate::compiler::AppendedRules;
@@ -24,6 +27,7 @@ use crate::compiler::Invocation;
 use crate::compiler::depfile;
 use crate::config::Config;
 use crate::digest::Digest;
+use crate::disk;
 use crate::dispatch::Directories;
 use crate::dispatch::Presence;
 use crate::dispatch::Trail;
@@ -53,6 +57,8 @@ pub struct LocalRun {
     pub stderr: Vec<u8>,
     /// Whether all of both was kept.
     pub captured: bool,
+    /// How long it ran, without the wait for a slot; none if that is not known.
+    pub took: Option<Duration>,
 }
 
 /// A compile as the launcher is to run it.
@@ -121,7 +127,8 @@ pub struct Kept {
     pub config: Arc<Config>,
 }
 
-/// Looks for the result of the action and puts its outputs into place. None: a miss.
+/// Looks for the result of the action and puts its outputs into place; with how long the command ran that made it. None:
+/// a miss.
 ///
 /// # Errors
 /// When the store cannot be read.
@@ -130,7 +137,7 @@ pub(super) fn hit(
     action: &Action,
     umask: u32,
     presence: &Presence,
-) -> Result<Option<Verdict>, StoreError> {
+) -> Result<Option<(Verdict, Option<Duration>)>, StoreError> {
     let Some(result) = store.action_result(&action.key)? else { return Ok(None) };
     if result.exit_code != 0 {
         return Ok(None);
@@ -142,11 +149,10 @@ pub(super) fn hit(
         return Ok(None);
     };
     match install(store, action, &result, umask, &|| presence.is_there()) {
-        Ok(()) => Ok(Some(Verdict::Completed {
-            exit_code: 0,
-            stdout: action.messages_here(stdout),
-            stderr: action.messages_here(stderr),
-        })),
+        Ok(()) => {
+            let (stdout, stderr) = (action.messages_here(stdout), action.messages_here(stderr));
+            Ok(Some((Verdict::Completed { exit_code: 0, stdout, stderr }, execution_time(&result))))
+        }
         Err(InstallError::Store(error)) => Err(error),
         // Trimmed in part: made again. Or nobody waits, and what is answered does not matter.
         Err(InstallError::Gone(_) | InstallError::NotMade(_) | InstallError::Unwanted) => Ok(None),
@@ -347,7 +353,8 @@ fn keep(
         output_files.push(re::OutputFile { path, digest: Some(digest.into()), ..re::OutputFile::default() });
         output_files.sort_by(|a, b| a.path.cmp(&b.path));
     }
-    let mut result = re::ActionResult { output_files, ..re::ActionResult::default() };
+    let execution_metadata = executed_here(run.took, SystemTime::now());
+    let mut result = re::ActionResult { output_files, execution_metadata, ..re::ActionResult::default() };
     let (stdout, stderr) = (action.messages_there(&run.stdout), action.messages_there(&run.stderr));
     (result.stdout_raw, result.stdout_digest) = keep_message(store, &stdout).map_err(failed)?;
     (result.stderr_raw, result.stderr_digest) = keep_message(store, &stderr).map_err(failed)?;
@@ -435,6 +442,10 @@ fn check_messages(action: &Action, messages: [&[u8]; 2]) -> Result<(), Reason> {
 
 fn temporary_depfile(directory: &Path) -> std::io::Result<tempfile::TempPath> {
     std::fs::create_dir_all(directory)?;
+    // The compiler would fail where it is full.
+    if disk::is_scarce(directory) {
+        return Err(std::io::Error::new(std::io::ErrorKind::StorageFull, "its file system is nearly full"));
+    }
     Ok(tempfile::Builder::new().suffix(".d").tempfile_in(directory)?.into_temp_path())
 }
 

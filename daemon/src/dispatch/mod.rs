@@ -6,6 +6,7 @@ mod inputs;
 mod inspection;
 mod local;
 mod looked_for;
+mod offer;
 mod policy;
 mod preparation;
 mod presence;
@@ -19,6 +20,7 @@ use std::cell::Cell;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
 use dashmap::DashMap;
@@ -36,7 +38,6 @@ use crate::config::Config;
 use crate::config::Remote;
 use crate::config::Strategy;
 use crate::config::load;
-use crate::digest::Digest;
 use crate::executor::remote::RemoteExecutor;
 use crate::files::Files;
 use crate::history::History;
@@ -275,9 +276,11 @@ impl Dispatcher {
         let sampled = appended.is_none() && verification::is_sampled(config.exec.verify);
         let mut expected = if sampled { known_result(&store, &prepared.action).await? } else { None };
         if expected.is_none()
-            && let Some(verdict) = self.local_hit(&store, &prepared.action, invocation, presence).await
+            && let Some((verdict, execution)) =
+                self.local_hit(&store, &prepared.action, invocation, presence).await
         {
             trail.ended(Outcome::HitLocal, None);
+            trail.spared(execution);
             return Ok(verdict);
         }
         if compile.audit(appended.as_ref()) == Audit::Question {
@@ -371,28 +374,6 @@ impl Dispatcher {
         self.record(pending.not_kept(Some(Reason::Abandoned)));
     }
 
-    /// Offers a result that was made here to the cluster, which may not execute, or could not.
-    pub async fn offer(&self, kept: Kept) {
-        let Ok(Some(cluster)) = self.cluster(&kept.config) else { return };
-        if !kept.config.exec.upload_local_results {
-            return;
-        }
-        let files = kept.result.output_files.iter().map(|file| file.digest.as_ref());
-        let messages = [kept.result.stdout_digest.as_ref(), kept.result.stderr_digest.as_ref()];
-        let outputs = files.chain(messages).filter_map(|digest| {
-            let digest = Digest::try_from(digest?).ok()?;
-            Some((digest, kept.store.blob_path(&digest)))
-        });
-        let outputs: Vec<_> = outputs.collect();
-        let mut result = kept.result;
-        let rooted = self.workers.offered(&kept.action, &kept.config).await;
-        let Some(rooted) = rooted.filter(|rooted| rooted.result_there(&mut result)) else { return };
-        match cluster.executor.offer(&rooted.action, result, &outputs).await {
-            Ok(taken) => tracing::debug!("offered {}: {taken}", kept.action.digest),
-            Err(error) => tracing::info!("failed to offer a result to the cluster: {error}"),
-        }
-    }
-
     /// Reads the files that a command names for itself: its configuration, wrapper scripts and response files.
     async fn read(&self, invocation: &Arc<Invocation>) -> Result<Read, Reason> {
         let (invocation, default_file) = (Arc::clone(invocation), self.directories.config_file.clone());
@@ -411,12 +392,12 @@ impl Dispatcher {
         action: &Arc<Action>,
         invocation: &Invocation,
         presence: &Presence,
-    ) -> Option<Verdict> {
+    ) -> Option<(Verdict, Option<Duration>)> {
         let (store, action) = (Arc::clone(store), Arc::clone(action));
         let (umask, presence) = (invocation.umask, presence.clone());
         let hit = in_background(move || local::hit(&store, &action, umask, &presence)).await;
         match hit {
-            Ok(Ok(verdict)) => verdict,
+            Ok(Ok(hit)) => hit,
             // A store that cannot be read is a miss; the command goes on.
             Ok(Err(error)) => {
                 tracing::warn!("failed to {error}");

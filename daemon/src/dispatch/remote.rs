@@ -12,6 +12,7 @@ use crate::action::InstallError;
 use crate::action::Output;
 use crate::action::RelativeCommand;
 use crate::action::Rooted;
+use crate::action::execution_time;
 use crate::action::find;
 use crate::action::install;
 use crate::compiler::Invocation;
@@ -126,6 +127,7 @@ impl Run<'_> {
         outcome: Outcome,
     ) -> Result<Verdict, Reason> {
         self.trail.bytes += fetched.bytes;
+        let execution = execution_time(&fetched.result);
         let (store, action, umask) = (Arc::clone(self.store), Arc::clone(action), self.invocation.umask);
         let (cwd, presence) = (self.invocation.cwd.clone(), self.presence.clone());
         let kept = in_background(move || {
@@ -135,6 +137,7 @@ impl Run<'_> {
         let kept = kept.await?;
         let verdict = kept?;
         self.trail.ended(outcome, None);
+        self.trail.spared(execution.filter(|_| outcome == Outcome::HitRemote));
         Ok(verdict)
     }
 }

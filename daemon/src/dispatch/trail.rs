@@ -41,6 +41,7 @@ pub struct Trail {
     /// What has more ingredients than are spelled out before the end: hundreds of commands may be under way.
     made_of: Option<(Arc<Action>, Arc<Toolchain>)>,
     not_sure: bool,
+    execution: Option<Duration>,
     outcome: Outcome,
     reason: Option<Reason>,
     /// Bytes moved for the command so far.
@@ -58,6 +59,7 @@ impl Trail {
             ingredients: Vec::new(),
             made_of: None,
             not_sure: false,
+            execution: None,
             outcome: Outcome::PassedThrough,
             reason: None,
             bytes: Bytes::default(),
@@ -116,6 +118,11 @@ impl Trail {
         self.reason = reason;
     }
 
+    /// The result is a hit, and the command ran for so long when it was made, if that is known.
+    pub fn spared(&mut self, execution: Option<Duration>) {
+        self.execution = execution;
+    }
+
     /// The launcher was at work for `elapsed`.
     pub fn elsewhere(&mut self, elapsed: Duration) {
         self.elsewhere += elapsed;
@@ -138,6 +145,7 @@ impl Trail {
             not_sure: self.not_sure,
             bytes: self.bytes,
             elapsed: self.elapsed(),
+            execution: self.execution,
         }
     }
 

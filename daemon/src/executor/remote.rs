@@ -77,6 +77,15 @@ pub struct Fetched {
     pub bytes: Bytes,
 }
 
+/// What became of a result that was offered.
+#[derive(Debug, Clone, Copy)]
+pub struct Offered {
+    /// Whether the cluster's action cache has it now.
+    pub is_taken: bool,
+    /// Bytes sent for it.
+    pub sent_bytes: u64,
+}
+
 /// Why the cluster gave no result.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteError {
@@ -217,7 +226,7 @@ impl RemoteExecutor {
         Err(RemoteError::Refused("execute: the cluster keeps losing inputs or outputs".to_owned()))
     }
 
-    /// Offers the result of a local run to the cluster's action cache; false when it does not take it.
+    /// Offers the result of a local run to the cluster's action cache, which may not take it.
     ///
     /// # Errors
     /// [`RemoteError`].
@@ -226,11 +235,11 @@ impl RemoteExecutor {
         action: &Arc<Action>,
         mut result: re::ActionResult,
         outputs: &[(Digest, PathBuf)],
-    ) -> Result<bool, RemoteError> {
+    ) -> Result<Offered, RemoteError> {
         self.check_health()?;
         let capabilities = self.capabilities().await?;
         if !capabilities.action_cache_updates {
-            return Ok(false);
+            return Ok(Offered { is_taken: false, sent_bytes: 0 });
         }
         let action = self.remote_action(action).await?;
         let mut blobs = action_blobs(&action);
@@ -245,8 +254,9 @@ impl RemoteExecutor {
             }
             blobs.push(Blob::of_file(there, path));
         }
-        self.noted(self.client.upload(blobs).await)?;
-        self.noted(self.client.update_action_result(&action.digest, result).await)
+        let sent_bytes = self.noted(self.client.upload(blobs).await)?.sent_bytes;
+        let is_taken = self.noted(self.client.update_action_result(&action.digest, result).await)?;
+        Ok(Offered { is_taken, sent_bytes })
     }
 
     /// Whether the cluster executes, or only caches.

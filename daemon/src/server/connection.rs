@@ -1,7 +1,6 @@
 //! One launcher's connection: frames in, the verdict out, and the report of a local run.
 //! Knows nothing of how a command is decided.
 
-use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +25,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::task::JoinHandle;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::compiler::Invocation;
 use crate::dispatch::Kept;
@@ -34,14 +34,20 @@ use crate::dispatch::Pending;
 use crate::dispatch::Presence;
 use crate::dispatch::Verdict;
 use crate::reason::Reason;
+use crate::server::OFFER_PATIENCE;
 use crate::server::Server;
+use crate::server::Stage;
 
 /// How long a connection may take to say what it wants, and to take an answer. A launcher that was stopped for
 /// longer runs its command itself when it goes on.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Serves one connection to its end.
-pub(super) async fn serve(server: &Arc<Server>, stream: UnixStream) -> anyhow::Result<()> {
+pub(super) async fn serve(
+    server: &Arc<Server>,
+    stream: UnixStream,
+    token: TaskTrackerToken,
+) -> anyhow::Result<()> {
     let presence = presence(&stream)?;
     let (mut reader, mut writer) = stream.into_split();
     let incoming = tokio::time::timeout(PATIENCE, read_request(&mut reader)).await;
@@ -60,8 +66,20 @@ pub(super) async fn serve(server: &Arc<Server>, stream: UnixStream) -> anyhow::R
             ended
         }
         Incoming::Request(Request::Control { words }) => {
-            let text = server.control(&words);
-            send(&mut writer, &Reply::Text(text)).await
+            let words: Vec<_> = words.iter().filter_map(|word| word.to_str()).collect();
+            match *words {
+                ["stop"] => {
+                    let told = send(&mut writer, &Reply::Text(to_json(&server.farewell()))).await;
+                    server.stop();
+                    told
+                }
+                ["stop", "drain", ref seconds @ ..] => {
+                    let seconds = seconds.first().and_then(|seconds| seconds.parse().ok());
+                    drain(server, seconds.map_or(OFFER_PATIENCE, Duration::from_secs), token, &mut writer)
+                        .await
+                }
+                _ => send(&mut writer, &Reply::Text(server.control(&words))).await,
+            }
         }
         Incoming::Request(Request::Done(_) | Request::Cancel) | Incoming::End => Ok(()),
         Incoming::OtherProtocol(error) => {
@@ -81,6 +99,33 @@ fn presence(stream: &UnixStream) -> anyhow::Result<Presence> {
         // A byte can only be of Cancel.
         matches!(rustix::net::recv(&socket, &mut [0; 1], flags), Err(Errno::AGAIN | Errno::INTR))
     }))
+}
+
+/// Drains the server and tells who asked for it what it has seen, when that is over.
+async fn drain(
+    server: &Arc<Server>,
+    patience: Duration,
+    token: TaskTrackerToken,
+    writer: &mut OwnedWriteHalf,
+) -> anyhow::Result<()> {
+    let _farewell = server.lifecycle.farewells.token();
+    // This connection is no command to wait for.
+    drop(token);
+    server.drain(patience);
+    let mut stage = server.lifecycle.stage.subscribe();
+    let drained = async {
+        // The stage lives as long as the server.
+        let _ = stage.wait_for(|stage| *stage >= Stage::Drained).await;
+    };
+    tokio::pin!(drained);
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    loop {
+        tokio::select! {
+            () = &mut drained => break,
+            _ = heartbeat.tick() => send(writer, &Reply::Working).await?,
+        }
+    }
+    send(writer, &Reply::Text(to_json(&server.farewell()))).await
 }
 
 enum Incoming {
@@ -158,7 +203,7 @@ async fn hand_over(
     let kept = while_storing(task, writer).await;
     let sent = send(writer, &Reply::Completed { exit_code: 0, stdout: Vec::new(), stderr: Vec::new() }).await;
     if let Some(kept) = kept {
-        server.dispatcher.offer(kept).await;
+        server.offer(kept);
     }
     sent
 }
@@ -186,6 +231,7 @@ fn local_run(report: DoneReport) -> LocalRun {
         stdout: report.stdout,
         stderr: report.stderr,
         captured: report.captured,
+        took: Some(Duration::from_micros(report.micros)).filter(|took| !took.is_zero()),
     }
 }
 
@@ -253,8 +299,7 @@ async fn send(writer: &mut OwnedWriteHalf, reply: &Reply) -> anyhow::Result<()> 
 
 impl Server {
     /// Answers a word to the daemon itself: JSON, or a line of text.
-    fn control(&self, words: &[OsString]) -> Vec<u8> {
-        let words: Vec<_> = words.iter().filter_map(|word| word.to_str()).collect();
+    fn control(&self, words: &[&str]) -> Vec<u8> {
         match *words {
             ["status"] => to_json(&self.status()),
             ["stats"] => to_json(&self.stats.summary()),
@@ -262,14 +307,6 @@ impl Server {
                 let before = self.stats.summary();
                 self.stats.reset();
                 to_json(&before)
-            }
-            ["stop"] => {
-                self.stop();
-                b"stopping".to_vec()
-            }
-            ["stop", "drain"] => {
-                self.drain();
-                b"draining".to_vec()
             }
             _ => format!("unknown request: {}", words.join(" ")).into_bytes(),
         }

@@ -21,17 +21,25 @@ use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use crate::dispatch::Dispatcher;
+use crate::dispatch::Kept;
 use crate::dispatch::Memory;
 use crate::stats::Stats;
+use crate::stats::Summary;
 
 /// How often the counts are saved and idleness is looked at.
 const TICK: Duration = Duration::from_secs(1);
 
 /// How often the stores are looked at for what is over their limit.
-const TRIM_INTERVAL: Duration = Duration::from_secs(30);
+const TRIM_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How often the rest of what lies on disk is looked at.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
+
+/// How long a daemon that makes room for one of another version waits for results on their way to the cluster.
+const OFFER_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long those who wait for the end of a drain may take to hear of it.
+const FAREWELL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A daemon that had nothing to do for so long is in the middle of no build: commands of a build come closer together, but
 /// for a long link, after which a daemon of another version is as good.
@@ -57,15 +65,22 @@ struct Lifecycle {
     started: Instant,
     last_used: Mutex<Instant>,
     stage: watch::Sender<Stage>,
+    /// Each has a command, or may have.
     connections: TaskTracker,
+    /// Results on their way to the cluster, for which no launcher waits.
+    offers: TaskTracker,
+    /// Those who are to hear of the end before it comes.
+    farewells: TaskTracker,
 }
 
 /// How far the daemon's life has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
     Serving,
-    /// New commands are refused, those under way end.
+    /// New commands are refused, those under way end, and their results go to the cluster.
     Draining,
+    /// No more is waited for.
+    Drained,
     Stopping,
 }
 
@@ -89,6 +104,17 @@ pub struct DaemonStatus {
     pub memory: Memory,
 }
 
+/// What a daemon says at its end.
+#[derive(Debug, Clone, Serialize, serde::Deserialize)]
+pub struct Farewell {
+    /// What it saw since it started.
+    pub summary: Summary,
+    /// For how long it ran.
+    pub uptime_seconds: u64,
+    /// Results that are still on their way to the cluster, and are given up.
+    pub unsent: usize,
+}
+
 impl Server {
     /// A server that has not begun to listen.
     pub fn new(
@@ -103,6 +129,8 @@ impl Server {
             last_used: Mutex::new(Instant::now()),
             stage: watch::Sender::new(Stage::Serving),
             connections: TaskTracker::new(),
+            offers: TaskTracker::new(),
+            farewells: TaskTracker::new(),
         };
         Server { dispatcher, stats, stats_file, idle_timeout, status_page, lifecycle }
     }
@@ -132,7 +160,6 @@ impl Server {
                         break;
                     }
                 }
-                () = self.lifecycle.connections.wait(), if self.is_draining() => break,
                 _ = tick.tick() => {
                     // One at a time, so that older counts never come on top of newer ones.
                     if saving.as_ref().is_none_or(JoinHandle::is_finished) {
@@ -179,17 +206,46 @@ impl Server {
             return;
         }
         let server = Arc::clone(self);
-        self.lifecycle.connections.spawn(async move {
-            if let Err(error) = connection::serve(&server, stream).await {
+        let token = self.lifecycle.connections.token();
+        tokio::spawn(async move {
+            if let Err(error) = connection::serve(&server, stream, token).await {
                 tracing::debug!("a connection ended: {error:#}");
             }
         });
     }
 
-    /// Takes no new commands; stops when those under way have ended.
-    pub fn drain(&self) {
-        self.lifecycle.stage.send_modify(|stage| *stage = (*stage).max(Stage::Draining));
+    /// Lets the cluster have a result, while its launcher goes on.
+    fn offer(self: &Arc<Self>, kept: Kept) {
+        let server = Arc::clone(self);
+        self.lifecycle.offers.spawn(async move { server.dispatcher.offer(kept).await });
+    }
+
+    /// Takes no new commands; stops when those under way have ended, and when their results are with the cluster or
+    /// `patience` is over. Whoever asks first says how long that is.
+    pub fn drain(self: &Arc<Self>, patience: Duration) {
+        let is_first = self.lifecycle.stage.send_if_modified(|stage| {
+            let is_first = *stage == Stage::Serving;
+            *stage = (*stage).max(Stage::Draining);
+            is_first
+        });
+        if !is_first {
+            return;
+        }
         self.lifecycle.connections.close();
+        let server = Arc::clone(self);
+        tokio::spawn(async move {
+            let Lifecycle { connections, offers, farewells, stage, .. } = &server.lifecycle;
+            connections.wait().await;
+            offers.close();
+            if tokio::time::timeout(patience, offers.wait()).await.is_err() {
+                tracing::warn!("gave up {} results on their way to the cluster", offers.len());
+            }
+            stage.send_modify(|stage| *stage = (*stage).max(Stage::Drained));
+            farewells.close();
+            // Who does not listen is not waited for.
+            let _ = tokio::time::timeout(FAREWELL_PATIENCE, farewells.wait()).await;
+            server.stop();
+        });
     }
 
     /// Stops at once.
@@ -207,23 +263,33 @@ impl Server {
 
     /// A launcher of another version has come. Where no command has been under way for [`BETWEEN_BUILDS`], the daemon makes
     /// room for one of that version, which the next launcher starts.
-    fn met_another_version(&self) {
+    fn met_another_version(self: &Arc<Self>) {
         let last_used = *self.lifecycle.last_used.lock().unwrap_or_else(PoisonError::into_inner);
         // The launcher's own connection is one.
         if self.lifecycle.connections.len() <= 1 && last_used.elapsed() >= BETWEEN_BUILDS {
             tracing::info!("a launcher of another version came: stopping");
-            self.drain();
+            self.drain(OFFER_PATIENCE);
         }
     }
 
     fn is_idle(&self) -> bool {
         let last_used = *self.lifecycle.last_used.lock().unwrap_or_else(PoisonError::into_inner);
-        self.lifecycle.connections.is_empty() && last_used.elapsed() >= self.idle_timeout
+        let Lifecycle { connections, offers, .. } = &self.lifecycle;
+        connections.is_empty() && offers.is_empty() && last_used.elapsed() >= self.idle_timeout
     }
 
     fn save(&self) {
         if let Err(error) = self.stats.save(&self.stats_file) {
             tracing::warn!("failed to write {}: {error}", self.stats_file.display());
+        }
+    }
+
+    /// What the daemon would say if it ended now.
+    fn farewell(&self) -> Farewell {
+        Farewell {
+            summary: self.stats.session(),
+            uptime_seconds: self.lifecycle.started.elapsed().as_secs(),
+            unsent: self.lifecycle.offers.len(),
         }
     }
 
