@@ -30,21 +30,28 @@ impl History {
         History { directory }
     }
 
-    /// Puts `record` before what is known of `output` (absolute path).
+    /// Puts `record` before what is known of each of `outputs` (absolute paths).
     ///
     /// # Errors
-    /// When the file cannot be written.
-    pub fn add(&self, output: &Path, record: CommandRecord) -> io::Result<()> {
+    /// When a file cannot be written; the first such error, after the others were tried.
+    pub fn add(&self, outputs: &[PathBuf], record: CommandRecord) -> io::Result<()> {
+        let last = OutputHistory { last: Some(record), previous: None }.encode_to_vec();
+        outputs.iter().fold(Ok(()), |added, output| added.and(self.add_encoded(output, &last)))
+    }
+
+    fn add_encoded(&self, output: &Path, last: &[u8]) -> io::Result<()> {
         let path = self.file_of(output);
         let previous = self.of(output)?.and_then(|history| history.last);
-        let history = OutputHistory { last: Some(record), previous };
+        // Messages one after the other are one message with the fields of both (Protocol Buffers, "Encoding").
+        let mut bytes = last.to_vec();
+        bytes.extend(OutputHistory { last: None, previous }.encode_to_vec());
         let directory = path.parent().unwrap_or(&self.directory);
         std::fs::create_dir_all(directory)?;
         if disk::is_scarce(directory) {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "the file system is nearly full"));
         }
         let file = tempfile::NamedTempFile::new_in(directory)?;
-        std::fs::write(file.path(), history.encode_to_vec())?;
+        std::fs::write(file.path(), bytes)?;
         file.persist(&path)?;
         Ok(())
     }
@@ -248,7 +255,7 @@ mod tests {
         history.trim(0).unwrap();
         let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
         for name in ["old", "new"] {
-            history.add(Path::new(name), record(&[(Kind::Input, "a", "1")])).unwrap();
+            history.add(&[name.into()], record(&[(Kind::Input, "a", "1")])).unwrap();
         }
         let old = std::fs::File::open(history.file_of(Path::new("old"))).unwrap();
         old.set_modified(long_ago).unwrap();
@@ -267,7 +274,7 @@ mod tests {
         let output = Path::new("/w/a.o");
         assert_eq!(history.of(output).unwrap(), None);
         for value in ["1", "2", "3"] {
-            history.add(output, record(&[(Kind::Input, "a", value)])).unwrap();
+            history.add(&[output.to_owned()], record(&[(Kind::Input, "a", value)])).unwrap();
         }
         let known = history.of(output).unwrap().unwrap();
         assert_eq!(known.last, Some(record(&[(Kind::Input, "a", "3")])));

@@ -1,7 +1,7 @@
 //! Many workers, far away: hundreds of compiles in flight on a cluster whose actions take a second and no processor, behind
 //! a round trip of 50 ms; and what one compile costs on that way, in round trips and bytes.
 //!
-//! `cargo bench --workspace --bench far_away [-- IN_FLIGHT…]`. Launchers, daemon, cluster and proxy share this machine's processors, so the
+//! `cargo bench -p farcc-tests --bench far_away [-- IN_FLIGHT…]`. Launchers, daemon, cluster and proxy share this machine's processors, so the
 //! rate at which launchers can be started here, without anything else, is printed beside.
 
 #![allow(clippy::unwrap_used, clippy::panic)]

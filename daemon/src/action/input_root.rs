@@ -33,6 +33,8 @@ pub struct InputRootBuilder {
     root: DirectoryTree,
     /// What `lstat` said of physical paths; valid for the one command that this builder serves.
     kinds: HashMap<PathBuf, Kind>,
+    /// Where directories lead, by the names under which files were asked for in them.
+    directories: HashMap<PathBuf, Located>,
 }
 
 /// A finished input tree: a Merkle tree of REAPI `Directory` messages and the files in it.
@@ -152,8 +154,30 @@ impl InputRootBuilder {
         input_root
     }
 
-    /// Follows `path` as the kernel would, recording each directory and symlink on the way.
+    /// Follows `path` as the kernel would, recording each directory and symlink on the way. The many files of one directory
+    /// share the way to it.
     fn resolve(&mut self, path: &Path) -> Result<Located, InputRootError> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return self.follow(path) };
+        if !self.directories.contains_key(parent) {
+            // What is wrong with it is said of the whole path.
+            let Ok(located) = self.follow(parent) else { return self.follow(path) };
+            self.directories.insert(parent.to_owned(), located);
+        }
+        let candidate = match self.directories.get(parent) {
+            Some(Located::Here(physical)) => physical.join(name),
+            Some(Located::System) => return Ok(Located::System),
+            None => return self.follow(path),
+        };
+        if paths::is_system(&candidate) {
+            return self.follow(path);
+        }
+        match self.kind(&candidate) {
+            Ok(Kind::File) => Ok(Located::Here(candidate)),
+            Ok(Kind::Directory | Kind::Symlink(_)) | Err(_) => self.follow(path),
+        }
+    }
+
+    fn follow(&mut self, path: &Path) -> Result<Located, InputRootError> {
         let mut rest: VecDeque<OsString> = path.components().map(|c| c.as_os_str().to_owned()).collect();
         let mut current = PathBuf::from("/");
         let mut symlinks = 0;
@@ -243,19 +267,18 @@ impl InputRootBuilder {
 
     /// The tree of the physical directory `path`, made with its parents where it is not there.
     fn directory(&mut self, path: &Path) -> Result<&mut DirectoryTree, InputRootError> {
-        if path.components().count() > MAX_DEPTH {
-            return Err(InputRootError::TooDeep(path.to_owned()));
-        }
         let mut tree = &mut self.root;
-        for component in path.components().skip(1) {
-            let name = utf8(component.as_os_str(), path)?;
-            let entry =
-                tree.entries.entry(name).or_insert_with(|| Entry::Directory(DirectoryTree::default()));
-            // A file or symlink that has become a directory while the tree was built.
-            if !matches!(entry, Entry::Directory(_)) {
-                *entry = Entry::Directory(DirectoryTree::default());
+        for (depth, component) in path.components().enumerate().skip(1) {
+            if depth >= MAX_DEPTH {
+                return Err(InputRootError::TooDeep(path.to_owned()));
             }
-            let Entry::Directory(below) = entry else {
+            let name = std::str::from_utf8(component.as_os_str().as_bytes());
+            let name = name.map_err(|_| InputRootError::NotUtf8(path.to_owned()))?;
+            // Or a file or symlink that has become a directory while the tree was built.
+            if !matches!(tree.entries.get(name), Some(Entry::Directory(_))) {
+                tree.entries.insert(name.to_owned(), Entry::Directory(DirectoryTree::default()));
+            }
+            let Some(Entry::Directory(below)) = tree.entries.get_mut(name) else {
                 return Err(io_error(path, io::ErrorKind::NotADirectory.into()));
             };
             tree = below;
@@ -412,6 +435,37 @@ mod tests {
             tree(&scratch, &["link/../x.h"]).unwrap(),
             [&format!("link -> {target}"), "real/", "real/x.h", "real/deep/"]
         );
+    }
+
+    #[test]
+    fn the_second_file_of_a_directory_is_found_like_the_first() {
+        let (_guard, scratch) = scratch();
+        std::fs::create_dir_all(scratch.join("real/sub")).unwrap();
+        for name in ["real/x.h", "real/y.h", "real/sub/z.h", "other.h"] {
+            std::fs::write(scratch.join(name), "").unwrap();
+        }
+        symlink("real", scratch.join("link")).unwrap();
+        symlink("../other.h", scratch.join("real/other.h")).unwrap();
+        symlink("sub", scratch.join("real/way")).unwrap();
+        let names = ["link/x.h", "link/y.h", "link/other.h", "link/way/z.h", "link/way/../y.h", "real/sub"];
+        let expected = [
+            "other.h",
+            "link -> real",
+            "real/",
+            "real/x.h",
+            "real/y.h",
+            "real/other.h -> ../other.h",
+            "real/way -> sub",
+            "real/sub/",
+            "real/sub/z.h",
+        ];
+        assert_eq!(tree(&scratch, &names).unwrap(), expected);
+        // What is not there is missing by its whole name, whatever is known of its directory.
+        let Err(InputRootError::Io { path, .. }) = tree(&scratch, &["link/x.h", "link/none.h"]) else {
+            panic!("it was found");
+        };
+        assert_eq!(path, scratch.join("link/none.h"));
+        assert!(tree(&scratch, &["link/x.h", "link/x.h/y.h"]).is_err());
     }
 
     #[test]

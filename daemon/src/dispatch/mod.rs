@@ -416,10 +416,8 @@ impl Dispatcher {
         // Nobody waits for it: a lost record makes `explain` say less, and nothing else.
         tokio::task::spawn_blocking(move || {
             let Some((outputs, record)) = trail.into_history() else { return };
-            for output in outputs {
-                if let Err(error) = history.add(&output, record.clone()) {
-                    tracing::debug!("failed to record the history of {}: {error}", output.display());
-                }
+            if let Err(error) = history.add(&outputs, record) {
+                tracing::debug!("failed to record the history of {outputs:?}: {error}");
             }
         });
     }
