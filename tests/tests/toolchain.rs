@@ -18,6 +18,7 @@ use farcc_tests::prerequisites;
 use farcc_tests::serve_process::ServeProcess;
 use farcc_tests::skipped;
 use farcc_tests::space::TestSpace;
+use tonic::Code;
 
 const ABILITIES: Abilities = Abilities { namespaces: true, property: false };
 
@@ -194,6 +195,21 @@ fn a_worker_that_does_not_answer_is_not_asked_by_every_command() {
     assert_eq!(cluster.calls(Rpc::Execute), 1);
     let explained = space.sh("project", "farccd explain common.o").success();
     assert!(explained.stdout_text().contains("required file not found"), "{}", explained.stdout_text());
+}
+
+#[test]
+fn a_cluster_that_refuses_the_question_is_not_asked_by_every_command() {
+    for root in ["mirror", "auto"] {
+        let space = TestSpace::new("refusing").with_exec_root(root).with_workers_compared();
+        write_units(&space);
+        let cluster = FakeReapi::new().execute(|_, _, _| succeed(Vec::new())).start();
+        space.configure_remote(&cluster.host_and_port());
+        cluster.fail_next(Rpc::Execute, 100, Code::InvalidArgument);
+        let plain = compile(&space, "", "gcc");
+        assert!(compile(&space, "farcc", "gcc") == plain);
+        assert_eq!(space.stats().reason("remote_error"), 3, "{}", space.stats().0);
+        assert_eq!(cluster.calls(Rpc::Execute), 1, "{root}");
+    }
 }
 
 #[test]

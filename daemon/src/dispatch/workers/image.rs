@@ -38,11 +38,8 @@ use super::write;
 /// How many files one action asks for: servers limit the length of a command.
 const MOST_ASKED: usize = 2000;
 
-/// After how long what differs is asked again: somebody mends an image because it was reported.
+/// After how long what differs, or a worker that said nothing, is asked again: somebody mends an image because it was reported.
 const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(5 * 60);
-
-/// For how long a worker that gave no answer is not asked again.
-const SILENCE: Duration = Duration::from_secs(60);
 
 /// What workers were seen to have, by cluster and platform.
 pub(super) struct Images {
@@ -61,8 +58,8 @@ struct Image {
     differs: bool,
     /// When what differs was asked for last.
     asked_again: Option<Instant>,
-    /// When a worker gave no answer, and why.
-    silent: Option<(Instant, String)>,
+    /// When a worker could not run the program, and what it said.
+    speechless: Option<(Instant, String)>,
 }
 
 /// A worker's answer about one file.
@@ -205,11 +202,11 @@ impl Images {
         image.recall(&file);
         let now = seconds();
         if !is_current(image.asked_at, now) {
-            *image = Image { asked_at: now, silent: image.silent.take(), ..Image::default() };
+            *image = Image { asked_at: now, speechless: image.speechless.take(), ..Image::default() };
         }
-        if let Some((since, why)) = image.silent.as_ref().filter(|(since, _)| since.elapsed() < SILENCE) {
-            let ago = since.elapsed();
-            return Err(Reason::WorkerDiffers(format!("a worker was asked {ago:.0?} ago and {why}")));
+        let speechless = image.speechless.as_ref();
+        if let Some((_, why)) = speechless.filter(|(since, _)| since.elapsed() < ASKED_AGAIN_AFTER) {
+            return Err(Reason::WorkerDiffers(why.clone()));
         }
         let (mut differing, unknown) = image.compare(&needed);
         let mut has_asked = !unknown.is_empty();
@@ -314,11 +311,16 @@ impl Image {
     async fn ask(&mut self, asker: &Asker<'_>, paths: Vec<PathBuf>) -> Result<(), Reason> {
         for asked in paths.chunks(MOST_ASKED) {
             let named = asked.to_vec();
-            let result = asker.ask(move |platform, program| report(platform, program, &named)).await?;
+            let result =
+                asker.ask_patiently(move |platform, program| report(platform, program, &named)).await?;
             if result.exit_code != 0 {
-                let why = format!("ended with status {}: {}", result.exit_code, said(&result));
-                self.silent = Some((Instant::now(), why.clone()));
-                return Err(Reason::WorkerDiffers(format!("a worker was asked and {why}")));
+                let why = format!(
+                    "a worker was asked and ended with status {}: {}",
+                    result.exit_code,
+                    said(&result)
+                );
+                self.speechless = Some((Instant::now(), why.clone()));
+                return Err(Reason::WorkerDiffers(why));
             }
             // What is no UTF-8 is no line of a report.
             let answers = String::from_utf8_lossy(&result.stdout_raw);

@@ -9,9 +9,11 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::Instant;
 use std::time::SystemTime;
 
 use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
+use dashmap::DashMap;
 use prost::Message;
 
 use crate::action::Action;
@@ -40,9 +42,16 @@ pub use image::Comparison;
 /// For how long answers are believed: a cluster's workers are given another image or another configuration now and then.
 const BELIEVED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// For how long workers that gave no answer are not asked again: each command that waits for one would wait as long.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// When workers gave no answer, and why, by cluster and platform.
+type Silences = DashMap<String, (Instant, String)>;
+
 /// The workers of all clusters.
 pub(super) struct Workers {
     directory: PathBuf,
+    silences: Silences,
     roots: Roots,
     images: Images,
 }
@@ -63,13 +72,6 @@ pub(super) struct Subject<'a> {
     pub store: &'a Arc<Store>,
 }
 
-impl Subject<'_> {
-    fn asker<'a>(&'a self, directory: &'a Path) -> Asker<'a> {
-        let Subject { executor, store, action, .. } = *self;
-        Asker { directory, platform: platform_of(action), executor, store }
-    }
-}
-
 /// Whether no worker is to run anything, so that it does not matter what they are like.
 fn only_caches(config: &Config) -> bool {
     config.exec.strategy == Strategy::CacheOnly
@@ -80,7 +82,18 @@ impl Workers {
     pub(super) fn new(directory: PathBuf) -> Workers {
         let roots = Roots::new(directory.join("roots"));
         let images = Images::new(directory.join("images"));
-        Workers { directory, roots, images }
+        Workers { directory, silences: DashMap::new(), roots, images }
+    }
+
+    fn asker<'a>(
+        &'a self,
+        platform: re::Platform,
+        config: &Config,
+        executor: &'a RemoteExecutor,
+        store: &'a Arc<Store>,
+    ) -> Asker<'a> {
+        let key = key(&platform, config);
+        Asker { directory: &self.directory, silences: &self.silences, platform, key, executor, store }
     }
 
     /// The action as its result is looked for on the cluster; the workers are asked at most what roots they can do.
@@ -88,11 +101,12 @@ impl Workers {
     /// # Errors
     /// When the cluster gives no answer, or the command cannot be sent with the root.
     pub(super) async fn rooted(&self, subject: &Subject<'_>) -> Result<Rooted, Reason> {
-        let Subject { action, config, .. } = *subject;
+        let Subject { action, config, executor, store, .. } = *subject;
         if only_caches(config) {
             return Ok(Rooted::mirror(action));
         }
-        let root = self.roots.choose(&subject.asker(&self.directory), config).await?;
+        let asker = self.asker(platform_of(action), config, executor, store);
+        let root = self.roots.choose(&asker, config).await?;
         let brought = self.known_to_differ(action, config).await;
         let root = if brought.is_empty() { root } else { Root::Wrapper };
         self.with(root, action, subject.relative, brought).await
@@ -104,11 +118,11 @@ impl Workers {
     /// # Errors
     /// [`Reason::WorkerDiffers`]; when the cluster gives no answer.
     pub(super) async fn agreed(&self, subject: &Subject<'_>) -> Result<Option<Rooted>, Reason> {
-        let Subject { action, config, .. } = *subject;
+        let Subject { action, config, executor, store, .. } = *subject;
         if config.exec.toolchain == ToolchainSource::Trusted {
             return Ok(None);
         }
-        let asker = subject.asker(&self.directory);
+        let asker = self.asker(platform_of(action), config, executor, store);
         let differences = self.images.differences(&asker, action, subject.toolchain, config).await?;
         let Some(first) = differences.first.clone() else { return Ok(None) };
         if !differences.can_be_brought || !self.roots.wraps(&asker.platform, config).await {
@@ -148,7 +162,7 @@ impl Workers {
     ) -> Result<Comparison, Reason> {
         let properties = config.platform.of("compile", &Default::default());
         let platform = crate::action::platform(&properties);
-        let asker = Asker { directory: &self.directory, platform, executor, store };
+        let asker = self.asker(platform, config, executor, store);
         self.images.compare(&asker, toolchain, config).await
     }
 
@@ -187,12 +201,36 @@ impl Workers {
 /// Who asks the workers of one platform.
 struct Asker<'a> {
     directory: &'a Path,
+    silences: &'a Silences,
     platform: re::Platform,
+    key: String,
     executor: &'a RemoteExecutor,
     store: &'a Arc<Store>,
 }
 
 impl Asker<'_> {
+    /// The same as [`ask`](Self::ask), unless workers have just given no answer.
+    async fn ask_patiently(
+        &self,
+        question: impl FnOnce(re::Platform, &Path) -> Result<Action, String> + Send + 'static,
+    ) -> Result<re::ActionResult, RemoteError> {
+        if let Some(silence) = self.silences.get(&self.key)
+            && silence.0.elapsed() < SILENCE
+        {
+            let (ago, why) = (silence.0.elapsed(), &silence.1);
+            return Err(RemoteError::Refused(format!("a worker was asked {ago:.0?} ago: {why}")));
+        }
+        let answer = self.ask(question).await;
+        match &answer {
+            // Whether the cluster can be reached at all is remembered elsewhere.
+            Ok(_) | Err(RemoteError::Unavailable(_)) => {}
+            Err(error) => {
+                self.silences.insert(self.key.clone(), (Instant::now(), error.to_string()));
+            }
+        }
+        answer
+    }
+
     /// The answer of a worker to the action that `question` makes, for a platform, with the program that is sent.
     async fn ask(
         &self,

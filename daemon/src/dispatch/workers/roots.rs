@@ -164,7 +164,7 @@ impl Roots {
 
 /// What they can do without being asked for it.
 async fn plain(asker: &Asker<'_>) -> Result<Answers, Reason> {
-    let result = asker.ask(|platform, program| probe(platform, program, None)).await?;
+    let result = asker.ask_patiently(|platform, program| probe(platform, program, None)).await?;
     let answers = read_answers(&result);
     if !answers.mirror && !answers.wrapper {
         tracing::info!("a worker says: {}", said(&result));
