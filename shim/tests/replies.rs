@@ -8,7 +8,9 @@ use std::ffi::OsStr;
 use std::io::Read;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
 use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -223,6 +225,20 @@ fn a_process_that_outlives_the_command_is_not_waited_for() {
     kill(std::fs::read_to_string(space.path("pid")).unwrap().trim().parse().unwrap(), libc::SIGKILL);
 }
 
+/// A process as one has it at a terminal: in the background of a script, or below nohup, it would ignore signals.
+fn that_heeds_signals(mut command: Command) -> Command {
+    // SAFETY: system calls only, between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+            Ok(())
+        });
+    }
+    command
+}
+
 #[test]
 fn signals_reach_the_child_which_decides() {
     let space = Space::new();
@@ -234,7 +250,8 @@ fn signals_reach_the_child_which_decides() {
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT] {
         let script =
             format!("trap 'echo caught >caught; exit 5' {signal}; echo >ready; while :; do sleep 0.05; done");
-        let mut child = space.farcc(&["sh", "-c", &script]).stdin(Stdio::null()).spawn().unwrap();
+        let mut command = that_heeds_signals(space.farcc(&["sh", "-c", &script]));
+        let mut child = command.stdin(Stdio::null()).spawn().unwrap();
         wait_until("the child is ready", || space.path("ready").exists());
         kill(child.id(), signal);
         assert_eq!(wait(&mut child).code(), Some(5), "signal {signal}");
@@ -409,7 +426,7 @@ fn an_interrupted_launcher_dies_and_the_daemon_sees_it() {
         send.send(None).unwrap();
         send.send(Some(conversation.request().unwrap_err().kind())).unwrap();
     });
-    let mut child = space.farcc(&["true"]).spawn().unwrap();
+    let mut child = that_heeds_signals(space.farcc(&["true"])).spawn().unwrap();
     assert_eq!(receive.recv().unwrap(), None);
     kill(child.id(), libc::SIGINT);
     assert_eq!(wait(&mut child).signal(), Some(libc::SIGINT));
