@@ -7,10 +7,12 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use farcc_tests::cluster::bazel_remote::Access;
+use farcc_tests::cluster::bazel_remote::BASIC_CREDENTIALS;
 use farcc_tests::cluster::bazel_remote::BazelRemote;
 use farcc_tests::cluster::buildbarn::Buildbarn;
 use farcc_tests::cluster::buildbarn::PLATFORM;
 use farcc_tests::cluster::buildbox::Buildbox;
+use farcc_tests::cluster::certificates::Certificates;
 use farcc_tests::compare::Kind;
 use farcc_tests::compare::products;
 use farcc_tests::full_tier;
@@ -110,6 +112,14 @@ fn buildbarn_toml(server: &Buildbarn) -> String {
     format!("[remote]\naddress = \"grpc://{}\"\n{PLATFORM}", server.address())
 }
 
+/// What points a client at a server with TLS that `certificates` were made for.
+fn over_tls(address: &str, certificates: &Certificates) -> String {
+    format!(
+        "[remote]\naddress = \"grpcs://{address}\"\ntls = {{ ca_certs = \"{}\" }}\n",
+        certificates.ca.display()
+    )
+}
+
 /// Its workers are as they come: they do not chroot, so a build that names absolute paths needs a root.
 fn on_buildbarn(project: &Project, compiler: Compiler, root: &'static str) {
     if !is_full("Buildbarn") {
@@ -140,6 +150,19 @@ fn buildbarn_builds_zlib_by_cmake_with_relative_and_gcc() {
 #[test]
 fn buildbarn_builds_lua_by_make_with_gcc() {
     on_buildbarn(&LUA_MAKE, Compiler::Gcc, "auto");
+}
+
+#[test]
+fn buildbarn_builds_lua_over_tls() {
+    if !is_full("Buildbarn with TLS") {
+        return;
+    }
+    let space = TestSpace::new("buildbarn-tls").with_exec_root("wrapper").with_workers_compared();
+    let certificates = Certificates::new(&space.serve_dir());
+    let Some(server) = Buildbarn::start_with(&space, Some(certificates.server())) else { return };
+    let Some(trial) = Trial::new(&space, &LUA_MAKE, Compiler::Clang) else { return };
+    let toml = over_tls(server.address(), &certificates);
+    executes_then_hits(&trial, "buildbarn, tls", &format!("{toml}{PLATFORM}"));
 }
 
 /// A worker and then the scheduler end in the middle of a build: what they were doing is done again.
@@ -185,16 +208,19 @@ fn buildbarn_loses_its_storage_in_mid_build() {
     assert!(stats.verdict("executed_remote") > 0, "{}", stats.0);
 }
 
-/// A cache that executes nothing: what is compiled here is offered to it, and serves whoever comes later.
+/// A cache that executes nothing, with zstd, TLS and a password: what is compiled here is offered to it, and serves whoever comes later.
 #[test]
 fn bazel_remote_shares_what_was_compiled_here() {
     if !is_full("bazel-remote") {
         return;
     }
     let space = TestSpace::new("bazel-remote");
-    let Some(server) = BazelRemote::start(&space, "cache", Access::default()) else { return };
+    let certificates = Certificates::new(&space.serve_dir());
+    let access = Access { tls: Some(certificates.server()), password: true };
+    let Some(server) = BazelRemote::start(&space, "cache", access) else { return };
     let Some(trial) = Trial::new(&space, &ZLIB_CMAKE, Compiler::Gcc) else { return };
-    space.configure(&format!("[remote]\naddress = \"grpc://{}\"\n", server.address()));
+    let header = format!("headers = {{ authorization = \"Basic {BASIC_CREDENTIALS}\" }}\n");
+    space.configure(&format!("{}{header}", over_tls(server.address(), &certificates)));
     let stats = trial.build("bazel-remote, cold");
     assert!(stats.compiles() > 0, "{}", stats.0);
     assert_eq!(stats.verdict("executed_local"), stats.compiles(), "{}", stats.0);
