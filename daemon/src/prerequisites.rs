@@ -22,6 +22,7 @@ const INSTALL_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 const PACKAGES: &[(&str, &str)] = &[
     ("bazel", "bazel-bootstrap"),
     ("bwrap", "bubblewrap"),
+    ("cc1obj", "gobjc"),
     ("ccache", "ccache"),
     ("clang", "clang"),
     ("clang-scan-deps-14", "clang-tools-14"),
@@ -34,7 +35,6 @@ const PACKAGES: &[(&str, &str)] = &[
     ("make", "make"),
     ("mount", "mount"),
     ("ninja", "ninja-build"),
-    ("openssl", "openssl"),
     ("setpriv", "util-linux"),
     ("strace", "strace"),
     ("unshare", "util-linux"),

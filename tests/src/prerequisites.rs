@@ -2,7 +2,9 @@
 //! Knows nothing of what they are used for.
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::path::PathBuf;
+use std::process::Command;
 
 fn environment() -> Vec<(OsString, OsString)> {
     std::env::vars_os().collect()
@@ -18,7 +20,26 @@ pub fn find_program(program: &str) -> Option<PathBuf> {
 /// # Panics
 /// Naming the packages, when some are missing and cannot be installed.
 pub fn require(programs: &[&str]) {
-    let environment = environment();
+    require_in(programs, environment());
+}
+
+/// The same for compilers proper, which `gcc` finds where its own for C lies: `cc1obj`.
+///
+/// # Panics
+/// As [`require`].
+pub fn require_of_gcc(programs: &[&str]) {
+    require(&["gcc"]);
+    let asked = Command::new("gcc").arg("-print-prog-name=cc1").output().unwrap();
+    let own = PathBuf::from(String::from_utf8(asked.stdout).unwrap().trim());
+    let mut environment = environment();
+    for (_, path) in environment.iter_mut().filter(|(name, _)| name == "PATH") {
+        let directories = std::env::split_paths(path).chain(own.parent().map(Path::to_owned));
+        *path = std::env::join_paths(directories).unwrap();
+    }
+    require_in(programs, environment);
+}
+
+fn require_in(programs: &[&str], environment: Vec<(OsString, OsString)>) {
     let required = farccd::prerequisites::require(programs, &environment, crate::say);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(required).unwrap_or_else(|error| panic!("failed to {error:#}"));
