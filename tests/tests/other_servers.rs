@@ -64,6 +64,19 @@ fn executes_then_hits(trial: &Trial, server: &str, toml: &str) {
     assert_eq!(stats.verdict("hit_remote"), stats.compiles(), "{}", stats.0);
 }
 
+/// On a server that is asked for results only: all is compiled here and offered, and serves a machine that comes later.
+fn caches_then_hits(trial: &Trial, server: &str, results: impl Fn() -> usize) {
+    let stats = trial.build(&format!("{server}, cold"));
+    assert!(stats.compiles() > 0, "{}", stats.0);
+    assert_eq!(stats.verdict("executed_local"), stats.compiles(), "{}", stats.0);
+    trial.space.farccd(&["stop", "--drain"]);
+    assert!(results() as u64 >= stats.compiles(), "{} results of {}", results(), stats.0);
+
+    trial.space.empty_farcc_dir();
+    let stats = trial.build_without_compiler(&format!("{server}, warm"), false, None);
+    assert_eq!(stats.verdict("hit_remote"), stats.compiles(), "{}", stats.0);
+}
+
 fn on_buildbox(project: &Project, compiler: Compiler) {
     if !is_full("buildbox-casd") {
         return;
@@ -83,6 +96,22 @@ fn buildbox_builds_zlib_by_cmake_with_gcc() {
 #[test]
 fn buildbox_builds_lua_by_make_with_clang() {
     on_buildbox(&LUA_MAKE, Compiler::Clang);
+}
+
+/// It would execute, and is not asked to.
+#[test]
+fn buildbox_shares_what_was_compiled_here() {
+    if !is_full("buildbox-casd as a cache") {
+        return;
+    }
+    let space = TestSpace::new("buildbox-cache");
+    let Some(server) = Buildbox::start(&space, "casd") else { return };
+    let Some(trial) = Trial::new(&space, &LUA_MAKE, Compiler::Gcc) else { return };
+    space.configure(&format!(
+        "[remote]\naddress = \"grpc://{}\"\n[exec]\nstrategy = \"cache_only\"\n",
+        server.address()
+    ));
+    caches_then_hits(&trial, "buildbox, cache_only", || server.results());
 }
 
 #[test]
@@ -208,7 +237,8 @@ fn buildbarn_loses_its_storage_in_mid_build() {
     assert!(stats.verdict("executed_remote") > 0, "{}", stats.0);
 }
 
-/// A cache that executes nothing, with zstd, TLS and a password: what is compiled here is offered to it, and serves whoever comes later.
+/// A cache that executes nothing, with zstd, TLS and a password: what is compiled here is offered to it, and serves whoever
+/// comes later.
 #[test]
 fn bazel_remote_shares_what_was_compiled_here() {
     if !is_full("bazel-remote") {
@@ -221,13 +251,5 @@ fn bazel_remote_shares_what_was_compiled_here() {
     let Some(trial) = Trial::new(&space, &ZLIB_CMAKE, Compiler::Gcc) else { return };
     let header = format!("headers = {{ authorization = \"Basic {BASIC_CREDENTIALS}\" }}\n");
     space.configure(&format!("{}{header}", over_tls(server.address(), &certificates)));
-    let stats = trial.build("bazel-remote, cold");
-    assert!(stats.compiles() > 0, "{}", stats.0);
-    assert_eq!(stats.verdict("executed_local"), stats.compiles(), "{}", stats.0);
-    space.stop_daemon();
-    assert_eq!(server.results() as u64, stats.compiles(), "results in the cache");
-
-    space.empty_farcc_dir();
-    let stats = trial.build_without_compiler("bazel-remote, warm", false, None);
-    assert_eq!(stats.verdict("hit_remote"), stats.compiles(), "{}", stats.0);
+    caches_then_hits(&trial, "bazel-remote", || server.results());
 }
