@@ -202,6 +202,14 @@ impl TestSpace {
         command
     }
 
+    /// The same as [`command`](Self::command) for a program that heeds signals wherever the tests were started from: in the
+    /// background of a script, and below nohup, processes ignore some from their birth.
+    pub fn interruptible(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = self.command("env");
+        command.arg("--default-signal=HUP,INT,QUIT").arg(program);
+        command
+    }
+
     /// Runs a list of words in `directory` (relative to the workspace).
     pub fn run(&self, directory: &str, argv: &[&str]) -> Finished {
         let mut command = self.command(argv[0]);

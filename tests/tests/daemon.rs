@@ -155,7 +155,7 @@ fn stopping_leaves_a_remote_compile_to_its_launcher() {
 }
 
 fn spawn_compile(space: &TestSpace) -> Child {
-    let mut launcher = space.command("farcc");
+    let mut launcher = space.interruptible("farcc");
     launcher.args(["gcc", "-MMD", "-c", "a.c"]).stderr(std::process::Stdio::null()).spawn().unwrap()
 }
 

@@ -211,7 +211,7 @@ fn an_interrupt_ends_everything_at_once() {
     for signal in [Signal::INT, Signal::TERM, Signal::QUIT] {
         let interrupted = |words: &[&str]| {
             let before = mentions(&space);
-            let mut command = space.command(words[0]);
+            let mut command = space.interruptible(words[0]);
             command.args(&words[1..]).args(["-O2", "-c", "slow.c"]).process_group(0);
             let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
             // The compiler proper works: driver, launcher, and it.
@@ -249,7 +249,7 @@ fn an_interrupt_ends_remote_work_at_once() {
     space.write("a.c", "int a;\n");
     space.start_daemon();
     for (round, signal) in [(1, Signal::INT), (2, Signal::TERM), (3, Signal::QUIT)] {
-        let mut command = space.command("farcc");
+        let mut command = space.interruptible("farcc");
         command.args(["gcc", "-c", "a.c"]).process_group(0);
         let mut child = command.spawn().unwrap();
         wait_until("the execution", 30, || cluster.calls(Rpc::Execute) == round);
