@@ -36,7 +36,11 @@ impl History {
     /// When a file cannot be written; the first such error, after the others were tried.
     pub fn add(&self, outputs: &[PathBuf], record: CommandRecord) -> io::Result<()> {
         let last = OutputHistory { last: Some(record), previous: None }.encode_to_vec();
-        outputs.iter().fold(Ok(()), |added, output| added.and(self.add_encoded(output, &last)))
+        let mut added = Ok(());
+        for output in outputs {
+            added = added.and(self.add_encoded(output, &last));
+        }
+        added
     }
 
     fn add_encoded(&self, output: &Path, last: &[u8]) -> io::Result<()> {

@@ -20,7 +20,7 @@ pub fn find_program(program: &str) -> Option<PathBuf> {
 /// # Panics
 /// Naming the packages, when some are missing and cannot be installed.
 pub fn require(programs: &[&str]) {
-    require_in(programs, environment());
+    require_in(programs, &environment());
 }
 
 /// The same for compilers proper, which `gcc` finds where its own for C lies: `cc1obj`.
@@ -36,11 +36,11 @@ pub fn require_of_gcc(programs: &[&str]) {
         let directories = std::env::split_paths(path).chain(own.parent().map(Path::to_owned));
         *path = std::env::join_paths(directories).unwrap();
     }
-    require_in(programs, environment);
+    require_in(programs, &environment);
 }
 
-fn require_in(programs: &[&str], environment: Vec<(OsString, OsString)>) {
-    let required = farccd::prerequisites::require(programs, &environment, crate::say);
+fn require_in(programs: &[&str], environment: &[(OsString, OsString)]) {
+    let required = farccd::prerequisites::require(programs, environment, crate::say);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(required).unwrap_or_else(|error| panic!("failed to {error:#}"));
 }
