@@ -188,7 +188,7 @@ impl RemoteExecutor {
             queue_timeout: Some(QUEUE_TIMEOUT),
         };
         let mut uploaded = match ahead {
-            Some(ahead) => self.while_alive(ahead.landed()).await?.sent_bytes,
+            Some(ahead) => self.while_alive(async { Ok(ahead.landed().await.sent_bytes) }).await?,
             None => 0,
         };
         let mut looked_at_all = false;

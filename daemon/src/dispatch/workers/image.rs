@@ -3,10 +3,6 @@
 //! Knows nothing of how a file that they lack gets there.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
-use std::fmt::Write as _;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,24 +11,31 @@ use std::time::Instant;
 
 use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
 use dashmap::DashMap;
-use prost::Message;
-use tokio::sync::Mutex;
 
 use crate::action::Action;
 use crate::action::Brought;
 use crate::action::report;
 use crate::compiler::Toolchain;
 use crate::config::Config;
-use crate::digest::Digest;
 use crate::dispatch::in_background;
-use crate::paths;
 use crate::reason::Reason;
 
+use super::Asked;
 use super::Asker;
 use super::is_current;
 use super::key;
+use super::needed::Needed;
+use super::needed::brought;
+use super::needed::headers_below;
+use super::needed::inputs;
+use super::needed::parts;
+use super::needed::programs;
+use super::needed::search_path;
 use super::said;
 use super::seconds;
+use super::told::Found;
+use super::told::line;
+use super::told::read_line;
 use super::write;
 
 /// How many files one action asks for: servers limit the length of a command.
@@ -44,41 +47,20 @@ const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(5 * 60);
 /// What workers were seen to have, by cluster and platform.
 pub(super) struct Images {
     directory: PathBuf,
-    known: DashMap<String, Arc<Mutex<Image>>>,
+    known: DashMap<String, Arc<Asked<Image>>>,
 }
 
 /// What the workers of one cluster and platform have.
 #[derive(Debug, Default)]
 struct Image {
-    /// When the oldest answer came, in seconds since 1970.
+    /// When the first answer was asked for, in seconds since 1970; 0: none was.
     asked_at: u64,
     /// By the name under which a command would open it.
     files: HashMap<PathBuf, Found>,
-    /// Whether any file that some command needs differs.
-    differs: bool,
     /// When what differs was asked for last.
     asked_again: Option<Instant>,
     /// When a worker could not run the program, and what it said.
     speechless: Option<(Instant, String)>,
-}
-
-/// A worker's answer about one file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Found {
-    /// The SHA-256 of its content.
-    File([u8; 32]),
-    Missing,
-    /// It is no file, or cannot be read.
-    Other,
-}
-
-/// A file of the image that a command needs.
-#[derive(Debug, Clone)]
-struct Needed {
-    path: PathBuf,
-    digest: Digest,
-    /// Only read, so that another place would do. Programs find others by where they lie.
-    is_input: bool,
 }
 
 /// How a worker's image differs from this machine's, as far as a command depends on it.
@@ -133,9 +115,8 @@ impl Images {
         let differing = self.differing(asker, needed.await?, toolchain, config).await?;
         in_background(move || {
             let first = differing.first().map(|(needed, found)| clause(needed, *found));
-            let brought: Vec<_> = differing.iter().filter_map(|(needed, _)| brought(needed)).collect();
-            let can_be_brought = brought.len() == differing.len();
-            Differences { first, brought, can_be_brought }
+            let can_be_brought = differing.iter().all(|(needed, _)| brought(needed).is_some());
+            Differences { first, brought: all_brought(&differing), can_be_brought }
         })
         .await
     }
@@ -147,17 +128,14 @@ impl Images {
         action: &Arc<Action>,
         config: &Config,
     ) -> Vec<Brought> {
-        let (file, known) = self.entry(platform, config);
-        let mut image = known.lock().await;
-        image.recall(&file);
-        if !image.differs {
-            return Vec::new();
-        }
-        let needed = inputs(action);
-        let (differing, _) = image.compare(&needed);
-        drop(image);
-        let found =
-            in_background(move || differing.iter().filter_map(|(needed, _)| brought(needed)).collect());
+        let (file, asked) = self.entry(platform, config);
+        recall(&file, &asked).await;
+        let action = Arc::clone(action);
+        let found = in_background(move || {
+            let needed = inputs(&action);
+            let (differing, _) = asked.look(|image| image.compare(&needed));
+            all_brought(&differing)
+        });
         found.await.unwrap_or_default()
     }
 
@@ -196,51 +174,46 @@ impl Images {
         toolchain: &Toolchain,
         config: &Config,
     ) -> Result<Vec<(Needed, Found)>, Reason> {
-        let (file, known) = self.entry(&asker.platform, config);
-        // One command asks, the others wait for the answer.
-        let mut image = known.lock().await;
-        image.recall(&file);
-        let now = seconds();
-        if !is_current(image.asked_at, now) {
-            *image = Image { asked_at: now, speechless: image.speechless.take(), ..Image::default() };
+        let (file, asked) = self.entry(&asker.platform, config);
+        recall(&file, &asked).await;
+        let compared = |needed: &[Needed]| {
+            asked.look(|image| {
+                image.forget_what_is_old(seconds());
+                image.speech()?;
+                Ok::<_, Reason>(image.compare(needed))
+            })
+        };
+        let (differing, unknown) = compared(&needed)?;
+        if unknown.is_empty() && (differing.is_empty() || !asked.look(|image| image.is_due())) {
+            return Ok(differing);
         }
-        let speechless = image.speechless.as_ref();
-        if let Some((_, why)) = speechless.filter(|(since, _)| since.elapsed() < ASKED_AGAIN_AFTER) {
-            return Err(Reason::WorkerDiffers(why.clone()));
-        }
-        let (mut differing, unknown) = image.compare(&needed);
-        let mut has_asked = !unknown.is_empty();
+        let _turn = asked.turn().await;
+        let (mut differing, mut unknown) = compared(&needed)?;
+        let mut told = String::new();
         if !unknown.is_empty() {
-            let directories = if image.files.is_empty() { search_path(toolchain) } else { Vec::new() };
-            let apart =
-                unknown.into_iter().filter(|path| !directories.iter().any(|above| path.starts_with(above)));
-            let asked = directories.iter().cloned().chain(apart).collect();
-            image.ask(asker, asked).await?;
-            // Below a directory, symlinks are told as such.
-            let (_, unknown) = image.compare(&needed);
-            image.ask(asker, unknown).await?;
-            (differing, _) = image.compare(&needed);
+            let questions = asked.look(|image| image.questions(toolchain, unknown));
+            told += &ask(asker, &asked, questions).await?;
+            // What lies behind symlinks.
+            (differing, unknown) = compared(&needed)?;
+            told += &ask(asker, &asked, unknown.into_iter().map(apart).collect()).await?;
+        } else if !differing.is_empty() && asked.look(|image| image.is_due()) {
+            asked.look(|image| image.asked_again = Some(Instant::now()));
+            let again = differing.iter().map(|(needed, _)| apart(needed.path.clone())).collect();
+            told += &ask(asker, &asked, again).await?;
         }
-        let is_due = image.asked_again.is_none_or(|at| at.elapsed() >= ASKED_AGAIN_AFTER);
-        if !differing.is_empty() && !has_asked && is_due {
-            image.asked_again = Some(Instant::now());
-            image.ask(asker, differing.iter().map(|(needed, _)| needed.path.clone()).collect()).await?;
-            (differing, _) = image.compare(&needed);
-            has_asked = true;
+        if told.is_empty() {
+            return Ok(differing);
         }
-        image.differs |= !differing.is_empty();
-        if has_asked {
-            if let Some((needed, found)) = differing.first() {
-                tracing::warn!("{} files of the workers differ: {}", differing.len(), clause(needed, *found));
-            }
-            let text = image.text();
-            drop(image);
-            in_background(move || write(&file, text.as_bytes())).await?;
+        let (differing, _) = compared(&needed)?;
+        if let Some((needed, found)) = differing.first() {
+            tracing::warn!("{} files of the workers differ: {}", differing.len(), clause(needed, *found));
         }
+        let since = asked.look(|image| image.asked_at);
+        in_background(move || keep(&file, since, &told)).await?;
         Ok(differing)
     }
 
-    fn entry(&self, platform: &re::Platform, config: &Config) -> (PathBuf, Arc<Mutex<Image>>) {
+    fn entry(&self, platform: &re::Platform, config: &Config) -> (PathBuf, Arc<Asked<Image>>) {
         let key = key(platform, config);
         let file = self.directory.join(&key);
         (file, Arc::clone(self.known.entry(key).or_default().value()))
@@ -248,168 +221,127 @@ impl Images {
 }
 
 impl Image {
-    /// Takes over what an earlier daemon was told, unless this one has asked already.
-    fn recall(&mut self, file: &Path) {
-        if self.asked_at == 0
-            && let Ok(text) = std::fs::read_to_string(file)
-            && let Some(image) = Image::read(&text)
-        {
-            *self = image;
-        }
-    }
-
-    /// What a file of [`text`](Self::text) says.
+    /// What a file that was [kept](keep) says.
     fn read(text: &str) -> Option<Image> {
-        let (first, lines) = text.split_once('\n')?;
-        let mut words = first.split(' ');
-        let asked_at = words.next()?.parse().ok()?;
-        let differs = words.next()? == "differs";
-        Some(Image {
-            asked_at,
-            differs,
-            files: lines.lines().filter_map(read_line).collect(),
-            ..Image::default()
-        })
+        let (asked_at, lines) = text.split_once('\n')?;
+        let files = lines.lines().filter_map(read_line).collect();
+        Some(Image { asked_at: asked_at.parse().ok()?, files, ..Image::default() })
     }
 
-    /// All answers: when they came, then a line each in the form of a report.
-    fn text(&self) -> String {
-        let mut text = format!("{} {}\n", self.asked_at, if self.differs { "differs" } else { "agrees" });
-        for (path, found) in &self.files {
-            let (kind, digest) = match found {
-                Found::File(digest) => {
-                    let hex = digest.iter().fold(String::new(), |mut hex, byte| {
-                        // Writing to a string does not fail.
-                        let _ = write!(hex, "{byte:02x}");
-                        hex
-                    });
-                    ("file", hex)
-                }
-                Found::Missing => ("missing", "-".to_owned()),
-                Found::Other => ("other", "-".to_owned()),
-            };
-            // Writing to a string does not fail.
-            let _ = writeln!(text, "{kind} {digest} {}", escaped(path));
+    fn forget_what_is_old(&mut self, now: u64) {
+        if !is_current(self.asked_at, now) {
+            *self = Image { asked_at: now, speechless: self.speechless.take(), ..Image::default() };
         }
-        text
+    }
+
+    /// Whether what differs may be asked again.
+    fn is_due(&self) -> bool {
+        self.asked_again.is_none_or(|at| at.elapsed() >= ASKED_AGAIN_AFTER)
+    }
+
+    /// Fails when a worker could not run the program, not long ago.
+    fn speech(&self) -> Result<(), Reason> {
+        let speechless = self.speechless.as_ref().filter(|(since, _)| since.elapsed() < ASKED_AGAIN_AFTER);
+        speechless.map_or(Ok(()), |(_, why)| Err(Reason::WorkerDiffers(why.clone())))
+    }
+
+    /// What is to be asked to know `unknown`: directories of the compiler's own search path, and what lies in none.
+    fn questions(&self, toolchain: &Toolchain, mut unknown: Vec<PathBuf>) -> Vec<Question> {
+        let mut directories = search_path(toolchain);
+        directories.retain(|directory| !self.files.contains_key(directory));
+        unknown.retain(|path| !directories.iter().any(|above| path.starts_with(above)));
+        let directories = directories.into_iter().map(|path| Question { path, otherwise: Found::Listed });
+        directories.chain(unknown.into_iter().map(apart)).collect()
     }
 
     /// Those of `needed` that differ, and those of which nothing is known.
     fn compare(&self, needed: &[Needed]) -> (Vec<(Needed, Found)>, Vec<PathBuf>) {
         let (mut differing, mut unknown) = (Vec::new(), Vec::new());
         for file in needed {
-            match self.files.get(&file.path) {
-                None => unknown.push(file.path.clone()),
+            match self.find(&file.path) {
+                None | Some(Found::Link) => unknown.push(file.path.clone()),
                 Some(Found::File(digest)) if digest.as_slice() == file.digest.hash() => {}
-                Some(found) => differing.push((file.clone(), *found)),
+                Some(found) => differing.push((file.clone(), found)),
             }
         }
         (differing, unknown)
     }
 
-    /// Asks a worker for what the files at `paths` hold, and those below them.
-    async fn ask(&mut self, asker: &Asker<'_>, paths: Vec<PathBuf>) -> Result<(), Reason> {
-        for asked in paths.chunks(MOST_ASKED) {
-            let named = asked.to_vec();
-            let result =
-                asker.ask_patiently(move |platform, program| report(platform, program, &named)).await?;
-            if result.exit_code != 0 {
-                let why = format!(
-                    "a worker was asked and ended with status {}: {}",
-                    result.exit_code,
-                    said(&result)
-                );
-                self.speechless = Some((Instant::now(), why.clone()));
-                return Err(Reason::WorkerDiffers(why));
-            }
-            // What is no UTF-8 is no line of a report.
-            let answers = String::from_utf8_lossy(&result.stdout_raw);
-            self.files.extend(answers.lines().filter_map(read_line));
-            for path in asked {
-                // It has been asked for by name.
-                if !self.files.contains_key(path) && !answers_below(&answers, path) {
-                    self.files.insert(path.clone(), Found::Other);
-                }
-            }
+    /// What was told of `path`, be it only by silence in the list of a directory above.
+    fn find(&self, path: &Path) -> Option<Found> {
+        if let Some(found) = self.files.get(path) {
+            return Some(*found);
         }
-        Ok(())
+        let told = path.ancestors().skip(1).find_map(|above| self.files.get(above))?;
+        matches!(told, Found::Listed | Found::Missing).then_some(Found::Missing)
     }
 }
 
-/// Whether a report tells of files below `path`.
-fn answers_below(answers: &str, path: &Path) -> bool {
-    answers.lines().filter_map(line_path).any(|told| told.starts_with(path))
-}
-
-/// The programs and libraries that `action` runs, and its driver by the name that a worker runs it by.
-fn programs(toolchain: &Toolchain, action: &Action) -> Vec<Needed> {
-    let mut needed = parts(toolchain);
-    let command = re::Command::decode(action.command.as_slice()).unwrap_or_default();
-    if let Some(driver) = command.arguments.first() {
-        let cwd = Path::new("/").join(&command.working_directory);
-        let name = paths::lexically_normal(&cwd.join(driver));
-        let target = std::fs::canonicalize(&name).ok();
-        let of_target = toolchain.programs.iter().find(|(path, _)| Some(path) == target.as_ref());
-        if let Some((_, digest)) = of_target {
-            needed.push(Needed { path: name, digest: *digest, is_input: false });
-        }
+/// Takes over what an earlier daemon was told, unless this one has asked already.
+async fn recall(file: &Path, asked: &Asked<Image>) {
+    if asked.look(|image| image.asked_at != 0) {
+        return;
     }
-    needed
-}
-
-/// The programs and libraries of a toolchain.
-fn parts(toolchain: &Toolchain) -> Vec<Needed> {
-    let programs = toolchain.programs.iter();
-    programs.map(|(path, digest)| Needed { path: path.clone(), digest: *digest, is_input: false }).collect()
-}
-
-/// What `action` reads of the image.
-fn inputs(action: &Action) -> Vec<Needed> {
-    let needed = action.in_image.iter().map(|input| {
-        let path = match paths::is_system(&paths::lexically_normal(&input.path)) {
-            true => input.path.clone(),
-            // A link outside leads to it.
-            false => std::fs::canonicalize(&input.path).unwrap_or_else(|_| input.path.clone()),
-        };
-        Needed { path, digest: input.version.digest, is_input: true }
+    let file = file.to_owned();
+    let read = in_background(move || Image::read(&std::fs::read_to_string(file).ok()?)).await.ok().flatten();
+    let image = read.unwrap_or_default();
+    asked.look(|known| {
+        if known.asked_at == 0 {
+            *known = image;
+        }
     });
-    needed.collect()
 }
 
-/// The compiler's own search path, as far as it lies in the image.
-fn search_path(toolchain: &Toolchain) -> Vec<PathBuf> {
-    let directories = toolchain.search_path.quote.iter().chain(&toolchain.search_path.angle);
-    directories.filter(|directory| paths::is_system(&paths::lexically_normal(directory))).cloned().collect()
+/// Keeps answers for the next daemon: when the first was asked for, and then their lines.
+fn keep(file: &Path, asked_at: u64, told: &str) {
+    let known = std::fs::read_to_string(file).unwrap_or_default();
+    let first = format!("{asked_at}\n");
+    let known = if known.starts_with(&first) { known } else { first };
+    write(file, (known + told).as_bytes());
 }
 
-/// The files of this machine below `directories`; symlinks are not followed.
-fn headers_below(directories: &[PathBuf]) -> Vec<Needed> {
-    let mut needed = Vec::new();
-    let mut pending = directories.to_vec();
-    while let Some(directory) = pending.pop() {
-        for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
-            let path = entry.path();
-            match entry.file_type() {
-                Ok(kind) if kind.is_dir() => pending.push(path),
-                Ok(kind) if kind.is_file() => {
-                    let digest = std::fs::File::open(&path).and_then(|mut file| Digest::of_reader(&mut file));
-                    needed.extend(digest.ok().map(|digest| Needed { path, digest, is_input: true }));
-                }
-                _ => {}
-            }
+/// What a worker is asked for: what the file at `path` holds, or all files below it.
+struct Question {
+    path: PathBuf,
+    /// What it is when nothing is told of itself.
+    otherwise: Found,
+}
+
+/// A file, asked for by its name.
+fn apart(path: PathBuf) -> Question {
+    Question { path, otherwise: Found::Other }
+}
+
+/// Asks a worker. Returns the lines of the answers.
+async fn ask(asker: &Asker<'_>, asked: &Asked<Image>, questions: Vec<Question>) -> Result<String, Reason> {
+    let mut told = String::new();
+    for some in questions.chunks(MOST_ASKED) {
+        let named: Vec<_> = some.iter().map(|question| question.path.clone()).collect();
+        let result = asker.ask_patiently(move |platform, program| report(platform, program, &named)).await?;
+        if result.exit_code != 0 {
+            let why =
+                format!("a worker was asked and ended with status {}: {}", result.exit_code, said(&result));
+            asked.look(|image| image.speechless = Some((Instant::now(), why.clone())));
+            return Err(Reason::WorkerDiffers(why));
         }
+        // What is no UTF-8 is no line of a report.
+        let mut answers = String::from_utf8_lossy(&result.stdout_raw).into_owned();
+        let known: HashMap<_, _> = answers.lines().filter_map(read_line).collect();
+        for question in some.iter().filter(|question| !known.contains_key(&question.path)) {
+            answers += &line(&question.path, question.otherwise);
+        }
+        asked.look(|image| image.files.extend(answers.lines().filter_map(read_line)));
+        told += &answers;
     }
-    needed.sort_by(|a, b| a.path.cmp(&b.path));
-    needed
+    Ok(told)
 }
 
-/// The file as it can be sent. None: on the way to it there is a symlink, which may lead elsewhere on a worker, or it is a
-/// program.
-fn brought(needed: &Needed) -> Option<Brought> {
-    let path = paths::lexically_normal(&needed.path);
-    let parent = path.parent()?;
-    let is_physical = std::fs::canonicalize(parent).is_ok_and(|physical| physical == parent);
-    (needed.is_input && is_physical).then(|| Brought { path: path.clone(), digest: needed.digest })
+/// What can be sent of what differs, each file once, by however many names it is asked for.
+fn all_brought(differing: &[(Needed, Found)]) -> Vec<Brought> {
+    let mut files: Vec<_> = differing.iter().filter_map(|(needed, _)| brought(needed)).collect();
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    files.dedup();
+    files
 }
 
 fn clause(needed: &Needed, found: Found) -> String {
@@ -417,61 +349,14 @@ fn clause(needed: &Needed, found: Found) -> String {
     match found {
         Found::File(_) => format!("{path} is another one on the workers"),
         Found::Missing => format!("{path} is missing on the workers"),
-        Found::Other => format!("{path} cannot be read on the workers"),
+        Found::Other | Found::Link | Found::Listed => format!("{path} is no readable file on the workers"),
     }
-}
-
-/// One line of a report (see `shim/worker`): kind, digest, path. None: a symlink, or no such line.
-fn read_line(line: &str) -> Option<(PathBuf, Found)> {
-    let mut words = line.splitn(3, ' ');
-    let (kind, digest, _) = (words.next()?, words.next()?, words.next()?);
-    let found = match kind {
-        "file" => Found::File(Digest::from_hex(digest, 0).ok()?.hash().try_into().ok()?),
-        "missing" => Found::Missing,
-        "other" | "error" => Found::Other,
-        _ => return None,
-    };
-    Some((line_path(line)?, found))
-}
-
-/// The path in a line of a report.
-fn line_path(line: &str) -> Option<PathBuf> {
-    let text = line.splitn(3, ' ').nth(2)?;
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'\\' {
-            bytes.push(byte);
-            continue;
-        }
-        bytes.push(match rest.next()? {
-            b'n' => b'\n',
-            b'x' => {
-                let digits = [rest.next()?, rest.next()?];
-                u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
-            }
-            other => other,
-        });
-    }
-    Some(OsString::from_vec(bytes).into())
-}
-
-/// The path in the form of a report's line.
-fn escaped(path: &Path) -> String {
-    let mut text = String::new();
-    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
-        text.push_str(&chunk.valid().replace('\\', "\\\\").replace('\n', "\\n"));
-        for byte in chunk.invalid() {
-            // Writing to a string does not fail.
-            let _ = write!(text, "\\x{byte:02x}");
-        }
-    }
-    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::digest::Digest;
 
     fn needed(path: &str, content: &[u8]) -> Needed {
         Needed { path: path.into(), digest: Digest::of(content), is_input: true }
@@ -481,16 +366,14 @@ mod tests {
         format!("file {} {path}", Digest::of(content).hex())
     }
 
+    fn image(lines: &[&str]) -> Image {
+        Image { files: lines.iter().filter_map(|line| read_line(line)).collect(), ..Image::default() }
+    }
+
     #[test]
     fn what_differs_and_what_is_not_known() {
-        let lines = [
-            line("/usr/a", b"a"),
-            line("/usr/b", b"other"),
-            "missing - /usr/c".into(),
-            "error - /usr/d".into(),
-        ];
-        let files = lines.iter().filter_map(|line| read_line(line)).collect();
-        let image = Image { files, ..Image::default() };
+        let (a, b) = (line("/usr/a", b"a"), line("/usr/b", b"other"));
+        let image = image(&[&a, &b, "missing - /usr/c", "error - /usr/d"]);
         let all: Vec<_> = ["a", "b", "c", "d", "e"]
             .iter()
             .map(|name| needed(&format!("/usr/{name}"), name.as_bytes()))
@@ -502,62 +385,52 @@ mod tests {
             [
                 "/usr/b is another one on the workers",
                 "/usr/c is missing on the workers",
-                "/usr/d cannot be read on the workers"
+                "/usr/d is no readable file on the workers"
             ]
         );
         assert_eq!(unknown, [Path::new("/usr/e")]);
     }
 
     #[test]
-    fn lines_of_a_report() {
-        let path = |line: &str| read_line(line).map(|(path, _)| path);
-        for bad in
-            ["", "file", "file x /usr/a", "link - /usr/a", "file - /usr/a", "missing -", "missing - a\\"]
-        {
-            assert_eq!(path(bad), None, "{bad}");
-        }
-        assert_eq!(
-            path("missing - /a b\\nc\\\\d\\xff"),
-            Some(OsString::from_vec(b"/a b\nc\\d\xff".to_vec()).into())
-        );
+    fn what_a_list_does_not_have_is_missing_but_behind_links() {
+        let file = line("/usr/include/a.h", b"");
+        let image =
+            image(&[&file, "link - /usr/include/way", "link - /usr/include/b.h", "listed - /usr/include"]);
+        let at = |name: &str| image.find(Path::new(name));
+        assert!(matches!(at("/usr/include/a.h"), Some(Found::File(_))));
+        assert_eq!(at("/usr/include/none/c.h"), Some(Found::Missing));
+        assert_eq!(at("/usr/include/b.h"), Some(Found::Link));
+        assert_eq!(at("/usr/include/way/c.h"), None);
+        assert_eq!(at("/usr/share/c.h"), None);
     }
 
     #[test]
-    fn answers_outlive_the_daemon() {
+    fn a_header_with_two_names_is_sent_once() {
+        let names = ["/usr/include/assert.h", "/usr/bin/../include/assert.h", "/usr/include/stdio.h"];
+        let differing: Vec<_> = names.iter().map(|name| (needed(name, b""), Found::Missing)).collect();
+        let brought = all_brought(&differing);
+        let paths: Vec<_> = brought.iter().map(|file| file.path.as_path()).collect();
+        assert_eq!(paths, [Path::new("/usr/include/assert.h"), Path::new("/usr/include/stdio.h")]);
+    }
+
+    #[tokio::test]
+    async fn answers_outlive_the_daemon() {
         let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("image");
-        let odd = PathBuf::from(OsString::from_vec(b"/usr/\xff \\\n".to_vec()));
-        let files = HashMap::from([
-            (odd, Found::Missing),
-            ("/usr/a".into(), Found::File([7; 32])),
-            ("/usr/b".into(), Found::Other),
-        ]);
-        let image = Image { asked_at: 7, differs: true, files, ..Image::default() };
-        write(&file, image.text().as_bytes());
-        let mut later = Image::default();
-        later.recall(&file);
-        assert_eq!((later.asked_at, later.differs, &later.files), (7, true, &image.files));
-        // What this daemon was told counts more.
-        std::fs::write(&file, "9 agrees\n").unwrap();
-        later.recall(&file);
-        assert_eq!(later.asked_at, 7);
+        let file = directory.path().join("images/k");
+        let recalled = async || {
+            let asked = Asked::default();
+            recall(&file, &asked).await;
+            asked.look(|image: &mut Image| (image.asked_at, image.files.clone()))
+        };
+        assert_eq!(recalled().await, (0, HashMap::new()));
+        keep(&file, 7, "missing - /usr/a\n");
+        keep(&file, 7, "missing - /usr/b\nother - /usr/a\n");
+        let both = HashMap::from([("/usr/a".into(), Found::Other), ("/usr/b".into(), Found::Missing)]);
+        assert_eq!(recalled().await, (7, both));
+        // What was asked a day later stands alone.
+        keep(&file, 8, "missing - /usr/c\n");
+        assert_eq!(recalled().await, (8, HashMap::from([("/usr/c".into(), Found::Missing)])));
         std::fs::write(&file, "garbage").unwrap();
-        let mut none = Image::default();
-        none.recall(&file);
-        assert_eq!((none.asked_at, none.files.len()), (0, 0));
-    }
-
-    #[test]
-    fn a_header_behind_a_symlink_is_not_sent() {
-        let directory = tempfile::tempdir().unwrap();
-        let top = directory.path().canonicalize().unwrap();
-        std::fs::create_dir(top.join("real")).unwrap();
-        std::fs::write(top.join("real/a.h"), "").unwrap();
-        std::os::unix::fs::symlink("real", top.join("link")).unwrap();
-        let at = |name: &str| brought(&needed(top.join(name).to_str().unwrap(), b""));
-        assert_eq!(at("real/a.h").unwrap().path, top.join("real/a.h"));
-        assert_eq!(at("link/a.h"), None);
-        let program = Needed { is_input: false, ..needed(top.join("real/a.h").to_str().unwrap(), b"") };
-        assert_eq!(brought(&program), None);
+        assert_eq!(recalled().await, (0, HashMap::new()));
     }
 }

@@ -3,11 +3,15 @@
 //! Knows nothing of results.
 
 mod image;
+mod needed;
 mod roots;
+mod told;
 
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::Instant;
 use std::time::SystemTime;
@@ -15,6 +19,8 @@ use std::time::SystemTime;
 use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
 use dashmap::DashMap;
 use prost::Message;
+use tokio::sync::Semaphore;
+use tokio::sync::SemaphorePermit;
 
 use crate::action::Action;
 use crate::action::Brought;
@@ -195,6 +201,30 @@ impl Workers {
             rooted.map_err(|why| Reason::RootImpossible(format!("{}: {why}", roots::name(root))))
         })
         .await?
+    }
+}
+
+/// Something about the workers of one cluster and platform that is not known before one of them was asked.
+struct Asked<T> {
+    turn: Semaphore,
+    known: Mutex<T>,
+}
+
+impl<T: Default> Default for Asked<T> {
+    fn default() -> Asked<T> {
+        Asked { turn: Semaphore::new(1), known: Mutex::default() }
+    }
+}
+
+impl<T> Asked<T> {
+    /// Waits for one's turn to ask. What the command before has asked may be all that is to be known.
+    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        // It is never closed.
+        self.turn.acquire().await.ok()
+    }
+
+    fn look<R>(&self, look: impl FnOnce(&mut T) -> R) -> R {
+        look(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -11,14 +11,15 @@ use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
 use dashmap::DashMap;
 use serde::Deserialize;
 use serde::Serialize;
-use tokio::sync::Mutex;
 
 use crate::action::probe;
 use crate::config::Config;
 use crate::config::Root;
+use crate::dispatch::in_background;
 use crate::executor::remote::RemoteError;
 use crate::reason::Reason;
 
+use super::Asked;
 use super::Asker;
 use super::is_current;
 use super::key;
@@ -36,7 +37,7 @@ const PLACE: &str = "/tmp/farcc-probe";
 /// What workers were seen to do, by cluster and platform.
 pub(super) struct Roots {
     directory: PathBuf,
-    known: DashMap<String, Arc<Mutex<Option<Answers>>>>,
+    known: DashMap<String, Arc<Asked<Option<Answers>>>>,
 }
 
 /// What the workers of one cluster and platform can do.
@@ -63,6 +64,14 @@ impl Answers {
     /// Whether nothing more needs to be asked.
     fn is_enough(&self) -> bool {
         self.mirror || self.wrapper || self.property.is_some()
+    }
+
+    fn is_current(&self) -> bool {
+        is_current(self.asked_at, seconds())
+    }
+
+    fn is_all(&self) -> bool {
+        self.is_enough() && self.is_current()
     }
 }
 
@@ -101,65 +110,81 @@ impl Roots {
     }
 
     async fn answers(&self, platform: &re::Platform, config: &Config) -> Option<Answers> {
-        let (key, known) = self.entry(platform, config);
-        let answers = known.lock().await.clone();
-        answers.or_else(|| self.read(&key))
+        let (key, asked) = self.entry(platform, config);
+        self.recall(&key, &asked).await
+    }
+
+    /// What is known, to this daemon or from an earlier one.
+    async fn recall(&self, key: &str, asked: &Asked<Option<Answers>>) -> Option<Answers> {
+        if let Some(answers) = asked.look(|answers| answers.clone()) {
+            return Some(answers);
+        }
+        let file = self.file(key);
+        let found = in_background(move || read(&file)).await.ok().flatten();
+        // Another command may have asked meanwhile.
+        asked.look(|answers| {
+            *answers = answers.take().or(found);
+            answers.clone()
+        })
     }
 
     /// The program could not do its work on some worker of the cluster: another root is chosen from now on.
     pub(super) async fn refuted(&self, platform: &re::Platform, config: &Config) {
-        let (key, known) = self.entry(platform, config);
-        let mut answers = known.lock().await;
-        if let Some(answers) = answers.as_mut() {
+        let (key, asked) = self.entry(platform, config);
+        let refuted = asked.look(|answers| {
+            let answers = answers.as_mut()?;
             answers.wrapper = false;
-            self.write(&key, answers);
+            Some(answers.clone())
+        });
+        if let Some(answers) = refuted {
+            self.keep(&key, answers).await;
         }
     }
 
     /// The best root that the workers can do; they are asked where that is not known.
     async fn best(&self, asker: &Asker<'_>, config: &Config) -> Result<Root, Reason> {
-        let (key, known) = self.entry(&asker.platform, config);
-        // One command asks, the others wait for the answer.
-        let mut answers = known.lock().await;
-        let now = seconds();
-        if answers.is_none() {
-            *answers = self.read(&key);
-        }
-        let current = answers.as_ref().filter(|answers| is_current(answers.asked_at, now));
-        if let Some(answers) = current.filter(|answers| answers.is_enough()) {
+        let (key, asked) = self.entry(&asker.platform, config);
+        if let Some(answers) = self.recall(&key, &asked).await.filter(Answers::is_all) {
             return Ok(answers.best());
         }
-        let mut found = match answers.take().filter(|answers| is_current(answers.asked_at, now)) {
+        let _turn = asked.turn().await;
+        let answers = self.recall(&key, &asked).await;
+        if let Some(answers) = answers.clone().filter(Answers::is_all) {
+            return Ok(answers.best());
+        }
+        let mut found = match answers.filter(Answers::is_current) {
             Some(answers) => answers,
-            None => Answers { asked_at: now, ..plain(asker).await? },
+            None => Answers { asked_at: seconds(), ..plain(asker).await? },
         };
         if !found.is_enough() {
             found.property = Some(property(asker).await?);
         }
         let best = found.best();
         tracing::info!("the workers of {} can do: {found:?}; root {}", config.remote.address, name(best));
-        self.write(&key, &found);
-        *answers = Some(found);
+        asked.look(|answers| *answers = Some(found.clone()));
+        self.keep(&key, found).await;
         Ok(best)
     }
 
-    fn entry(&self, platform: &re::Platform, config: &Config) -> (String, Arc<Mutex<Option<Answers>>>) {
+    fn entry(&self, platform: &re::Platform, config: &Config) -> (String, Arc<Asked<Option<Answers>>>) {
         let key = key(platform, config);
-        let known = Arc::clone(self.known.entry(key.clone()).or_default().value());
-        (key, known)
+        let asked = Arc::clone(self.known.entry(key.clone()).or_default().value());
+        (key, asked)
     }
 
     fn file(&self, key: &str) -> PathBuf {
         self.directory.join(format!("{key}.json"))
     }
 
-    fn read(&self, key: &str) -> Option<Answers> {
-        serde_json::from_slice(&std::fs::read(self.file(key)).ok()?).ok()
+    async fn keep(&self, key: &str, answers: Answers) {
+        let file = self.file(key);
+        // What cannot be written is said there.
+        let _ = in_background(move || write(&file, &serde_json::to_vec(&answers).unwrap_or_default())).await;
     }
+}
 
-    fn write(&self, key: &str, answers: &Answers) {
-        write(&self.file(key), &serde_json::to_vec(answers).unwrap_or_default());
-    }
+fn read(file: &Path) -> Option<Answers> {
+    serde_json::from_slice(&std::fs::read(file).ok()?).ok()
 }
 
 /// What they can do without being asked for it.
@@ -249,15 +274,15 @@ mod tests {
         assert_eq!(read_answers(&result(0, "")), Answers::default());
     }
 
-    #[test]
-    fn answers_outlive_the_daemon() {
+    #[tokio::test]
+    async fn answers_outlive_the_daemon() {
         let directory = tempfile::tempdir().unwrap();
-        let roots = Roots::new(directory.path().join("roots"));
+        let roots = || Roots::new(directory.path().join("roots"));
         let answers = Answers { asked_at: 7, wrapper: true, ..Answers::default() };
-        assert_eq!(roots.read("k"), None);
-        roots.write("k", &answers);
-        assert_eq!(Roots::new(directory.path().join("roots")).read("k"), Some(answers));
-        std::fs::write(roots.file("k"), "{").unwrap();
-        assert_eq!(roots.read("k"), None);
+        assert_eq!(roots().recall("k", &Asked::default()).await, None);
+        roots().keep("k", answers.clone()).await;
+        assert_eq!(roots().recall("k", &Asked::default()).await, Some(answers));
+        std::fs::write(roots().file("k"), "{").unwrap();
+        assert_eq!(roots().recall("k", &Asked::default()).await, None);
     }
 }

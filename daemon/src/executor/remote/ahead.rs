@@ -17,10 +17,9 @@ impl Ahead {
         Ahead(tokio::spawn(async move { client.upload(blobs).await }))
     }
 
-    /// Waits for the end of it. What could not be sent is not counted as an error: who needs it sends it again, and is told.
-    pub(super) async fn landed(mut self) -> Result<UploadStats, Error> {
-        let landed = (&mut self.0).await;
-        Ok(landed.ok().and_then(Result::ok).unwrap_or_default())
+    /// Waits for the end of it. Nothing was sent where it failed: who needs the blobs sends them again, and is told why.
+    pub(super) async fn landed(mut self) -> UploadStats {
+        (&mut self.0).await.ok().and_then(Result::ok).unwrap_or_default()
     }
 }
 
