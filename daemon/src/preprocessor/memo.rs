@@ -7,8 +7,6 @@
 //! again, look-ups made again.
 
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::RwLock;
@@ -18,8 +16,6 @@ use std::time::SystemTime;
 
 use dashmap::DashMap;
 use foldhash::HashMap;
-use rustix::fs::Mode;
-use rustix::fs::OFlags;
 
 use crate::digest::Digest;
 use crate::files::Files;
@@ -31,6 +27,9 @@ use crate::preprocessor::Predefined;
 use crate::preprocessor::Scan;
 use crate::preprocessor::ScanError;
 use crate::preprocessor::TranslationUnit;
+use crate::preprocessor::siblings::MANY_SIBLINGS;
+use crate::preprocessor::siblings::open_directory;
+use crate::preprocessor::siblings::split;
 use crate::preprocessor::summaries::Summaries;
 use crate::preprocessor::survey::Evidence;
 
@@ -50,7 +49,7 @@ pub struct Memo {
 struct Remembered {
     scan: Arc<Scan>,
     /// The files of the scan, those of one directory together.
-    directories: Box<[Siblings]>,
+    directories: Box<[Together]>,
     evidence: RwLock<Arc<Evidence>>,
     size_bytes: usize,
     /// The key holds their addresses: as long as they live, nothing else has them.
@@ -83,7 +82,7 @@ impl Memo {
         let directories = by_directory(&scan, started);
         let size_bytes = size_of::<Remembered>()
             + size_of_val(&*directories)
-            + scan.all_files().count() * (size_of::<Sibling>() + size_of::<Arc<InputFile>>())
+            + scan.all_files().count() * (size_of::<(Arc<InputFile>, bool)>() + size_of::<Arc<InputFile>>())
             + scan.failed_lookups.size_bytes()
             + evidence.size_bytes();
         self.remember(
@@ -142,20 +141,15 @@ impl Remembered {
 }
 
 /// Files in one directory, each with whether its `stat` can be trusted.
-struct Siblings(Box<[Sibling]>);
-type Sibling = (Arc<InputFile>, bool);
+struct Together(Box<[(Arc<InputFile>, bool)]>);
 
-/// From so many files on, it takes less time to open their directory and look at them from there.
-const MANY_SIBLINGS: usize = 12;
-
-impl Siblings {
+impl Together {
     fn is_unchanged(&self, files: &Files) -> bool {
         let Some((first, _)) = self.0.first().filter(|_| self.0.len() >= MANY_SIBLINGS) else {
             return self.0.iter().all(|(file, settled)| is_unchanged(file, *settled, files));
         };
         let directory = split(&first.path).0;
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let Ok(directory) = rustix::fs::open(directory, flags, Mode::empty()) else { return false };
+        let Ok(directory) = open_directory(directory) else { return false };
         self.0.iter().all(|(file, settled)| match settled {
             true => Fingerprint::below(&directory, split(&file.path).1)
                 .is_ok_and(|now| now == file.version.fingerprint),
@@ -164,20 +158,13 @@ impl Siblings {
     }
 }
 
-/// The directory of a file, and its name there; both as they are written, `..` and `//` kept.
-fn split(path: &Path) -> (&OsStr, &OsStr) {
-    let bytes = path.as_os_str().as_bytes();
-    let slash = bytes.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
-    (OsStr::from_bytes(&bytes[..slash]), OsStr::from_bytes(&bytes[slash..]))
-}
-
-fn by_directory(scan: &Scan, started: SystemTime) -> Box<[Siblings]> {
-    let mut directories: HashMap<&OsStr, Vec<Sibling>> = HashMap::default();
+fn by_directory(scan: &Scan, started: SystemTime) -> Box<[Together]> {
+    let mut directories: HashMap<&OsStr, Vec<(Arc<InputFile>, bool)>> = HashMap::default();
     for file in scan.all_files() {
         let settled = file.version.fingerprint.is_settled(started);
         directories.entry(split(&file.path).0).or_default().push((Arc::clone(file), settled));
     }
-    directories.into_values().map(|files| Siblings(files.into())).collect()
+    directories.into_values().map(|files| Together(files.into())).collect()
 }
 
 fn is_unchanged(file: &InputFile, settled: bool, files: &Files) -> bool {

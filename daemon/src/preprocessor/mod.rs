@@ -13,6 +13,7 @@ mod symbol;
 
 mod assembly;
 mod dialect;
+mod siblings;
 mod skimmer;
 mod source_file;
 mod sources;
@@ -46,6 +47,7 @@ pub use failed_lookups::FailedLookups;
 pub use macros::Predefined;
 pub use memo::Memo;
 pub use replay::scan;
+pub use siblings::Siblings;
 pub use source_file::SourceFile;
 pub use sources::DiskSources;
 pub use sources::Loaded;

@@ -28,6 +28,7 @@ use crate::preprocessor::SourceFile;
 use crate::preprocessor::Sources;
 use crate::preprocessor::TranslationUnit;
 use crate::preprocessor::failed_lookups::Chain;
+use crate::preprocessor::siblings::Siblings;
 use crate::preprocessor::survey;
 use crate::preprocessor::survey::Evidence;
 use crate::preprocessor::survey::Survey;
@@ -191,9 +192,9 @@ impl<'a> Search<'a> {
         self.first_names.get(&file.version.fingerprint.file_id()).copied()
     }
 
-    /// The file at `path` (absolute), without adding it to the unit; None also if it cannot be read.
-    pub(super) fn look_at(&self, path: &Path) -> Option<Loaded> {
-        self.sources.load(path, self.dialect).ok().flatten()
+    /// The file at `path` (absolute), one of many, without adding it to the unit; None also if it cannot be read.
+    pub(super) fn look_at(&self, path: &Path, others: &mut Siblings) -> Option<Loaded> {
+        self.sources.load_beside(others, path, self.dialect).ok().flatten()
     }
 
     pub(super) fn files(&self) -> impl Iterator<Item = &File> {

@@ -25,6 +25,7 @@ use crate::listings::Listings;
 use crate::paths;
 use crate::preprocessor::Dialect;
 use crate::preprocessor::SourceFile;
+use crate::preprocessor::siblings::Siblings;
 use crate::preprocessor::symbol::Symbol;
 
 /// A file that can be included.
@@ -44,6 +45,19 @@ pub trait Sources: Sync {
     /// # Errors
     /// Something is there that cannot be read: no permission, a device, a loop of symlinks.
     fn load(&self, path: &Path, dialect: Dialect) -> io::Result<Option<Loaded>>;
+
+    /// The same for one of many files that are looked at together.
+    ///
+    /// # Errors
+    /// As [`Sources::load`].
+    fn load_beside(
+        &self,
+        _others: &mut Siblings,
+        path: &Path,
+        dialect: Dialect,
+    ) -> io::Result<Option<Loaded>> {
+        self.load(path, dialect)
+    }
 
     /// The version of the file at `path` (absolute), whose text does not matter: it may be large, and no text at
     /// all. None: there is no file (a directory is none).
@@ -108,6 +122,11 @@ impl DiskSources {
     /// The memory in which the digests are recorded.
     pub(super) fn files(&self) -> &Files {
         &self.files
+    }
+
+    /// The names in directories.
+    pub fn listings(&self) -> &Listings {
+        &self.listings
     }
 
     /// About how much memory the stripped files, the names in them and those in directories take, in bytes.
@@ -191,7 +210,11 @@ impl DiskSources {
 
 /// What `stat` says of the regular file at `path`; None where there is none.
 fn stat(path: &Path) -> io::Result<Option<Fingerprint>> {
-    let fingerprint = match Fingerprint::of(path) {
+    regular(Fingerprint::of(path))
+}
+
+fn regular(fingerprint: io::Result<Fingerprint>) -> io::Result<Option<Fingerprint>> {
+    let fingerprint = match fingerprint {
         Ok(fingerprint) => fingerprint,
         // `a/b` where `a` is a file is as absent as where there is no `a`.
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
@@ -220,6 +243,21 @@ impl Sources for DiskSources {
             Some(loaded) => Ok(Some(loaded)),
             None => self.read(path, dialect),
         }
+    }
+
+    fn load_beside(
+        &self,
+        others: &mut Siblings,
+        path: &Path,
+        dialect: Dialect,
+    ) -> io::Result<Option<Loaded>> {
+        if self.looks_again
+            && let Ok(Some(fingerprint)) = regular(others.fingerprint(path))
+            && let Some(loaded) = self.remembered(path, Some(fingerprint), dialect)
+        {
+            return Ok(Some(loaded));
+        }
+        self.load(path, dialect)
     }
 
     fn version(&self, path: &Path) -> io::Result<Option<Version>> {

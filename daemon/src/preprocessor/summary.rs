@@ -23,6 +23,7 @@ use crate::preprocessor::replay::Same;
 use crate::preprocessor::search::DirectoryId;
 use crate::preprocessor::search::FileId;
 use crate::preprocessor::search::Found;
+use crate::preprocessor::siblings::Siblings;
 use crate::preprocessor::symbol::Symbol;
 
 /// One header under one set of circumstances.
@@ -133,8 +134,9 @@ impl Replay<'_> {
             return None;
         }
         let mut places = Vec::with_capacity(summary.files.len());
+        let mut siblings = Siblings::default();
         for file in &summary.files {
-            places.push(self.place(file)?);
+            places.push(self.place(file, &mut siblings)?);
         }
         let directories =
             summary.directories.iter().map(|spelled| self.search.directory_id(spelled)).collect();
@@ -146,7 +148,7 @@ impl Replay<'_> {
     }
 
     /// Where the unit has the file, if it is the same version and in the same state.
-    fn place(&mut self, file: &SummaryFile) -> Option<Place> {
+    fn place(&mut self, file: &SummaryFile, siblings: &mut Siblings) -> Option<Place> {
         let same = |input: &Arc<InputFile>| Arc::ptr_eq(input, &file.input) || **input == *file.input;
         let known = self.search.known(&file.input.path);
         if self.unit.family == Family::Clang
@@ -164,7 +166,7 @@ impl Replay<'_> {
                 (Place::Known(id), known.once)
             }
             None => {
-                let loaded = self.search.look_at(&file.input.path)?;
+                let loaded = self.search.look_at(&file.input.path, siblings)?;
                 if !same(&loaded.file) {
                     return None;
                 }
