@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -35,12 +36,28 @@ impl History {
     /// # Errors
     /// When a file cannot be written; the first such error, after the others were tried.
     pub fn add(&self, outputs: &[PathBuf], record: CommandRecord) -> io::Result<()> {
+        let Some((first, others)) = outputs.split_first() else { return Ok(()) };
         let last = OutputHistory { last: Some(record), previous: None }.encode_to_vec();
-        let mut added = Ok(());
-        for output in outputs {
-            added = added.and(self.add_encoded(output, &last));
+        let before = inode(&self.file_of(first));
+        let mut added = self.add_encoded(first, &last);
+        for other in others {
+            // Outputs that were always made together share their history, and one file is made for all.
+            let is_shared = added.is_ok()
+                && inode(&self.file_of(other)) == before
+                && self.share(&self.file_of(first), &self.file_of(other)).is_ok();
+            if !is_shared {
+                added = added.and(self.add_encoded(other, &last));
+            }
         }
         added
+    }
+
+    fn share(&self, first: &Path, other: &Path) -> io::Result<()> {
+        let directory = other.parent().unwrap_or(&self.directory);
+        std::fs::create_dir_all(directory)?;
+        let link = |path: &Path| std::fs::hard_link(first, path);
+        tempfile::Builder::new().make_in(directory, link)?.into_temp_path().persist(other)?;
+        Ok(())
     }
 
     fn add_encoded(&self, output: &Path, last: &[u8]) -> io::Result<()> {
@@ -104,6 +121,11 @@ impl History {
         let (shard, rest) = name.split_at(2);
         self.directory.join(shard).join(rest)
     }
+}
+
+/// Which file is at `path`; none if there is none.
+fn inode(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 /// The entries of a directory; none if it is not there.
@@ -283,5 +305,34 @@ mod tests {
         let known = history.of(output).unwrap().unwrap();
         assert_eq!(known.last, Some(record(&[(Kind::Input, "a", "3")])));
         assert_eq!(known.previous, Some(record(&[(Kind::Input, "a", "2")])));
+    }
+
+    #[test]
+    fn outputs_that_were_made_together_share_a_history() {
+        let directory = tempfile::tempdir().unwrap();
+        let history = History::new(directory.path().join("history"));
+        let [object, depfile] = ["/w/a.o", "/w/a.d"].map(PathBuf::from);
+        let made = |outputs: &[&PathBuf], value| {
+            let outputs: Vec<_> = outputs.iter().map(|output| (*output).clone()).collect();
+            history.add(&outputs, record(&[(Kind::Input, "a", value)])).unwrap();
+        };
+        let known = |output: &Path| {
+            let known = history.of(output).unwrap().unwrap();
+            let value =
+                |record: CommandRecord| String::from_utf8(record.ingredients[0].value.clone()).unwrap();
+            (known.last.map(value).unwrap(), known.previous.map(value))
+        };
+        let is_shared = || inode(&history.file_of(&object)) == inode(&history.file_of(&depfile));
+        made(&[&object, &depfile], "1");
+        made(&[&object, &depfile], "2");
+        assert!(is_shared());
+        assert_eq!(known(&depfile), ("2".to_owned(), Some("1".to_owned())));
+        // Others made one of them alone.
+        made(&[&object], "3");
+        assert_eq!(known(&depfile), ("2".to_owned(), Some("1".to_owned())));
+        made(&[&object, &depfile], "4");
+        assert!(!is_shared());
+        assert_eq!(known(&object), ("4".to_owned(), Some("3".to_owned())));
+        assert_eq!(known(&depfile), ("4".to_owned(), Some("2".to_owned())));
     }
 }
