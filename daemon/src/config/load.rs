@@ -6,6 +6,9 @@ use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 
 use toml::Table;
 use toml::Value;
@@ -21,6 +24,52 @@ const SECTIONS: &[&str] = &["remote", "exec", "workspace", "cache", "status"];
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(String);
+
+/// The configuration that was parsed last, for all commands of a build that have the same.
+#[derive(Default)]
+pub struct Configurations {
+    last: Mutex<Option<Parsed>>,
+}
+
+struct Parsed {
+    path: PathBuf,
+    text: String,
+    /// Those that may override something.
+    variables: Vec<(OsString, OsString)>,
+    config: Arc<Config>,
+}
+
+impl Configurations {
+    /// Like [`load`], but parses only what is another text than the last one's, or has other variables.
+    ///
+    /// # Errors
+    /// As [`load`].
+    pub fn load(
+        &self,
+        env: &[(OsString, OsString)],
+        cwd: &Path,
+        default_file: &Path,
+    ) -> Result<Arc<Config>, ConfigError> {
+        let (path, text) = read(env, cwd, default_file)?;
+        let may_override = |(name, _): &&(OsString, OsString)| name.as_encoded_bytes().starts_with(b"FARCC_");
+        let is_last = |last: &&Parsed| {
+            last.path == path
+                && last.text == text
+                && env.iter().filter(may_override).eq(last.variables.iter())
+        };
+        let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = last().as_ref().filter(is_last) {
+            return Ok(Arc::clone(&last.config));
+        }
+        let config = Arc::new(parse(&path, &text, env)?.0);
+        // Any variable may stand behind a dollar, which has other spellings.
+        if !text.contains(['$', '\\']) {
+            let variables = env.iter().filter(may_override).cloned().collect();
+            *last() = Some(Parsed { path, text, variables, config: Arc::clone(&config) });
+        }
+        Ok(config)
+    }
+}
 
 /// The configuration for a command in `cwd` with environment `env`. `default_file` is the file in the user's
 /// configuration directory, which `FARCC_CONFIG` replaces; only the latter must exist.
@@ -53,6 +102,16 @@ pub fn load_with_sources(
     cwd: &Path,
     default_file: &Path,
 ) -> Result<(Config, Sources), ConfigError> {
+    let (path, text) = read(env, cwd, default_file)?;
+    parse(&path, &text, env)
+}
+
+/// The path of the configuration file, and what stands in it.
+fn read(
+    env: &[(OsString, OsString)],
+    cwd: &Path,
+    default_file: &Path,
+) -> Result<(PathBuf, String), ConfigError> {
     let named = env_value(env, "FARCC_CONFIG").filter(|path| !path.is_empty());
     let path = named.map_or_else(|| default_file.to_owned(), |named| cwd.join(named));
     let text = match std::fs::read_to_string(&path) {
@@ -60,22 +119,26 @@ pub fn load_with_sources(
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => String::new(),
         Err(error) => return Err(ConfigError(format!("read {}: {error}", path.display()))),
     };
+    Ok((path, text))
+}
+
+fn parse(path: &Path, text: &str, env: &[(OsString, OsString)]) -> Result<(Config, Sources), ConfigError> {
     let in_file =
         |problem: &dyn std::fmt::Display| ConfigError(format!("read {}: {problem}", path.display()));
-    let mut table: Table = toml::from_str(&text).map_err(|error| in_file(&error))?;
+    let mut table: Table = toml::from_str(text).map_err(|error| in_file(&error))?;
     for (_, value) in &mut table {
-        expand(value, &text, env).map_err(|problem| in_file(&problem))?;
+        expand(value, text, env).map_err(|problem| in_file(&problem))?;
     }
     let expanded = Config::deserialize_table(table.clone());
     if let Err(error) = &expanded {
         // The same error has its line when it comes from the text itself; there, variables are not expanded.
-        let in_text = toml::from_str::<Config>(&text).err().filter(|same| same.message() == error.message());
+        let in_text = toml::from_str::<Config>(text).err().filter(|same| same.message() == error.message());
         return Err(in_file(in_text.as_ref().unwrap_or(error)));
     }
     let mut sources = Sources::new();
     for (section, value) in &table {
         let keys = value.as_table().map(|keys| keys.keys().cloned().collect()).unwrap_or(vec![String::new()]);
-        let of_file = |key| ((section.clone(), key), Source::File(path.clone()));
+        let of_file = |key| ((section.clone(), key), Source::File(path.to_owned()));
         sources.extend(keys.into_iter().map(of_file));
     }
     for (variable, value) in env {
@@ -276,6 +339,28 @@ mod tests {
     #[expect(clippy::needless_pass_by_value, reason = "expect! yields values")]
     fn check_error(text: &str, env: &[(&str, &str)], expected: Expect) {
         expected.assert_eq(&load_text(text, env).unwrap_err().to_string());
+    }
+
+    #[test]
+    fn what_is_the_same_is_parsed_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("farcc.toml");
+        let configurations = Configurations::default();
+        let load = |text: &str, env: &[(&str, &str)]| {
+            std::fs::write(&path, text).unwrap();
+            let env: Vec<_> = env.iter().map(|(name, value)| (name.into(), value.into())).collect();
+            configurations.load(&env, Path::new("/"), &path).unwrap()
+        };
+        let first = load("[exec]\njobs = 3\n", &[("A", "1")]);
+        assert!(Arc::ptr_eq(&first, &load("[exec]\njobs = 3\n", &[("A", "2")])));
+        assert_eq!(load("[exec]\njobs = 3\n", &[("FARCC_EXEC_JOBS", "4")]).exec.jobs, 4);
+        assert_eq!(load("[exec]\njobs = 3\n", &[]).exec.jobs, 3);
+        assert_eq!(load("[exec]\njobs = 5\n", &[]).exec.jobs, 5);
+        for dollar in ["$", "\\u0024"] {
+            let text = format!("[exec]\nsalt = \"{dollar}A\"\n");
+            assert_eq!(load(&text, &[("A", "1")]).exec.salt, "1");
+            assert_eq!(load(&text, &[("A", "2")]).exec.salt, "2");
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ use serde::Serializer;
 use serde::de::Error as _;
 
 pub use load::ConfigError;
+pub use load::Configurations;
 pub use load::Source;
 pub use load::Sources;
 pub use load::load;

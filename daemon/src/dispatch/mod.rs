@@ -35,9 +35,9 @@ use crate::compiler::Task;
 use crate::compiler::Toolchains;
 use crate::compiler::resolve;
 use crate::config::Config;
+use crate::config::Configurations;
 use crate::config::Remote;
 use crate::config::Strategy;
-use crate::config::load;
 use crate::executor::remote::RemoteExecutor;
 use crate::files::Files;
 use crate::history::History;
@@ -90,6 +90,7 @@ pub enum Verdict {
 
 /// What all commands share.
 pub struct Dispatcher {
+    configurations: Arc<Configurations>,
     files: Arc<Files>,
     scans: Arc<Memo>,
     toolchains: Toolchains,
@@ -184,6 +185,7 @@ impl Dispatcher {
         sources: DiskSources,
     ) -> Dispatcher {
         Dispatcher {
+            configurations: Arc::default(),
             scans: Arc::new(Memo::new(sources)),
             toolchains: Toolchains::new(Arc::clone(&files), directories.state.join("toolchains")),
             files,
@@ -377,9 +379,10 @@ impl Dispatcher {
     /// Reads the files that a command names for itself: its configuration, wrapper scripts and response files.
     async fn read(&self, invocation: &Arc<Invocation>) -> Result<Read, Reason> {
         let (invocation, default_file) = (Arc::clone(invocation), self.directories.config_file.clone());
+        let configurations = Arc::clone(&self.configurations);
         in_background(move || {
-            let config = load(&invocation.env, &invocation.cwd, &default_file);
-            let config = config.map(Arc::new).map_err(|error| Reason::Configuration(error.to_string()));
+            let config = configurations.load(&invocation.env, &invocation.cwd, &default_file);
+            let config = config.map_err(|error| Reason::Configuration(error.to_string()));
             let (executed, task) = resolve(&invocation);
             Read { config, executed, task }
         })
