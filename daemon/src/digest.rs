@@ -10,6 +10,9 @@ use sha1::Sha1;
 use sha2::Digest as _;
 use sha2::Sha256;
 
+/// How much of a file is read at a time, in bytes. On the stack: a heap would clear that much memory for each small file.
+pub const BUFFER_BYTES: usize = 32 * 1024;
+
 /// How digests are computed. Everything on this machine is kept under SHA-256; clusters may want another one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DigestFunction {
@@ -254,7 +257,7 @@ impl Hasher {
     /// # Errors
     /// Whatever the reader fails with.
     pub fn read(&mut self, reader: &mut impl Read) -> io::Result<()> {
-        let mut buffer = vec![0; 64 * 1024];
+        let mut buffer = [0; BUFFER_BYTES];
         loop {
             match reader.read(&mut buffer) {
                 Ok(0) => return Ok(()),

@@ -26,6 +26,11 @@ pub fn is_system(path: &Path) -> bool {
     SYSTEM_DIRECTORIES.iter().any(|directory| path.starts_with(directory))
 }
 
+/// Whether something in the directory `path` (absolute) lies in a directory of [`SYSTEM_DIRECTORIES`], or is one.
+pub fn is_above_system(path: &Path) -> bool {
+    is_system(path) || SYSTEM_DIRECTORIES.iter().any(|directory| Path::new(directory).starts_with(path))
+}
+
 /// `path` as seen from `cwd`, without resolving `.`, `..` or symlinks: what the kernel would open.
 pub fn absolute(cwd: &Path, path: &Path) -> PathBuf {
     cwd.join(path)
@@ -95,5 +100,10 @@ mod tests {
         assert!(is_system(Path::new("/usr/include/stdio.h")));
         assert!(!is_system(Path::new("/usrlocal/a.h")));
         assert!(!is_system(Path::new("/home/u/usr/a.h")));
+        for (path, is_above) in
+            [("/", true), ("/etc", true), ("/usr/x", true), ("/etc/alt", false), ("/home", false)]
+        {
+            assert_eq!(is_above_system(Path::new(path)), is_above, "{path}");
+        }
     }
 }

@@ -29,6 +29,7 @@ use farccd::dispatch::Dispatcher;
 use farccd::executor::remote::Fetched;
 use farccd::executor::remote::RemoteExecutor;
 use farccd::files::InputFile;
+use farccd::listings::Listings;
 use farccd::reapi::proto;
 use farccd::stats::Stats;
 use farccd::store::Store;
@@ -85,7 +86,7 @@ fn action(project: &Path, inputs: Vec<Arc<InputFile>>) -> Action {
         platform: &BTreeMap::new(),
         timeout: Duration::from_secs(60),
     };
-    Action::new(&spec, inputs, &circumstances).unwrap()
+    Action::new(&spec, inputs, &circumstances, &Listings::default()).unwrap()
 }
 
 #[test]

@@ -90,7 +90,7 @@ impl Draft {
         if !edited {
             return Err(INCOMPLETE.to_owned());
         }
-        self.input_root.files.push((digest, program.to_owned()));
+        self.input_root.files.push((digest, program.into()));
         self.action.input_root_digest = Some(self.input_root.digest.into());
         Ok(())
     }
@@ -107,7 +107,7 @@ impl Draft {
             if !self.input_root.add_file(file.path.parent().ok_or(INCOMPLETE)?, node) {
                 return Err(format!("{} cannot be added to the tree", file.path.display()));
             }
-            self.input_root.files.push((file.digest, file.path.clone()));
+            self.input_root.files.push((file.digest, file.path.as_path().into()));
         }
         self.action.input_root_digest = Some(self.input_root.digest.into());
         Ok(())

@@ -12,12 +12,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Component;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
+use foldhash::fast::RandomState;
 use prost::Message;
 
 use crate::digest::Digest;
 use crate::files::Version;
+use crate::listings::Listing;
+use crate::listings::Listings;
 use crate::paths;
 use crate::relocation::Relocation;
 
@@ -27,14 +31,19 @@ const MAX_SYMLINKS: usize = 40;
 /// How deep a tree may be. Trees are walked by recursion, here and on servers.
 const MAX_DEPTH: usize = 256;
 
+/// How many files of a directory are looked at one by one, before its names are asked for.
+const FEW_FILES: usize = 8;
+
 /// An input tree under construction.
-#[derive(Default)]
-pub struct InputRootBuilder {
-    root: DirectoryTree,
+pub struct InputRootBuilder<'a> {
+    listings: &'a Listings,
+    /// The first one is the root.
+    trees: Vec<DirectoryTree>,
     /// What `lstat` said of physical paths; valid for the one command that this builder serves.
-    kinds: HashMap<PathBuf, Kind>,
-    /// Where directories lead, by the names under which files were asked for in them.
-    directories: HashMap<PathBuf, Located>,
+    kinds: HashMap<PathBuf, Kind, RandomState>,
+    /// Where directories lead, by the names under which files were asked for in them. By `OsString`: a `Path` hashes
+    /// component by component, which takes several times as long.
+    places: HashMap<OsString, Place, RandomState>,
 }
 
 /// A finished input tree: a Merkle tree of REAPI `Directory` messages and the files in it.
@@ -45,7 +54,7 @@ pub struct InputRoot {
     /// Every `Directory` message of the tree, encoded.
     pub directories: Vec<(Digest, Vec<u8>)>,
     /// Every file of the tree: digest of its bytes and where they are on this machine.
-    pub files: Vec<(Digest, PathBuf)>,
+    pub files: Vec<(Digest, Arc<Path>)>,
 }
 
 /// Where a path leads on this machine.
@@ -54,7 +63,7 @@ pub enum Located {
     /// Into the image that this machine and the worker share; nothing of it is in the tree.
     System,
     /// To a directory or a file outside the image; the physical path.
-    Here(PathBuf),
+    Here(Arc<Path>),
 }
 
 /// Why a path cannot be in the tree.
@@ -76,15 +85,41 @@ pub enum InputRootError {
     NotUtf8(PathBuf),
 }
 
-#[derive(Default)]
-struct DirectoryTree {
-    entries: BTreeMap<String, Entry>,
-}
+/// The names in one directory.
+type DirectoryTree = BTreeMap<String, Entry>;
 
 enum Entry {
-    Directory(DirectoryTree),
-    File { digest: Digest, is_executable: bool, source: PathBuf },
-    Symlink { target: String },
+    /// Its index.
+    Directory(usize),
+    File {
+        digest: Digest,
+        is_executable: bool,
+        source: Arc<Path>,
+    },
+    Symlink {
+        target: String,
+    },
+}
+
+/// Where a directory leads.
+#[derive(Clone)]
+enum Place {
+    System,
+    Here(Directory),
+}
+
+/// A directory outside the image.
+#[derive(Clone)]
+struct Directory {
+    physical: Arc<Path>,
+    /// Index of its tree.
+    tree: usize,
+    /// Whether something in it may be part of the image.
+    is_above_system: bool,
+    /// How many files in it were looked for.
+    asked: usize,
+    /// The names in it, where they can be vouched for.
+    listing: Option<Arc<Listing>>,
 }
 
 #[derive(Clone)]
@@ -94,26 +129,38 @@ enum Kind {
     Symlink(PathBuf),
 }
 
-impl InputRootBuilder {
+impl InputRootBuilder<'_> {
+    /// An empty tree. The names in directories are those of `listings`, where it can tell.
+    pub fn new(listings: &Listings) -> InputRootBuilder<'_> {
+        InputRootBuilder {
+            listings,
+            trees: vec![DirectoryTree::new()],
+            kinds: HashMap::default(),
+            places: HashMap::default(),
+        }
+    }
+
     /// Adds the file that `path` (absolute, as the compiler opens it) leads to, with every symlink on the way.
     ///
     /// # Errors
     /// When the path leads nowhere or to no file, or has a name that is not UTF-8.
     pub fn add_file(&mut self, path: &Path, version: &Version) -> Result<Located, InputRootError> {
-        let located = self.resolve(path)?;
-        if let Located::Here(physical) = &located {
-            let (Some(parent), Some(name)) = (physical.parent(), physical.file_name()) else {
-                return Err(io_error(path, io::ErrorKind::IsADirectory.into()));
-            };
-            let entry = Entry::File {
-                digest: version.digest,
-                is_executable: version.fingerprint.is_executable(),
-                source: physical.clone(),
-            };
-            let name = utf8(name, physical)?;
-            self.directory(parent)?.entries.insert(name, entry);
-        }
-        Ok(located)
+        let (physical, tree) = match self.plain_file(path) {
+            Some((Located::System, _)) => return Ok(Located::System),
+            Some((Located::Here(physical), tree)) => (physical, tree),
+            None => {
+                let Located::Here(physical) = self.follow(path)? else { return Ok(Located::System) };
+                let parent = physical.parent();
+                let parent = parent.ok_or_else(|| io_error(path, io::ErrorKind::IsADirectory.into()))?;
+                let tree = self.directory(parent)?;
+                (physical, tree)
+            }
+        };
+        let name = physical.file_name().ok_or_else(|| io_error(path, io::ErrorKind::IsADirectory.into()))?;
+        let (digest, is_executable) = (version.digest, version.fingerprint.is_executable());
+        let source = Arc::clone(&physical);
+        self.trees[tree].insert(utf8(name, &physical)?, Entry::File { digest, is_executable, source });
+        Ok(Located::Here(physical))
     }
 
     /// Adds a directory, perhaps empty: a working directory, a directory of the search path.
@@ -121,7 +168,7 @@ impl InputRootBuilder {
     /// # Errors
     /// As [`add_file`](Self::add_file).
     pub fn add_directory(&mut self, path: &Path) -> Result<Located, InputRootError> {
-        let located = self.resolve(path)?;
+        let located = self.follow(path)?;
         if let Located::Here(physical) = &located {
             if physical.parent().is_some() && !matches!(self.kind(physical), Ok(Kind::Directory)) {
                 return Err(io_error(path, io::ErrorKind::NotADirectory.into()));
@@ -136,47 +183,63 @@ impl InputRootBuilder {
     /// # Errors
     /// The path of a symlink that leads into one of them, or out of it.
     pub fn relocate(&mut self, relocation: &Relocation) -> Result<(), PathBuf> {
-        check_symlinks(&self.root, Path::new("/"), relocation)?;
+        self.check_symlinks(0, Path::new("/"), relocation)?;
         for root in relocation.roots() {
-            if let Some(tree) = detach(&mut self.root, &root.here) {
+            if let Some(tree) = self.detach(0, &root.here) {
                 let place = self.directory(&root.there).map_err(|_| root.there.clone())?;
-                *place = tree;
+                self.trees[place] = std::mem::take(&mut self.trees[tree]);
             }
         }
         Ok(())
     }
 
     /// The finished tree.
-    pub fn build(self) -> InputRoot {
+    pub fn build(mut self) -> InputRoot {
         let mut input_root =
             InputRoot { digest: Digest::empty(), directories: Vec::new(), files: Vec::new() };
-        input_root.digest = input_root.add(self.root);
+        input_root.digest = input_root.add(&mut self.trees, 0);
         input_root
     }
 
-    /// Follows `path` as the kernel would, recording each directory and symlink on the way. The many files of one directory
-    /// share the way to it.
-    fn resolve(&mut self, path: &Path) -> Result<Located, InputRootError> {
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return self.follow(path) };
-        if !self.directories.contains_key(parent) {
-            // What is wrong with it is said of the whole path.
-            let Ok(located) = self.follow(parent) else { return self.follow(path) };
-            self.directories.insert(parent.to_owned(), located);
+    /// Where a file leads that is no symlink itself, and the index of its directory's tree. The many files of one directory
+    /// share the way to it. None: it must be followed.
+    fn plain_file(&mut self, path: &Path) -> Option<(Located, usize)> {
+        let (parent, name) = (path.parent()?, path.file_name()?);
+        if !self.places.contains_key(parent.as_os_str()) {
+            let place = self.place(parent)?;
+            self.places.insert(parent.as_os_str().to_owned(), place);
         }
-        let candidate = match self.directories.get(parent) {
-            Some(Located::Here(physical)) => physical.join(name),
-            Some(Located::System) => return Ok(Located::System),
-            None => return self.follow(path),
+        let directory = match self.places.get_mut(parent.as_os_str())? {
+            Place::Here(directory) => directory,
+            Place::System => return Some((Located::System, 0)),
         };
-        if paths::is_system(&candidate) {
-            return self.follow(path);
+        directory.asked += 1;
+        if directory.asked == FEW_FILES {
+            directory.listing = self.listings.of(&directory.physical);
         }
-        match self.kind(&candidate) {
-            Ok(Kind::File) => Ok(Located::Here(candidate)),
-            Ok(Kind::Directory | Kind::Symlink(_)) | Err(_) => self.follow(path),
+        let (physical, tree) = (directory.physical.join(name), directory.tree);
+        if directory.is_above_system && paths::is_system(&physical) {
+            return None;
         }
+        let listing = directory.listing.as_ref();
+        let name = name.as_bytes();
+        if !listing.is_some_and(|listing| listing.has(name) && !listing.has_link(name))
+            && !matches!(self.kind(&physical), Ok(Kind::File))
+        {
+            return None;
+        }
+        Some((Located::Here(physical.into()), tree))
     }
 
+    /// None: something is wrong with it, which is said of the whole path.
+    fn place(&mut self, path: &Path) -> Option<Place> {
+        let Located::Here(physical) = self.follow(path).ok()? else { return Some(Place::System) };
+        let tree = self.directory(&physical).ok()?;
+        let is_above_system = paths::is_above_system(&physical);
+        Some(Place::Here(Directory { physical, tree, is_above_system, asked: 0, listing: None }))
+    }
+
+    /// Follows `path` as the kernel would, recording each directory and symlink on the way.
     fn follow(&mut self, path: &Path) -> Result<Located, InputRootError> {
         let mut rest: VecDeque<OsString> = path.components().map(|c| c.as_os_str().to_owned()).collect();
         let mut current = PathBuf::from("/");
@@ -210,7 +273,7 @@ impl InputRootBuilder {
                         }
                         Kind::File if rest.is_empty() => {
                             self.directory(&current)?;
-                            return Ok(Located::Here(candidate));
+                            return Ok(Located::Here(candidate.into()));
                         }
                         Kind::File => return Err(io_error(path, io::ErrorKind::NotADirectory.into())),
                         Kind::Symlink(target) => {
@@ -229,7 +292,7 @@ impl InputRootBuilder {
             }
         }
         self.directory(&current)?;
-        Ok(Located::Here(current))
+        Ok(Located::Here(current.into()))
     }
 
     fn kind(&mut self, path: &Path) -> io::Result<Kind> {
@@ -261,41 +324,80 @@ impl InputRootBuilder {
         };
         let target = utf8(target.as_os_str(), &path)?;
         let name = utf8(name, &path)?;
-        self.directory(parent)?.entries.entry(name).or_insert(Entry::Symlink { target });
+        let tree = self.directory(parent)?;
+        self.trees[tree].entry(name).or_insert(Entry::Symlink { target });
         Ok(())
     }
 
-    /// The tree of the physical directory `path`, made with its parents where it is not there.
-    fn directory(&mut self, path: &Path) -> Result<&mut DirectoryTree, InputRootError> {
-        let mut tree = &mut self.root;
+    /// The index of the tree of the physical directory `path`, made with its parents where it is not there.
+    fn directory(&mut self, path: &Path) -> Result<usize, InputRootError> {
+        let mut tree = 0;
         for (depth, component) in path.components().enumerate().skip(1) {
             if depth >= MAX_DEPTH {
                 return Err(InputRootError::TooDeep(path.to_owned()));
             }
             let name = std::str::from_utf8(component.as_os_str().as_bytes());
             let name = name.map_err(|_| InputRootError::NotUtf8(path.to_owned()))?;
-            // Or a file or symlink that has become a directory while the tree was built.
-            if !matches!(tree.entries.get(name), Some(Entry::Directory(_))) {
-                tree.entries.insert(name.to_owned(), Entry::Directory(DirectoryTree::default()));
-            }
-            let Some(Entry::Directory(below)) = tree.entries.get_mut(name) else {
-                return Err(io_error(path, io::ErrorKind::NotADirectory.into()));
+            tree = match self.trees[tree].get(name) {
+                Some(Entry::Directory(below)) => *below,
+                // Or a file or symlink that has become a directory while the tree was built.
+                _ => {
+                    let below = self.trees.len();
+                    self.trees.push(DirectoryTree::new());
+                    self.trees[tree].insert(name.to_owned(), Entry::Directory(below));
+                    below
+                }
             };
-            tree = below;
         }
         Ok(tree)
+    }
+
+    /// Takes a directory out of the tree, with those above it that hold nothing else. Returns its index.
+    fn detach(&mut self, tree: usize, path: &Path) -> Option<usize> {
+        let mut components = path.strip_prefix("/").unwrap_or(path).components();
+        let name = components.next()?.as_os_str().to_str()?;
+        let Some(Entry::Directory(below)) = self.trees[tree].get(name) else { return None };
+        let (below, rest) = (*below, components.as_path());
+        let is_it = rest.as_os_str().is_empty();
+        let detached = if is_it { below } else { self.detach(below, rest)? };
+        if is_it || self.trees[below].is_empty() {
+            self.trees[tree].remove(name);
+        }
+        Some(detached)
+    }
+
+    /// # Errors
+    /// The path of a symlink that leads from one directory of the workspace to another place, or from another place into
+    /// one.
+    fn check_symlinks(&self, tree: usize, path: &Path, relocation: &Relocation) -> Result<(), PathBuf> {
+        for (name, entry) in &self.trees[tree] {
+            match entry {
+                Entry::Directory(below) => self.check_symlinks(*below, &path.join(name), relocation)?,
+                Entry::File { .. } => {}
+                Entry::Symlink { target } => {
+                    let whole = path.join(target);
+                    let root =
+                        |path: &Path| relocation.roots().iter().position(|root| path.starts_with(&root.here));
+                    let path = path.join(name);
+                    if relocation.crosses(&whole) || root(&path) != root(&paths::lexically_normal(&whole)) {
+                        return Err(path);
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 }
 
 impl InputRoot {
-    /// Encodes `tree` in REAPI's canonical form, children first: entries sorted by name, as a `BTreeMap` of
+    /// Encodes one of `trees` in REAPI's canonical form, children first: entries sorted by name, as a `BTreeMap` of
     /// UTF-8 strings is.
-    fn add(&mut self, tree: DirectoryTree) -> Digest {
+    fn add(&mut self, trees: &mut [DirectoryTree], tree: usize) -> Digest {
         let mut directory = re::Directory::default();
-        for (name, entry) in tree.entries {
+        for (name, entry) in std::mem::take(&mut trees[tree]) {
             match entry {
                 Entry::Directory(below) => {
-                    let digest = Some(self.add(below).into());
+                    let digest = Some(self.add(trees, below).into());
                     directory.directories.push(re::DirectoryNode { name, digest });
                 }
                 Entry::File { digest, is_executable, source } => {
@@ -314,46 +416,6 @@ impl InputRoot {
         self.directories.push((digest, bytes));
         digest
     }
-}
-
-/// Takes a directory out of the tree, with those above it that hold nothing else.
-fn detach(tree: &mut DirectoryTree, path: &Path) -> Option<DirectoryTree> {
-    let mut components = path.strip_prefix("/").unwrap_or(path).components();
-    let name = components.next()?.as_os_str().to_str()?;
-    let rest = components.as_path();
-    if rest.as_os_str().is_empty() {
-        return match tree.entries.remove(name) {
-            Some(Entry::Directory(detached)) => Some(detached),
-            _ => None,
-        };
-    }
-    let Some(Entry::Directory(below)) = tree.entries.get_mut(name) else { return None };
-    let detached = detach(below, rest);
-    if below.entries.is_empty() {
-        tree.entries.remove(name);
-    }
-    detached
-}
-
-/// # Errors
-/// The path of a symlink that leads from one directory of the workspace to another place, or from another place into one.
-fn check_symlinks(tree: &DirectoryTree, path: &Path, relocation: &Relocation) -> Result<(), PathBuf> {
-    for (name, entry) in &tree.entries {
-        let path = path.join(name);
-        match entry {
-            Entry::Directory(below) => check_symlinks(below, &path, relocation)?,
-            Entry::File { .. } => {}
-            Entry::Symlink { target } => {
-                let whole = path.parent().unwrap_or(Path::new("/")).join(target);
-                let root =
-                    |path: &Path| relocation.roots().iter().position(|root| path.starts_with(&root.here));
-                if relocation.crosses(&whole) || root(&path) != root(&paths::lexically_normal(&whole)) {
-                    return Err(path);
-                }
-            }
-        }
-    }
-    Ok(())
 }
 
 fn utf8(name: &OsStr, path: &Path) -> Result<String, InputRootError> {
@@ -376,8 +438,12 @@ mod tests {
 
     /// The lines of the tree below the scratch directory, for a set of paths relative to it.
     fn tree(scratch: &Path, paths: &[&str]) -> Result<Vec<String>, InputRootError> {
+        tree_by(&Listings::default(), scratch, paths)
+    }
+
+    fn tree_by(listings: &Listings, scratch: &Path, paths: &[&str]) -> Result<Vec<String>, InputRootError> {
         let files = Files::default();
-        let mut builder = InputRootBuilder::default();
+        let mut builder = InputRootBuilder::new(listings);
         for path in paths {
             let path = scratch.join(path);
             match files.version(&path) {
@@ -438,6 +504,35 @@ mod tests {
     }
 
     #[test]
+    fn many_files_of_a_directory_are_found_like_a_few() {
+        let (_guard, scratch) = scratch();
+        std::fs::create_dir(scratch.join("far")).unwrap();
+        std::fs::create_dir(scratch.join("many")).unwrap();
+        std::fs::write(scratch.join("far/x.h"), "").unwrap();
+        let names: Vec<String> = (0..3 * FEW_FILES).map(|number| format!("many/{number:02}.h")).collect();
+        for name in &names {
+            std::fs::write(scratch.join(name), "").unwrap();
+        }
+        // By then, everything was changed long ago.
+        let listings =
+            Listings::with_clock(|| std::time::SystemTime::now() + std::time::Duration::from_secs(60));
+        let mut paths: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut expected = [&["many/"], paths.as_slice()].concat();
+        assert_eq!(tree_by(&listings, &scratch, &paths).unwrap(), expected);
+        // The last one becomes a link, and there is another one.
+        let last = scratch.join(paths[paths.len() - 1]);
+        std::fs::remove_file(&last).unwrap();
+        symlink("../far/x.h", &last).unwrap();
+        symlink("00.h", scratch.join("many/zz.h")).unwrap();
+        paths.push("many/zz.h");
+        expected.pop();
+        let link = format!("many/{} -> ../far/x.h", last.file_name().unwrap().display());
+        expected.splice(0..0, ["far/", "far/x.h"]);
+        expected.extend([link.as_str(), "many/zz.h -> 00.h"]);
+        assert_eq!(tree_by(&listings, &scratch, &paths).unwrap(), expected);
+    }
+
+    #[test]
     fn the_second_file_of_a_directory_is_found_like_the_first() {
         let (_guard, scratch) = scratch();
         std::fs::create_dir_all(scratch.join("real/sub")).unwrap();
@@ -491,10 +586,11 @@ mod tests {
         std::fs::write(scratch.join("x.h"), "").unwrap();
         let version = Files::default().version(&scratch.join("x.h")).unwrap();
         for (way, expected) in [
-            (format!("/usr/lib/../..{}/x.h", scratch.display()), Located::Here(scratch.join("x.h"))),
+            (format!("/usr/lib/../..{}/x.h", scratch.display()), Located::Here(scratch.join("x.h").into())),
             ("/usr/bin/../bin/env".to_owned(), Located::System),
         ] {
-            let located = InputRootBuilder::default().add_file(Path::new(&way), &version).unwrap();
+            let located =
+                InputRootBuilder::new(&Listings::default()).add_file(Path::new(&way), &version).unwrap();
             assert_eq!(located, expected, "{way}");
         }
     }
@@ -504,7 +600,8 @@ mod tests {
         let (_guard, scratch) = scratch();
         std::fs::write(scratch.join("a.c"), "").unwrap();
         let path = scratch.join("a.c");
-        let mut builder = InputRootBuilder::default();
+        let listings = Listings::default();
+        let mut builder = InputRootBuilder::new(&listings);
         builder.add_file(&path, &Files::default().version(&path).unwrap()).unwrap();
         let error = builder.add_directory(&path).unwrap_err();
         assert!(matches!(error, InputRootError::Io { .. }), "{error}");
@@ -516,7 +613,7 @@ mod tests {
         let (_guard, scratch) = scratch();
         let deep = scratch.join("d/".repeat(1500));
         std::fs::create_dir_all(&deep).unwrap();
-        let error = InputRootBuilder::default().add_directory(&deep).unwrap_err();
+        let error = InputRootBuilder::new(&Listings::default()).add_directory(&deep).unwrap_err();
         assert!(matches!(error, InputRootError::TooDeep(_)), "{error}");
     }
 
@@ -536,7 +633,8 @@ mod tests {
         }
         let files = Files::default();
         let digest = |names: &[&str]| {
-            let mut builder = InputRootBuilder::default();
+            let listings = Listings::default();
+            let mut builder = InputRootBuilder::new(&listings);
             for name in names {
                 let path = scratch.join(name);
                 builder.add_file(&path, &files.version(&path).unwrap()).unwrap();
@@ -553,14 +651,15 @@ mod tests {
         let path = scratch.join(OsStr::from_bytes(b"\xff.h"));
         std::fs::write(&path, "").unwrap();
         let version = Files::default().version(&path).unwrap();
-        let error = InputRootBuilder::default().add_file(&path, &version).unwrap_err();
+        let error = InputRootBuilder::new(&Listings::default()).add_file(&path, &version).unwrap_err();
         assert!(matches!(error, InputRootError::NotUtf8(_)), "{error}");
     }
 
     /// The top of a tree with these files after a workspace was moved, or where a symlink leads across its border.
     fn moved(roots: &[&Path], paths: &[PathBuf]) -> Result<Vec<String>, PathBuf> {
         let files = Files::default();
-        let mut builder = InputRootBuilder::default();
+        let listings = Listings::default();
+        let mut builder = InputRootBuilder::new(&listings);
         for path in paths {
             match files.version(path) {
                 Ok(version) => builder.add_file(path, &version).unwrap(),

@@ -27,6 +27,7 @@ use crate::compiler::ExpectedOutput;
 use crate::digest::Digest;
 use crate::digest::Hasher;
 use crate::files::InputFile;
+use crate::listings::Listings;
 use crate::reason::Reason;
 
 pub use checkout::Checkout;
@@ -125,7 +126,7 @@ pub enum ActionError {
 }
 
 impl Action {
-    /// Builds the action.
+    /// Builds the action. `listings`: of the directories of this machine.
     ///
     /// # Errors
     /// See [`ActionError`].
@@ -133,8 +134,9 @@ impl Action {
         spec: &CommandSpec,
         inputs: Vec<Arc<InputFile>>,
         circumstances: &Circumstances,
+        listings: &Listings,
     ) -> Result<Action, ActionError> {
-        let mut builder = InputRootBuilder::default();
+        let mut builder = InputRootBuilder::new(listings);
         let cwd = match builder.add_directory(spec.cwd).map_err(Reason::from)? {
             Located::Here(cwd) => cwd,
             Located::System => return Err(Reason::SystemPath(spec.cwd.display().to_string()).into()),
@@ -168,7 +170,7 @@ impl Action {
             builder.relocate(relocation).map_err(|path| {
                 ActionError::Bound(format!("the symlink {} leads across the workspace", path.display()))
             })?;
-            working_directory = relocation.there(&working_directory);
+            working_directory = relocation.there(&working_directory).into();
         }
         let input_root = builder.build();
         let platform = platform(circumstances.platform);
@@ -314,7 +316,7 @@ pub(super) mod tests {
         };
         change(&mut spec, &mut circumstances);
         let inputs = vec![input(scratch.join("a.c")), input("/usr/include/stdio.h".into())];
-        Action::new(&spec, inputs, &circumstances).unwrap()
+        Action::new(&spec, inputs, &circumstances, &Listings::default()).unwrap()
     }
 
     /// An action with a few inputs, and the directory that holds them.

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::path::PathBuf;
+use std::sync::Arc;
 
 use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
 use prost::DecodeError;
@@ -27,7 +27,7 @@ pub struct RemoteAction {
     /// Every `Directory` message of the input tree, encoded.
     pub directories: Vec<(Digest, Vec<u8>)>,
     /// Every file of the input tree: digest of its bytes and where they are on this machine.
-    pub files: Vec<(Digest, PathBuf)>,
+    pub files: Vec<(Digest, Arc<Path>)>,
     /// The names of its outputs, relative to its working directory.
     pub outputs: Vec<String>,
 }

@@ -345,7 +345,7 @@ mod tests {
         assert_eq!(command.output_paths, [format!("{}/a.o", &directory[1..])]);
         assert_eq!(rooted.action.key, action.key);
         assert_ne!(rooted.action.digest, action.digest);
-        let program = (worker::digest(), PathBuf::from("/program"));
+        let program = (worker::digest(), Arc::from(Path::new("/program")));
         assert!(rooted.action.input_root.files.contains(&program));
         let top = rooted.action.input_root.chain(Path::new("/")).unwrap();
         assert!(top[0].files.iter().any(|file| file.name == "farcc-worker" && file.is_executable));
@@ -368,7 +368,7 @@ mod tests {
         let directory = root.chain(Path::new("/usr/include/b")).unwrap().pop().unwrap();
         assert_eq!(names(&directory).collect::<Vec<_>>(), ["w.h", "x.h"]);
         for file in brought {
-            assert!(root.files.contains(&(file.digest, file.path)));
+            assert!(root.files.contains(&(file.digest, file.path.into())));
         }
     }
 

@@ -523,6 +523,7 @@ mod tests {
     use crate::compiler::OutputKind;
     use crate::dispatch::claims::Claims;
     use crate::files::Files;
+    use crate::listings::Listings;
 
     /// The action of compiling `a.c`, as it is prepared at this moment.
     fn prepared(scratch: &Path) -> Action {
@@ -539,7 +540,8 @@ mod tests {
         let (toolchain, timeout) = (Digest::empty(), Duration::ZERO);
         let circumstances = Circumstances { toolchain, salt: "", platform: &platform, timeout };
         let version = Files::default().version(&path).unwrap();
-        Action::new(&spec, vec![Arc::new(InputFile { path, version })], &circumstances).unwrap()
+        let inputs = vec![Arc::new(InputFile { path, version })];
+        Action::new(&spec, inputs, &circumstances, &Listings::default()).unwrap()
     }
 
     #[test]

@@ -35,6 +35,7 @@ use crate::dispatch::policy::matching_route;
 use crate::dispatch::sharing;
 use crate::dispatch::sharing::Mention;
 use crate::dispatch::sharing::Sharing;
+use crate::listings::Listings;
 use crate::paths;
 use crate::preprocessor::Family;
 use crate::reason::Reason;
@@ -75,6 +76,7 @@ impl Dispatcher {
         let properties = platform.clone();
         let (salt, timeout) = (exec.salt.clone(), exec.timeout);
         let (shared, sharing) = (exec.paths == Paths::Shared, Arc::clone(&self.sharing));
+        let scans = Arc::clone(&self.scans);
         let workspace = config.workspace.clone();
         let wants_relative = matches!(exec.root, Root::Auto | Root::Relative);
         let (compile, invocation) = (Arc::clone(compile), Arc::clone(invocation));
@@ -87,6 +89,7 @@ impl Dispatcher {
                 invocation: &invocation,
                 toolchain: &toolchain,
                 circumstances: &circumstances,
+                listings: scans.sources().listings(),
             };
             let mut bound = None;
             let mut relative = Err("it is not asked for".to_owned());
@@ -117,6 +120,7 @@ struct Subject<'a> {
     invocation: &'a Invocation,
     toolchain: &'a Toolchain,
     circumstances: &'a Circumstances<'a>,
+    listings: &'a Listings,
 }
 
 impl Subject<'_> {
@@ -191,7 +195,7 @@ impl Subject<'_> {
     }
 
     fn action(&self, scanned: Scanned, checkout: Option<Checkout>) -> Result<Action, ActionError> {
-        let Subject { compile, invocation, toolchain, circumstances } = *self;
+        let Subject { compile, invocation, toolchain, circumstances, listings } = *self;
         let relocation = checkout.as_ref().map(|checkout| &*checkout.relocation);
         let driver = driver_name(compile, invocation);
         if relocation.is_some() && !Path::new(&driver).is_absolute() {
@@ -233,7 +237,7 @@ impl Subject<'_> {
         }
         let cwd = &invocation.cwd;
         let spec = CommandSpec { arguments, environment, cwd, directories, outputs, checkout };
-        Action::new(&spec, scanned.inputs, circumstances)
+        Action::new(&spec, scanned.inputs, circumstances, listings)
     }
 }
 

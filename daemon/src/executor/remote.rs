@@ -130,17 +130,18 @@ impl RemoteExecutor {
     pub async fn remote_action(&self, action: &Arc<Action>) -> Result<RemoteAction, RemoteError> {
         let function = self.capabilities().await?.digest_function;
         let (action, digests) = (Arc::clone(action), Arc::clone(&self.digests));
-        blocking(move || {
+        let translate = move || {
             RemoteAction::new(&action, function, |digest, path| digests.of_file(digest, path, function))
-        })
-        .await?
+        };
+        // In the digests of this machine there is nothing to read.
+        if function == DigestFunction::default() { translate() } else { blocking(translate).await? }
     }
 
     /// Sends what `action` needs while its result is looked for, if that will not be there, going by the last one: a miss
     /// takes two round trips less.
     pub fn send_ahead(&self, action: &RemoteAction) -> Option<Ahead> {
         let is_likely = self.has_missed.load(Ordering::Relaxed);
-        is_likely.then(|| Ahead::start(self.client.clone(), blobs(action)))
+        is_likely.then(|| Ahead::start(self.client.clone(), action.digest, blobs(action)))
     }
 
     /// The result of `action` in the cluster's action cache.
@@ -187,13 +188,17 @@ impl RemoteExecutor {
             inline_output_files: action.outputs.clone(),
             queue_timeout: Some(QUEUE_TIMEOUT),
         };
-        let mut uploaded = match ahead {
-            Some(ahead) => self.while_alive(async { Ok(ahead.landed().await.sent_bytes) }).await?,
-            None => 0,
-        };
+        let (mut uploaded, mut is_there) = (0, false);
+        if let Some(ahead) = ahead {
+            let is_all = ahead.is_for(&action.digest);
+            let landed = self.while_alive(async { Ok(ahead.landed().await) }).await?;
+            (uploaded, is_there) = landed.map_or((0, false), |sent| (sent.sent_bytes, is_all));
+        }
         let mut looked_at_all = false;
         for repair in 0..=MAX_REPAIRS {
-            uploaded += self.while_alive(client.upload(blobs(action))).await?.sent_bytes;
+            if !std::mem::take(&mut is_there) {
+                uploaded += self.while_alive(client.upload(blobs(action))).await?.sent_bytes;
+            }
             let outcome = match client.execute(&action.digest, &options).await {
                 Ok(outcome) => outcome,
                 Err(error) if repair < MAX_REPAIRS && !error.missing_digests().is_empty() => {
@@ -252,7 +257,7 @@ impl RemoteExecutor {
                     *field = Some(there.into());
                 }
             }
-            blobs.push(Blob::of_file(there, path));
+            blobs.push(Blob::of_file(there, path.as_path()));
         }
         let sent_bytes = self.noted(self.client.upload(blobs).await)?.sent_bytes;
         let is_taken = self.noted(self.client.update_action_result(&action.digest, result).await)?;
@@ -276,27 +281,22 @@ impl RemoteExecutor {
     ) -> Result<Fetched, RemoteError> {
         let mut downloaded = self.fetch_messages(action, &mut result).await?;
         let function = action.digest.function();
-        let mut wanted = Vec::new();
+        let (mut inline, mut wanted) = (Vec::new(), Vec::new());
         for file in &mut result.output_files {
             let digest = parse(function, file.digest.as_ref())?;
             let contents = std::mem::take(&mut file.contents);
             if contents.len() as u64 == digest.size_bytes() {
                 downloaded += digest.size_bytes();
-                self.put(store, digest, contents.into()).await?;
+                inline.push((digest, contents.into()));
             } else {
                 wanted.push(digest);
             }
         }
-        let mut missing = Vec::new();
-        for digest in wanted {
-            let (store, here) = (Arc::clone(store), self.digests.here(&digest));
-            if !blocking(move || here.is_some_and(|here| store.contains(&here))).await? {
-                missing.push(digest);
-            }
-        }
-        for (digest, bytes) in self.while_alive(self.client.download_many(&missing)).await? {
-            downloaded += digest.size_bytes();
-            self.put(store, digest, bytes).await?;
+        let missing = self.put(store, inline, wanted).await?;
+        if !missing.is_empty() {
+            let fetched = self.while_alive(self.client.download_many(&missing)).await?;
+            downloaded += fetched.keys().map(Digest::size_bytes).sum::<u64>();
+            self.put(store, fetched.into_iter().collect(), Vec::new()).await?;
         }
         for file in &mut result.output_files {
             let digest = parse(function, file.digest.as_ref())?;
@@ -329,25 +329,26 @@ impl RemoteExecutor {
         Ok(downloaded)
     }
 
-    /// Keeps what the cluster sent as the blob `expected`.
+    /// Keeps what the cluster sent. Returns those of `wanted` that are not in the store.
     async fn put(
         &self,
         store: &Arc<Store>,
-        expected: Digest,
-        bytes: bytes::Bytes,
-    ) -> Result<(), RemoteError> {
+        sent: Vec<(Digest, bytes::Bytes)>,
+        mut wanted: Vec<Digest>,
+    ) -> Result<Vec<Digest>, RemoteError> {
         let (store, digests) = (Arc::clone(store), Arc::clone(&self.digests));
         let stored = blocking(move || {
-            if !expected.is_of(&bytes) {
-                return Ok(false);
+            for (expected, bytes) in sent {
+                if !expected.is_of(&bytes) {
+                    let why = format!("fetch {expected}: the cluster sent other bytes");
+                    return Err(RemoteError::Refused(why));
+                }
+                digests.learn(store.put(&bytes)?, expected);
             }
-            digests.learn(store.put(&bytes)?, expected);
-            Ok::<_, StoreError>(true)
+            wanted.retain(|digest| !digests.here(digest).is_some_and(|here| store.contains(&here)));
+            Ok(wanted)
         });
-        match stored.await?? {
-            true => Ok(()),
-            false => Err(RemoteError::Refused(format!("fetch {expected}: the cluster sent other bytes"))),
-        }
+        stored.await?
     }
 
     fn health(&self) -> MutexGuard<'_, Health> {
@@ -420,7 +421,7 @@ fn blobs(action: &RemoteAction) -> Vec<Blob> {
     blobs.extend(
         action.directories.iter().map(|(digest, bytes)| Blob { digest: *digest, content: content(bytes) }),
     );
-    blobs.extend(action.files.iter().map(|(digest, path)| Blob::of_file(*digest, path)));
+    blobs.extend(action.files.iter().map(|(digest, path)| Blob::of_file(*digest, Arc::clone(path))));
     blobs
 }
 

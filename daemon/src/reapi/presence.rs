@@ -7,6 +7,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 use std::time::Instant;
 
+use foldhash::fast::RandomState;
+
 use crate::digest::Digest;
 use crate::reapi::lock;
 
@@ -34,7 +36,7 @@ pub struct Presence {
     capacity: usize,
 }
 
-type Answers = HashMap<Digest, (Known, Instant)>;
+type Answers = HashMap<Digest, (Known, Instant), RandomState>;
 
 #[derive(Default)]
 struct Generations {
@@ -56,15 +58,30 @@ impl Presence {
 
     /// What is known of `digest` at `now`.
     pub fn known(&self, digest: &Digest, now: Instant) -> Option<Known> {
+        self.look(&mut lock(&self.generations), digest, now)
+    }
+
+    /// Those of `items` of whose digest it is not known at `now` that the server has it.
+    pub fn without_present<T>(
+        &self,
+        mut items: Vec<T>,
+        digest: impl Fn(&T) -> &Digest,
+        now: Instant,
+    ) -> Vec<T> {
         let mut generations = lock(&self.generations);
-        let Generations { young, old } = &mut *generations;
+        items.retain(|item| self.look(&mut generations, digest(item), now) != Some(Known::Present));
+        items
+    }
+
+    fn look(&self, generations: &mut Generations, digest: &Digest, now: Instant) -> Option<Known> {
+        let Generations { young, old } = generations;
         let (known, learnt) = *young.get(digest).or_else(|| old.get(digest))?;
         if now.saturating_duration_since(learnt) >= self.time_to_live {
             young.remove(digest);
             old.remove(digest);
             return None;
         }
-        if old.remove(digest).is_some() {
+        if !old.is_empty() && old.remove(digest).is_some() {
             generations.insert(*digest, (known, learnt), self.capacity);
         }
         Some(known)

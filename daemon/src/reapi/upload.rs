@@ -10,7 +10,7 @@ use std::io::Cursor;
 use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -67,7 +67,7 @@ pub enum Content {
     /// In memory.
     Bytes(Bytes),
     /// In a regular file; it is read only if the server lacks it.
-    File(PathBuf),
+    File(Arc<Path>),
 }
 
 /// What an upload did.
@@ -89,7 +89,7 @@ impl Blob {
     }
 
     /// A blob in a file, whose digest was taken earlier.
-    pub fn of_file(digest: Digest, path: impl Into<PathBuf>) -> Blob {
+    pub fn of_file(digest: Digest, path: impl Into<Arc<Path>>) -> Blob {
         Blob { digest, content: Content::File(path.into()) }
     }
 
@@ -134,7 +134,7 @@ impl Blob {
             }
             Content::File(path) => Error::new(
                 Code::FailedPrecondition,
-                Cause::InputChanged(path.clone()),
+                Cause::InputChanged(path.to_path_buf()),
                 format!("upload {}: {why}", path.display()),
             ),
         }
@@ -166,7 +166,8 @@ impl Client {
         let given = blobs.len() as u64;
         let mut stats = UploadStats::default();
         let mut distinct = HashSet::new();
-        let mut waiting: Vec<Blob> = blobs;
+        // Most of them were there for another command.
+        let mut waiting = self.shared.presence.without_present(blobs, |blob| &blob.digest, Instant::now());
         waiting.retain(|blob| blob.digest.size_bytes() > 0 && distinct.insert(blob.digest));
         while !waiting.is_empty() {
             let digests: Vec<Digest> = waiting.iter().map(|blob| blob.digest).collect();
@@ -419,7 +420,7 @@ mod tests {
     fn changed_files_are_not_read_as_their_old_digest() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.h");
-        let blob = Blob::of_file(Digest::of(b"one"), &path);
+        let blob = Blob::of_file(Digest::of(b"one"), path.as_path());
         assert_eq!(blob.read_verified().unwrap_err().input_changed(), Some(path.as_path()));
         for (content, same) in [("one", true), ("two", false), ("onemore", false), ("on", false)] {
             std::fs::write(&path, content).unwrap();
@@ -439,7 +440,7 @@ mod tests {
             0,
         )
         .unwrap();
-        assert!(Blob::of_file(Digest::of(b"one"), &path).read_verified().is_err());
+        assert!(Blob::of_file(Digest::of(b"one"), path.as_path()).read_verified().is_err());
         assert!(Blob::of_file(Digest::of(b"one"), directory.path()).read_verified().is_err());
     }
 }

@@ -7,6 +7,7 @@ use std::io::Read;
 use std::io::Seek;
 use std::io::Write;
 
+use crate::digest::BUFFER_BYTES;
 use crate::digest::Digest;
 use crate::digest::DigestFunction;
 use crate::digest::Hasher;
@@ -20,7 +21,7 @@ pub(super) fn clone_or_copy(mut from: &File, to: &mut File, function: DigestFunc
         hasher.read(to)?;
         return Ok(hasher.finish());
     }
-    let mut buffer = vec![0; 128 * 1024];
+    let mut buffer = [0; BUFFER_BYTES];
     loop {
         match from.read(&mut buffer) {
             Ok(0) => return Ok(hasher.finish()),

@@ -78,18 +78,23 @@ impl InputTree {
         digest
     }
 
+    /// A tree without anything.
+    pub(super) fn empty(shared: &Arc<Shared>) -> InputTree {
+        InputTree {
+            shared: Arc::clone(shared),
+            files: BTreeMap::new(),
+            symlinks: BTreeMap::new(),
+            directories: BTreeSet::new(),
+        }
+    }
+
     /// Reads the tree, and notes every blob in it that is not there.
     pub(super) fn load(
         shared: &Arc<Shared>,
         root: Digest,
         missing: &mut Vec<Digest>,
     ) -> Result<InputTree, Status> {
-        let mut tree = InputTree {
-            shared: Arc::clone(shared),
-            files: BTreeMap::new(),
-            symlinks: BTreeMap::new(),
-            directories: BTreeSet::new(),
-        };
+        let mut tree = InputTree::empty(shared);
         let mut waiting = vec![(String::new(), root)];
         while let Some((path, digest)) = waiting.pop() {
             let directory: Option<proto::Directory> = shared.message(&digest, missing)?;

@@ -158,13 +158,14 @@ async fn a_changed_file_is_an_error_of_its_own_and_is_not_stored() {
         let scanned = vec![b'x'; size];
         for changed in [vec![b'y'; size], vec![b'x'; size - 1], vec![b'x'; size + 1], Vec::new()] {
             std::fs::write(&path, &changed).unwrap();
-            let blob = Blob::of_file(Digest::of(&scanned), &path);
+            let blob = Blob::of_file(Digest::of(&scanned), path.as_path());
             let error = client.upload(vec![blob.clone()]).await.unwrap_err();
             assert_eq!(error.input_changed(), Some(path.as_path()), "{error}");
             assert_eq!(error.cause(), &Cause::InputChanged(path.clone()));
         }
         std::fs::remove_file(&path).unwrap();
-        let error = client.upload(vec![Blob::of_file(Digest::of(&scanned), &path)]).await.unwrap_err();
+        let error =
+            client.upload(vec![Blob::of_file(Digest::of(&scanned), path.as_path())]).await.unwrap_err();
         assert_eq!(error.input_changed(), Some(path.as_path()), "{error}");
     }
     assert_eq!(server.blob_digests(), []);
@@ -184,9 +185,9 @@ async fn another_callers_unchanged_copy_is_uploaded_instead() {
     let digest = Digest::of(&content);
     let late = async {
         tokio::time::sleep(Duration::from_millis(150)).await;
-        client.upload(vec![Blob::of_file(digest, &same)]).await
+        client.upload(vec![Blob::of_file(digest, same.as_path())]).await
     };
-    let (first, second) = tokio::join!(client.upload(vec![Blob::of_file(digest, &changed)]), late);
+    let (first, second) = tokio::join!(client.upload(vec![Blob::of_file(digest, changed.as_path())]), late);
     assert_eq!(first.unwrap_err().input_changed(), Some(changed.as_path()));
     assert_eq!(second.unwrap().sent_blobs, 1);
     assert!(server.blob(&digest).is_some());

@@ -188,11 +188,14 @@ impl Workers {
         relative: &Result<RelativeCommand, String>,
         brought: Vec<Brought>,
     ) -> Result<Rooted, Reason> {
+        if let Root::Mirror | Root::Auto = root {
+            // It is never left open by now.
+            return Ok(Rooted::mirror(action));
+        }
         let (action, relative) = (Arc::clone(action), relative.clone());
         let directory = self.directory.clone();
         in_background(move || {
             let rooted = match root {
-                // It is never left open by then.
                 Root::Mirror | Root::Auto => Ok(Rooted::mirror(&action)),
                 Root::Wrapper => Rooted::wrapper(&action, &program(&directory)?, &brought),
                 Root::Property => Rooted::property(&action),

@@ -3,28 +3,37 @@
 
 use tokio::task::JoinHandle;
 
+use crate::digest::Digest;
 use crate::reapi::Blob;
 use crate::reapi::Client;
 use crate::reapi::Error;
 use crate::reapi::UploadStats;
 
 /// An upload under way; dropping it breaks it off.
-pub struct Ahead(JoinHandle<Result<UploadStats, Error>>);
+pub struct Ahead {
+    action: Digest,
+    upload: JoinHandle<Result<UploadStats, Error>>,
+}
 
 impl Ahead {
-    /// Begins to send `blobs`.
-    pub(super) fn start(client: Client, blobs: Vec<Blob>) -> Ahead {
-        Ahead(tokio::spawn(async move { client.upload(blobs).await }))
+    /// Begins to send the `blobs` that `action` needs.
+    pub(super) fn start(client: Client, action: Digest, blobs: Vec<Blob>) -> Ahead {
+        Ahead { action, upload: tokio::spawn(async move { client.upload(blobs).await }) }
     }
 
-    /// Waits for the end of it. Nothing was sent where it failed: who needs the blobs sends them again, and is told why.
-    pub(super) async fn landed(mut self) -> UploadStats {
-        (&mut self.0).await.ok().and_then(Result::ok).unwrap_or_default()
+    /// Whether it is all that `action` needs.
+    pub(super) fn is_for(&self, action: &Digest) -> bool {
+        self.action == *action
+    }
+
+    /// Waits for the end of it. None: it failed, and who needs the blobs sends them again, and is told why.
+    pub(super) async fn landed(mut self) -> Option<UploadStats> {
+        (&mut self.upload).await.ok().and_then(Result::ok)
     }
 }
 
 impl Drop for Ahead {
     fn drop(&mut self) {
-        self.0.abort();
+        self.upload.abort();
     }
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use dashmap::DashMap;
 
+use crate::digest::BUFFER_BYTES;
 use crate::digest::Digest;
 use crate::digest::DigestFunction;
 use crate::digest::Hasher;
@@ -76,7 +77,7 @@ impl KnownDigests {
 fn both(path: &Path, function: DigestFunction) -> io::Result<(Digest, Digest)> {
     let mut file = File::open(path)?;
     let (mut here, mut there) = (Hasher::new(), Hasher::of(function));
-    let mut buffer = vec![0; 64 * 1024];
+    let mut buffer = [0; BUFFER_BYTES];
     loop {
         match file.read(&mut buffer) {
             Ok(0) => return Ok((here.finish(), there.finish())),
