@@ -186,12 +186,14 @@ fn rate(in_flight: usize) {
     say(&format!(
         "{in_flight} in flight: {rate:.0}/s; {:.2} of {ideal:.0}/s (actions alone), {:.2} of {with_trip:.0}/s (with one round \
          trip), {:.2} of the {starts:.0}/s at which launchers start here; daemon {:.2} ms of processor a command, {:.0} MB; \
-         calls a command: {:.2} GetActionResult, {:.2} FindMissing, {:.2} BatchUpdate, {:.2} Write, {:.2} Execute",
+         half of all commands took more than {:.2} s \
+         in it; calls a command: {:.2} GetActionResult, {:.2} FindMissing, {:.2} BatchUpdate, {:.2} Write, {:.2} Execute",
         rate / ideal,
         rate / with_trip,
         rate / starts,
         cpu.as_secs_f64() * 1000.0 / count,
         resident as f64 / 1e6,
+        stats.median_micros() as f64 / 1e6,
         calls(&cluster, Rpc::GetActionResult, &stats),
         calls(&cluster, Rpc::FindMissingBlobs, &stats),
         calls(&cluster, Rpc::BatchUpdateBlobs, &stats),

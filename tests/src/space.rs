@@ -424,6 +424,11 @@ impl Stats {
         self.0["by_verdict"][name].as_u64().unwrap_or_else(|| panic!("no verdict {name} in {}", self.0))
     }
 
+    /// Half of all commands took more than that in the daemon.
+    pub fn median_micros(&self) -> u64 {
+        self.0["micros"]["p50"].as_u64().unwrap_or(0)
+    }
+
     /// How many commands have this reason.
     pub fn reason(&self, name: &str) -> u64 {
         self.0["by_reason"][name].as_u64().unwrap_or(0)

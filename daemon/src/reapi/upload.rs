@@ -163,16 +163,28 @@ impl Client {
     /// [`Cause::InputChanged`] for a file that changed or cannot be read, `InvalidArgument` for bytes in memory
     /// that have another digest or are larger than the server takes, else as the calls fail.
     pub async fn upload(&self, blobs: Vec<Blob>) -> Result<UploadStats, Error> {
+        self.upload_unasked(blobs, 0).await
+    }
+
+    /// The same, but what is not known to be there is sent without a question if it is no more than `unasked_bytes`: the
+    /// question would take as long as sending it does.
+    ///
+    /// # Errors
+    /// As [`upload`](Client::upload).
+    pub async fn upload_unasked(&self, blobs: Vec<Blob>, unasked_bytes: u64) -> Result<UploadStats, Error> {
         let given = blobs.len() as u64;
         let mut stats = UploadStats::default();
         let mut distinct = HashSet::new();
         // Most of them were there for another command.
         let mut waiting = self.shared.presence.without_present(blobs, |blob| &blob.digest, Instant::now());
         waiting.retain(|blob| blob.digest.size_bytes() > 0 && distinct.insert(blob.digest));
+        let mut is_asked = waiting.iter().map(|blob| blob.digest.size_bytes()).sum::<u64>() > unasked_bytes;
         while !waiting.is_empty() {
-            let digests: Vec<Digest> = waiting.iter().map(|blob| blob.digest).collect();
-            let missing: HashSet<Digest> = self.find_missing(&digests).await?.into_iter().collect();
-            waiting.retain(|blob| missing.contains(&blob.digest));
+            if std::mem::replace(&mut is_asked, true) {
+                let digests: Vec<Digest> = waiting.iter().map(|blob| blob.digest).collect();
+                let missing: HashSet<Digest> = self.find_missing(&digests).await?.into_iter().collect();
+                waiting.retain(|blob| missing.contains(&blob.digest));
+            }
             let (duties, followed) = self.board(waiting);
             for (blob, _) in &duties {
                 stats.sent_blobs += 1;

@@ -32,6 +32,27 @@ async fn only_what_is_missing_is_sent() {
 }
 
 #[tokio::test]
+async fn little_is_sent_without_a_question() {
+    let server = FakeReapi::new().start();
+    let client = client(&server);
+    let blobs = [blob(1, 100), blob(2, 200), blob(3, 300)];
+    let asked = || (server.calls(Rpc::FindMissingBlobs), server.calls(Rpc::BatchUpdateBlobs));
+    let stats = client.upload_unasked(blobs[..2].to_vec(), 300).await.unwrap();
+    assert_eq!((stats.sent_blobs, stats.sent_bytes), (2, 300));
+    assert_eq!(asked(), (0, 1));
+    // What is known to be there does not count, and is not sent again.
+    client.upload_unasked(blobs.to_vec(), 300).await.unwrap();
+    assert_eq!(asked(), (0, 2));
+    client.upload_unasked(blobs.to_vec(), 300).await.unwrap();
+    assert_eq!(asked(), (0, 2));
+    client.upload_unasked(vec![blob(4, 301)], 300).await.unwrap();
+    assert_eq!(asked(), (1, 3));
+    for sent in blobs.iter().chain([&blob(4, 301)]) {
+        assert!(server.blob(&sent.digest).is_some());
+    }
+}
+
+#[tokio::test]
 async fn batches_stay_under_a_small_limit_and_big_blobs_are_streamed() {
     let server = FakeReapi::new().max_batch_bytes(65_536).start();
     let client = client(&server);

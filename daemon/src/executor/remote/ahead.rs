@@ -9,6 +9,10 @@ use crate::reapi::Client;
 use crate::reapi::Error;
 use crate::reapi::UploadStats;
 
+/// Blobs of so many bytes in all are sent without asking whether they are there: the messages of a new action and the source
+/// that was changed, seldom more.
+const UNASKED_BYTES: u64 = 64 * 1024;
+
 /// An upload under way; dropping it breaks it off.
 pub struct Ahead {
     action: Digest,
@@ -18,7 +22,8 @@ pub struct Ahead {
 impl Ahead {
     /// Begins to send the `blobs` that `action` needs.
     pub(super) fn start(client: Client, action: Digest, blobs: Vec<Blob>) -> Ahead {
-        Ahead { action, upload: tokio::spawn(async move { client.upload(blobs).await }) }
+        let upload = async move { client.upload_unasked(blobs, UNASKED_BYTES).await };
+        Ahead { action, upload: tokio::spawn(upload) }
     }
 
     /// Whether it is all that `action` needs.
