@@ -14,6 +14,10 @@ use farcc_tests::prerequisites;
 use farcc_tests::space::Finished;
 use farcc_tests::space::TestSpace;
 use farccd::digest::Digest;
+use tonic::Code;
+use tonic::Status;
+use tonic_types::ErrorDetails;
+use tonic_types::StatusExt as _;
 
 /// What the cluster makes of every source: no compiler does, so it shows who made an object.
 const MADE_THERE: &[u8] = b"made by the cluster";
@@ -159,8 +163,66 @@ fn a_cached_failure_is_no_hit() {
     failure.exit_code = 1;
     cluster.insert_action_result(action, failure);
     space.empty_farcc_dir();
-    // The fake answers an execution from its cache as well: with the failure.
-    assert_compiled_here(&space, "remote_failed");
+    // The fake answers an execution from its cache as well: with the failure, unless it is asked for another one.
+    assert_eq!(compile(&space), MADE_THERE);
+    assert_eq!(space.stats().verdict("executed_remote"), 1, "{}", space.stats().0);
+    assert_eq!(cluster.executed().len(), 2);
+}
+
+#[test]
+fn inputs_that_are_missed_without_a_word_are_looked_at_once_more() {
+    for code in [Code::Internal, Code::FailedPrecondition] {
+        let cluster = cluster().start();
+        let space = space("silent-loss", &cluster);
+        assert_eq!(compile(&space), MADE_THERE);
+        space.write("a.c", "#include \"a.h\"\nint a = VALUE + 1;\n");
+        let header = Digest::of(HEADER.as_bytes());
+        cluster.lose_blob(&header);
+        cluster.end_next_execution_with(Status::new(code, "it cannot be staged"));
+        assert_eq!(compile(&space), MADE_THERE, "{code:?}");
+        assert!(cluster.blob(&header).is_some());
+        assert_eq!(space.stats().verdict("executed_remote"), 2, "{}", space.stats().0);
+        // It is looked at once: what is said again is so.
+        space.write("a.c", "#include \"a.h\"\nint a = VALUE + 2;\n");
+        let executions = cluster.calls(Rpc::Execute);
+        for _ in 0..3 {
+            cluster.end_next_execution_with(Status::new(code, "it cannot be staged"));
+        }
+        assert_compiled_here(&space, "remote_error");
+        assert_eq!(cluster.calls(Rpc::Execute), executions + 2, "{code:?}");
+    }
+}
+
+#[test]
+fn what_a_server_names_as_wrong_is_not_tried_again() {
+    let cluster = cluster().start();
+    let space = space("violation", &cluster);
+    let mut details = ErrorDetails::new();
+    details.add_precondition_failure_violation("INVALID", "platform", "no such pool");
+    let refusal = Status::with_error_details(Code::FailedPrecondition, "no", details);
+    cluster.end_next_execution_with(refusal);
+    let plain = plain(&space);
+    assert!(compile(&space) == plain);
+    assert_eq!(space.stats().reason("remote_error"), 1, "{}", space.stats().0);
+    assert_eq!(cluster.calls(Rpc::Execute), 1);
+    let explained = space.sh("", "farccd explain a.o").success().stdout_text();
+    assert!(explained.contains("no such pool"), "{explained}");
+}
+
+#[test]
+fn a_server_of_an_older_api_is_a_cache() {
+    let cluster = cluster().versions((2, 0), (2, 0)).start();
+    let space = space("older", &cluster);
+    let plain = plain(&space);
+    assert!(compile(&space) == plain);
+    assert_eq!(space.stats().reason("cache_only"), 1, "{}", space.stats().0);
+    assert_eq!(cluster.calls(Rpc::Execute), 0);
+    space.sh("", "farccd stop --drain").success();
+    space.empty_farcc_dir();
+    assert!(compile(&space) == plain);
+    assert_eq!(space.stats().verdict("hit_remote"), 1, "{}", space.stats().0);
+    let doctor = space.sh("", "farccd doctor").stdout_text();
+    assert!(doctor.contains("caches"), "{doctor}");
 }
 
 #[test]

@@ -190,7 +190,11 @@ async fn cluster(config: &Config, client: &Client, findings: &mut Vec<Finding>) 
         Err(error) => return findings.push(unreachable(&error)),
     };
     let packing = if known.zstd_streams { "zstd" } else { "no compression" };
-    let does = if known.execution { "caches and executes" } else { "caches" };
+    let does = match (known.executes(), known.execution) {
+        (true, _) => "caches and executes",
+        (false, true) => "caches (it executes commands as they were before API 2.1, and is sent none)",
+        (false, false) => "caches",
+    };
     let version = known.high_version;
     findings.push(good(
         "cluster",
@@ -211,7 +215,7 @@ async fn cluster(config: &Config, client: &Client, findings: &mut Vec<Finding>) 
     findings.push(good("storage", "blobs can be uploaded".to_owned()));
     let updates = if known.action_cache_updates { "may" } else { "may not" };
     findings.push(good("action cache", format!("results of this machine {updates} be stored, it says")));
-    if config.exec.strategy == Strategy::CacheOnly || !known.execution {
+    if config.exec.strategy == Strategy::CacheOnly || !known.executes() {
         return;
     }
     let Some(action) = action else { return };

@@ -214,6 +214,11 @@ impl RemoteExecutor {
                 Err(error) => return Err(self.note(&error)),
             };
             if outcome.result.exit_code != 0 {
+                // Some servers cache failures: a poisoned one would be the last word otherwise.
+                if outcome.cached && !options.skip_cache_lookup && repair < MAX_REPAIRS {
+                    options.skip_cache_lookup = true;
+                    continue;
+                }
                 let mut result = outcome.result;
                 let downloaded = self.fetch_messages(action, &mut result).await?;
                 return Ok(Fetched { result, bytes: Bytes { uploaded, downloaded, stored: 0 } });
@@ -264,12 +269,12 @@ impl RemoteExecutor {
         Ok(Offered { is_taken, sent_bytes })
     }
 
-    /// Whether the cluster executes, or only caches.
+    /// Whether the cluster executes what it is sent, or only caches.
     ///
     /// # Errors
     /// [`RemoteError`].
     pub async fn executes(&self) -> Result<bool, RemoteError> {
-        Ok(self.capabilities().await?.execution)
+        Ok(self.capabilities().await?.executes())
     }
 
     /// Brings every output of `result` into the store, and its messages inline.

@@ -160,6 +160,7 @@ impl Calls {
         Sent: Future<Output = Result<Response<T>, Status>>,
     {
         let (mut redials, mut renewals) = (1, 1);
+        let made_before = self.connections.made();
         loop {
             let lease = self.connections.lease().await?;
             let wire = self.credentials.wire(lease.channel.clone()).await?;
@@ -170,7 +171,11 @@ impl Calls {
             if is_connection_lost(&status) {
                 self.connections.lost(lease.number);
                 // The connection ended while it was idle, as many servers and proxies do after some minutes; the
-                // request was not sent. That is no failed try: dial and send it.
+                // request was not sent. That is no failed try: dial and send it. All that were made before may have
+                // ended.
+                if lease.number <= made_before {
+                    continue;
+                }
                 if redials > 0 {
                     redials -= 1;
                     continue;

@@ -61,9 +61,14 @@ pub struct ServerCapabilities {
 
 impl ServerCapabilities {
     /// Whether outputs are declared in `Command.output_paths`; servers before 2.1 know only `output_files` and
-    /// `output_directories`.
+    /// `output_directories`, which others refuse.
     pub fn uses_output_paths(&self) -> bool {
         self.high_version >= ApiVersion { major: 2, minor: 1 }
+    }
+
+    /// Whether the server executes commands as they are sent.
+    pub fn executes(&self) -> bool {
+        self.execution && self.uses_output_paths()
     }
 
     /// `wanted` is the digest function that the user chose.

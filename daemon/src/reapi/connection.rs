@@ -126,6 +126,11 @@ impl Connections {
         if state.live.is_empty() { 0 } else { state.era }
     }
 
+    /// The number of the connection that was made last.
+    pub(super) fn made(&self) -> u64 {
+        lock(&self.state).made
+    }
+
     /// Reports that connection `number` is gone.
     pub(super) fn lost(&self, number: u64) {
         lock(&self.state).live.retain(|live| live.number != number);

@@ -35,6 +35,8 @@ pub enum Cause {
     Status,
     /// No connection to the address could be made.
     Unreachable,
+    /// The server named what it will not do.
+    Violation,
     /// The server lacks these blobs: inputs of an action, or blobs to be downloaded.
     Missing(Vec<Digest>),
     /// The file that was to be uploaded no longer has the bytes of its digest.
@@ -109,6 +111,9 @@ impl Error {
         match missing {
             Some(missing) if !missing.is_empty() => self.cause = Cause::Missing(missing),
             _ => {
+                if failure.violations.iter().any(|violation| violation.r#type != "MISSING") {
+                    self.cause = Cause::Violation;
+                }
                 for violation in failure.violations.iter().take(5) {
                     let text =
                         format!("{} {} {}", violation.r#type, violation.subject, violation.description);
@@ -269,6 +274,9 @@ mod tests {
         let error = precondition(&[("MISSING", &subject), ("INVALID", "platform")]);
         assert_eq!(error.missing_digests(), []);
         assert!(error.to_string().contains("INVALID platform why"), "{error}");
+        assert!(!error.may_lack_inputs());
+        // One that cannot be read may well mean inputs.
+        assert!(precondition(&[("MISSING", "blobs/x/1")]).may_lack_inputs());
         for subject in ["", "blobs", "blobs/x/1", "/1/2/3", &subject.replace("blobs", "bulbs")] {
             assert_eq!(precondition(&[("MISSING", subject)]).missing_digests(), [], "{subject}");
         }

@@ -75,7 +75,8 @@ fn allowed_after(error: &Error) -> u32 {
         // Nobody is there: a build must not wait long to learn it, but a server that restarts gets a chance.
         Cause::Unreachable => return 1,
         Cause::Status => {}
-        Cause::Missing(_)
+        Cause::Violation
+        | Cause::Missing(_)
         | Cause::InputChanged(_)
         | Cause::Corrupt(_)
         | Cause::ActionTimeout

@@ -6,11 +6,14 @@ use std::time::Instant;
 
 use farcc_tests::fake_reapi::FakeReapi;
 use farcc_tests::fake_reapi::Rpc;
+use farcc_tests::fake_reapi::succeed;
 use farccd::digest::Digest;
+use farccd::reapi::Blob;
 use farccd::reapi::Client;
 use farccd::reapi::Endpoint;
 use farccd::reapi::ExecuteOptions;
 use farccd::reapi::proto;
+use prost::Message as _;
 use tonic::Code;
 
 use crate::blobs;
@@ -128,6 +131,32 @@ async fn a_server_that_comes_back_is_used_again() {
     // Without retries: a connection that ended while it was idle is no failed try.
     let client = Client::new(Endpoint { retries: 0, ..endpoint(&server) }).unwrap();
     client.upload(blobs(1, 10)).await.unwrap();
+    let port = server.port();
+    drop(server);
+    let server = FakeReapi::new().port(port).start();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    client.upload(blobs(2, 20)).await.unwrap();
+    assert_eq!(server.blob_digests().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_connections_that_ended_are_no_failed_tries() {
+    let server = FakeReapi::new().action_time(Duration::from_secs(60)).execute(|_, _, _| succeed(Vec::new()));
+    let server = server.trust_inputs().start();
+    let client = Client::new(Endpoint { retries: 0, ..endpoint(&server) }).unwrap();
+    let (action, command) = (proto::Action::default(), proto::Command::default());
+    let [action, command] = [action.encode_to_vec(), command.encode_to_vec()].map(Blob::of_bytes);
+    client.upload(vec![action.clone(), command]).await.unwrap();
+    let executions: Vec<_> = (0..300)
+        .map(|_| {
+            let (client, digest) = (client.clone(), action.digest);
+            tokio::spawn(async move { client.execute(&digest, &ExecuteOptions::default()).await })
+        })
+        .collect();
+    while server.calls(Rpc::Execute) < 300 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    executions.iter().for_each(tokio::task::JoinHandle::abort);
     let port = server.port();
     drop(server);
     let server = FakeReapi::new().port(port).start();

@@ -211,6 +211,21 @@ async fn missing_inputs_may_come_as_the_status_of_the_call() {
 }
 
 #[tokio::test]
+async fn thousands_of_missing_inputs_may_come_as_the_status_of_the_call() {
+    let server = copying_server();
+    let blobs = action_blobs("int main;");
+    let missing: Vec<Digest> = (0..2000_u32).map(|number| Digest::of(&number.to_le_bytes())).collect();
+    let mut details = ErrorDetails::new();
+    for digest in &missing {
+        details.add_precondition_failure_violation("MISSING", format!("blobs/{digest}"), "");
+    }
+    let status = Status::with_error_details(Code::FailedPrecondition, "missing", details);
+    server.fail_next_with(Rpc::Execute, 1, status);
+    assert_eq!(run(&client(&server), &blobs).await.unwrap_err().missing_digests(), missing);
+    assert_eq!(server.calls(Rpc::Execute), 1);
+}
+
+#[tokio::test]
 async fn a_broken_stream_is_followed_with_wait_execution() {
     let server = copying_server();
     server.break_execute_streams(1);
