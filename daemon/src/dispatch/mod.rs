@@ -102,6 +102,10 @@ pub struct Dispatcher {
     stats: Arc<Stats>,
     history: History,
     directories: Directories,
+    /// Commands take their turns at what keeps the processors busy: of hundreds that come at once, the first are on their
+    /// way to the cluster while the others wait. Without turns all would advance step by step together, and the cluster would
+    /// have nothing to do until the last one was ready.
+    preparing: Semaphore,
 }
 
 /// What a command's own files say about it.
@@ -116,6 +120,12 @@ struct Read {
 struct Cluster {
     executor: RemoteExecutor,
     jobs: Semaphore,
+}
+
+/// How many commands are prepared at a time: more than there are processors, since some wait for a disk.
+fn turns() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (2 * processors).max(16)
 }
 
 /// More stores and clusters than anybody configures: beyond, those in memory are forgotten and opened again.
@@ -197,6 +207,7 @@ impl Dispatcher {
             stats,
             history: History::new(directories.history()),
             directories,
+            preparing: Semaphore::new(turns()),
         }
     }
 
@@ -268,6 +279,7 @@ impl Dispatcher {
         presence: &Presence,
         trail: &mut Trail,
     ) -> Result<Verdict, Reason> {
+        let turn = self.preparing.acquire().await;
         let toolchain = self.toolchains.probe(compile, executed).await?;
         let prepared = self.prepare(config, compile, executed, &toolchain).await?;
         trail.prepared(&prepared, &toolchain, config);
@@ -285,6 +297,7 @@ impl Dispatcher {
             trail.spared(execution);
             return Ok(verdict);
         }
+        drop(turn);
         if compile.audit(appended.as_ref()) == Audit::Question {
             let listed = self.toolchains.dependencies(compile, executed).await?;
             local::audit(&listed, &invocation.cwd, &prepared.action.inputs)?;
