@@ -84,6 +84,8 @@ pub enum Reason {
     NoRemote,
     /// The cluster only keeps results, by `[exec] strategy = "cache_only"` or because it cannot execute, and had none.
     CacheOnly,
+    /// By `[exec] strategy = "racing"` the command ran here while the cluster had it, and the local run was first.
+    Raced,
     /// The cluster cannot be reached or answers with errors; the error.
     RemoteUnavailable(String),
     /// The cluster ran the command and it failed: done again here for its true messages; the exit status.
@@ -143,6 +145,7 @@ impl Reason {
             Reason::PathShown(_) => "path_shown",
             Reason::NoRemote => "no_remote",
             Reason::CacheOnly => "cache_only",
+            Reason::Raced => "raced",
             Reason::RemoteUnavailable(_) => "remote_unavailable",
             Reason::RemoteFailed(_) => "remote_failed",
             Reason::RemoteError(_) => "remote_error",
@@ -200,6 +203,7 @@ impl Reason {
             | Reason::Verify
             | Reason::NoRemote
             | Reason::CacheOnly
+            | Reason::Raced
             | Reason::Draining
             | Reason::VersionSkew => None,
         }

@@ -4,18 +4,21 @@
 use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::io;
+use std::num::NonZeroUsize;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::capture;
+use crate::capture::Raced;
 use crate::link::Link;
 use crate::places::Places;
 use crate::process;
 use crate::process::Environment;
 use crate::process::Image;
 use crate::process::Standard;
+use crate::recall::Recall;
 use crate::search::Identity;
 use crate::search::Program;
 use crate::search::Search;
@@ -77,6 +80,8 @@ enum Decision {
     Exec { reason: String, slot: bool },
     /// A child of ours, and the daemon wants to know how it ends.
     RunAndStore { link: Link, argv: Vec<OsString>, reason: String },
+    /// A child of ours was first in a race, and the daemon wants to know how it ended.
+    Raced { link: Link, done: DoneReport },
 }
 
 /// Runs the launcher with this `argv`, and returns its exit status.
@@ -112,6 +117,7 @@ pub fn run(argv: &[OsString]) -> u8 {
         Decision::Print { exit_code, stdout, stderr } => print(exit_code, &stdout, &stderr),
         Decision::Exec { reason, slot } => exec(&invocation, &reason, slot),
         Decision::RunAndStore { link, argv, reason } => run_and_store(&invocation, link, &argv, &reason),
+        Decision::Raced { link, done } => end_as(&invocation, link, done, "it was faster than the cluster"),
     }
 }
 
@@ -189,7 +195,7 @@ fn ask(invocation: &Invocation, places: &Places) -> io::Result<Decision> {
     let mut is_second = false;
     loop {
         let link = Link::new(spawn::connect_or_start(places, &invocation.environment)?);
-        match converse(link, &request) {
+        match converse(invocation, link, &request) {
             Err(error) if !is_second && was_not_heard(&error) => is_second = true,
             Err(error) => {
                 if error.kind() == io::ErrorKind::TimedOut {
@@ -208,12 +214,22 @@ fn was_not_heard(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
 
-fn converse(mut link: Link, request: &Frame) -> io::Result<Decision> {
+fn converse(invocation: &Invocation, mut link: Link, request: &Frame) -> io::Result<Decision> {
     link.set_patience(Some(SILENCE))?;
     link.send(request)?;
     loop {
         return Ok(match link.receive()? {
-            Frame::Reply(Reply::Working) => continue,
+            // Who ended by itself, or never began, may be stopped a moment later.
+            Frame::Reply(Reply::Working | Reply::Stop) => continue,
+            Frame::Reply(Reply::Race { argv }) if !argv.is_empty() => {
+                match race(invocation, &mut link, &argv) {
+                    Some(done) => Decision::Raced { link, done },
+                    None => {
+                        link.send(&Frame::Request(Request::Stopped))?;
+                        continue;
+                    }
+                }
+            }
             Frame::Reply(Reply::Completed { exit_code, stdout, stderr }) => {
                 Decision::Print { exit_code, stdout, stderr }
             }
@@ -283,10 +299,26 @@ fn run_and_store(invocation: &Invocation, link: Link, argv: &[OsString], reason:
     let slot = take_slot(&invocation.environment).ok();
     let done = image(invocation, argv, true).and_then(|image| capture::run(&image, invocation.standard));
     drop(slot);
-    let done = match done {
-        Ok(done) => done,
-        Err(error) => return exec(invocation, &format!("start the command as a child: {error}"), false),
-    };
+    match done {
+        Ok(done) => end_as(invocation, link, done, reason),
+        Err(error) => exec(invocation, &format!("start the command as a child: {error}"), false),
+    }
+}
+
+/// Runs the command as our child while the cluster has it too. None: it did not run, or was recalled and is gone.
+fn race(invocation: &Invocation, link: &mut Link, argv: &[OsString]) -> Option<DoneReport> {
+    let (directory, count) = slots(&invocation.environment).ok()?;
+    // The cluster is at work, so what would have to wait has lost already.
+    let _slot = slots::acquire_free(&directory, count).ok()??;
+    let image = image(invocation, argv, true).ok()?;
+    match capture::race(&image, invocation.standard, &mut Recall::over(link)) {
+        Ok(Raced::Ended(done)) => Some(done),
+        Ok(Raced::Recalled) | Err(_) => None,
+    }
+}
+
+/// Tells the daemon how the child ended, and ends in the same way.
+fn end_as(invocation: &Invocation, link: Link, done: DoneReport, reason: &str) -> u8 {
     log(&invocation.environment, reason);
     let ended = done.ended;
     report(link, done);
@@ -315,17 +347,24 @@ fn report(mut link: Link, done: DoneReport) {
             return;
         }
         match link.receive() {
-            Ok(Frame::Reply(Reply::Working)) => {}
+            Ok(Frame::Reply(Reply::Working | Reply::Stop)) => {}
             _ => return,
         }
     }
 }
 
 fn take_slot(environment: &Environment) -> io::Result<Slot> {
+    let (directory, count) = slots(environment)?;
+    slots::acquire(&directory, count)
+}
+
+/// Where the slots are, and how many.
+fn slots(environment: &Environment) -> io::Result<(PathBuf, NonZeroUsize)> {
     let places = places(environment);
     places.prepare_run()?;
     let directory = places.slots();
-    slots::acquire(&directory, slots::count(&directory, environment.get("FARCC_EXEC_LOCAL_JOBS")))
+    let count = slots::count(&directory, environment.get("FARCC_EXEC_LOCAL_JOBS"));
+    Ok((directory, count))
 }
 
 /// The program with this `argv` and our environment, to which [`ACTIVE`] is added where it is needed.

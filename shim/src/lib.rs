@@ -23,6 +23,7 @@ mod directories;
 pub mod places;
 
 pub mod link;
+pub mod recall;
 pub mod search;
 pub mod slots;
 

@@ -60,6 +60,11 @@ impl Link {
         self.stream.set_read_timeout(silence)
     }
 
+    /// Whether bytes were read that no frame was made of yet: the socket need not become readable for them.
+    pub fn has_received(&self) -> bool {
+        !self.received.is_empty()
+    }
+
     /// Waits for the next frame.
     ///
     /// # Errors

@@ -116,8 +116,8 @@ impl Image {
         Pointers::of(self).exec()
     }
 
-    /// Starts the program as a child in our process group, which ends when this process does. Where there is a
-    /// `stdout` or `stderr`, it becomes that descriptor; all else is inherited.
+    /// Starts the program as a child in our process group or as the `leader` of its own, which ends when this process does.
+    /// Where there is a `stdout` or `stderr`, it becomes that descriptor; all else is inherited.
     ///
     /// # Errors
     /// When there can be no further process. What `exec` fails with, the child reports as a shell would.
@@ -126,13 +126,21 @@ impl Image {
         stdout: Option<BorrowedFd<'_>>,
         stderr: Option<BorrowedFd<'_>>,
         inherited: Inherited,
+        leader: bool,
     ) -> io::Result<Pid> {
         let pointers = Pointers::of(self);
         let parent = rustix::process::getpid();
         if let Some(child) = fork()? {
+            if leader {
+                // By both, since either may be asked first; one of them comes too late.
+                let _ = rustix::process::setpgid(Some(child), Some(child));
+            }
             return Ok(child);
         }
         let setup = || -> rustix::io::Result<()> {
+            if leader {
+                rustix::process::setpgid(None, None)?;
+            }
             rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
             if rustix::process::getppid() != Some(parent) {
                 exit_now(NOT_EXECUTABLE);

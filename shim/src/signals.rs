@@ -61,6 +61,7 @@ pub enum Arrival {
 pub struct Guard {
     inherited: Inherited,
     queue: OwnedFd,
+    hands_back: bool,
 }
 
 impl Guard {
@@ -93,7 +94,7 @@ impl Guard {
             // An ignored SIGCHLD is inherited too, and would lose the child's status (wait(2)).
             on_child: set_disposition(libc::SIGCHLD, libc::SIG_DFL),
         };
-        Ok(Guard { inherited, queue })
+        Ok(Guard { inherited, queue, hands_back: false })
     }
 
     /// What a child must restore before `exec`.
@@ -104,6 +105,12 @@ impl Guard {
     /// Readable when [`next`](Guard::next) has something.
     pub fn queue(&self) -> BorrowedFd<'_> {
         self.queue.as_fd()
+    }
+
+    /// Ends like a drop, but what arrives for the launcher from now on, and what was not read yet, has its effect on it: the
+    /// child that it would have gone to is gone, and is not what counts.
+    pub fn hand_back(mut self) {
+        self.hands_back = true;
     }
 
     /// The next signal that has arrived, if any.
@@ -128,7 +135,7 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         // What has been passed on to the child must not end the launcher now.
-        while self.next().is_some() {}
+        while !self.hands_back && self.next().is_some() {}
         self.inherited.restore();
     }
 }

@@ -58,18 +58,12 @@ impl Slot {
 /// When the directory is not ours or a file in it cannot be locked.
 pub fn acquire(directory: &Path, count: NonZeroUsize) -> io::Result<Slot> {
     prepare_directory(directory)?;
-    let count = count.get();
-    let us = usize::try_from(rustix::process::getpid().as_raw_nonzero().get()).unwrap_or_default();
     let mut ticks = None;
-    // Launchers that start together have neighbouring numbers, and so spread over the slots.
-    for chosen in us.. {
-        for index in 0..count {
-            if let Some(slot) =
-                lock(directory, (chosen + index) % count, FlockOperation::NonBlockingLockExclusive)?
-            {
-                return Ok(slot);
-            }
+    for chosen in first_choice().. {
+        if let Some(slot) = any_free(directory, count, chosen)? {
+            return Ok(slot);
         }
+        let count = count.get();
         let mut index = chosen % count;
         while index < count * MAX_DEPUTIES && holder_is_stopped(directory, index) {
             index += count;
@@ -85,6 +79,30 @@ pub fn acquire(directory: &Path, count: NonZeroUsize) -> io::Result<Slot> {
         }
     }
     Err(io::ErrorKind::QuotaExceeded.into())
+}
+
+/// Takes one of `count` slots below `directory` if one is free now.
+///
+/// # Errors
+/// The same as [`acquire`].
+pub fn acquire_free(directory: &Path, count: NonZeroUsize) -> io::Result<Option<Slot>> {
+    prepare_directory(directory)?;
+    any_free(directory, count, first_choice())
+}
+
+/// Launchers that start together have neighbouring numbers, and so spread over the slots.
+fn first_choice() -> usize {
+    usize::try_from(rustix::process::getpid().as_raw_nonzero().get()).unwrap_or_default()
+}
+
+fn any_free(directory: &Path, count: NonZeroUsize, chosen: usize) -> io::Result<Option<Slot>> {
+    for index in 0..count.get() {
+        let index = (chosen + index) % count;
+        if let Some(slot) = lock(directory, index, FlockOperation::NonBlockingLockExclusive)? {
+            return Ok(Some(slot));
+        }
+    }
+    Ok(None)
 }
 
 /// The number of slots: FARCC_EXEC_LOCAL_JOBS if that is a number, else what the daemon last
@@ -155,6 +173,19 @@ mod tests {
         drop(first);
         assert!(free(0).is_some() != free(1).is_some());
         drop(second);
+    }
+
+    #[test]
+    fn who_takes_only_a_free_one_does_not_wait() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = acquire_free(directory.path(), slots(2)).unwrap();
+        let second = acquire_free(directory.path(), slots(2)).unwrap();
+        assert!(first.is_some() && second.is_some());
+        let start = Instant::now();
+        assert!(acquire_free(directory.path(), slots(2)).unwrap().is_none());
+        assert!(start.elapsed() < LOOK_AROUND);
+        drop(first);
+        assert!(acquire_free(directory.path(), slots(2)).unwrap().is_some());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Version of the frames. Both sides must have the same; [`WireError::OtherProtocol`] tells when not.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 /// Version of this package, as launcher and daemon tell each other.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Length of what precedes a payload, in bytes.
@@ -31,6 +31,7 @@ const RUN: u8 = 0x01;
 const DONE: u8 = 0x02;
 const CANCEL: u8 = 0x03;
 const CONTROL: u8 = 0x04;
+const STOPPED: u8 = 0x05;
 const COMPLETED: u8 = 0x81;
 const PASS_THROUGH: u8 = 0x82;
 const RUN_AND_STORE: u8 = 0x83;
@@ -38,14 +39,20 @@ const TEXT: u8 = 0x84;
 // Understood by every protocol version, so that a skew can be told.
 const REFUSED: u8 = 0x85;
 const WORKING: u8 = 0x86;
+const RACE: u8 = 0x87;
+const STOP: u8 = 0x88;
 
 /// What a launcher, or one of the daemon's own commands, says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
     /// Decide about a command: the first frame of a launcher.
     Run(RunRequest),
-    /// How the command of [`Reply::RunAndStore`] ended.
+    /// How the command of [`Reply::RunAndStore`] ended, or that of [`Reply::Race`] by itself: then nothing else may become
+    /// the command's result.
     Done(DoneReport),
+    /// Nothing of the command of [`Reply::Race`] runs: no slot was free, or it was ended as [`Reply::Stop`] asked and every
+    /// process of it has been waited for. None of its output was shown.
+    Stopped,
     /// Stop working on the command; its result is not wanted. A closed socket says the same.
     Cancel,
     /// A word to the daemon itself: `status`, `stats`, `stop`, ….
@@ -131,6 +138,14 @@ pub enum Reply {
         /// Why, for a human.
         reason: String,
     },
+    /// Run a command as a child while the cluster has it too, if a slot is free at once. Answered by [`Request::Done`] when it
+    /// ends by itself, else by [`Request::Stopped`]; only then there is another reply.
+    Race {
+        /// The command, as that of [`Reply::RunAndStore`].
+        argv: Vec<OsString>,
+    },
+    /// The cluster was first: end the child of [`Reply::Race`]. Without meaning once that was answered, which may cross it.
+    Stop,
     /// The answer to [`Request::Control`].
     Text(Vec<u8>),
     /// The daemon will not take the command: it is stopping, or speaks another protocol.
@@ -288,6 +303,7 @@ impl Request {
                 to.u64(done.micros);
                 to.finish()
             }
+            Request::Stopped => Encoder::new(STOPPED).finish(),
             Request::Cancel => Encoder::new(CANCEL).finish(),
             Request::Control { words } => {
                 let mut to = Encoder::new(CONTROL);
@@ -339,6 +355,7 @@ impl Request {
                 captured: from.flag("captured")?,
                 micros: from.u64()?,
             }),
+            STOPPED => Request::Stopped,
             CANCEL => Request::Cancel,
             CONTROL => Request::Control { words: from.list("words")? },
             _ => return Err(WireError::UnknownKind(kind)),
@@ -371,6 +388,11 @@ impl Reply {
                 to.list(argv);
                 to.bytes(reason.as_bytes());
             }
+            Reply::Race { argv } => {
+                to = Encoder::new(RACE);
+                to.list(argv);
+            }
+            Reply::Stop => to = Encoder::new(STOP),
             Reply::Text(text) => {
                 to = Encoder::new(TEXT);
                 to.bytes(text);
@@ -398,6 +420,8 @@ impl Reply {
             },
             PASS_THROUGH => Reply::PassThrough { reason: from.text("reason")?, slot: from.flag("slot")? },
             RUN_AND_STORE => Reply::RunAndStore { argv: from.list("argv")?, reason: from.text("reason")? },
+            RACE => Reply::Race { argv: from.list("argv")? },
+            STOP => Reply::Stop,
             TEXT => Reply::Text(from.bytes()?.to_vec()),
             REFUSED => Reply::Refused { message: from.text("message")? },
             WORKING => Reply::Working,
@@ -566,6 +590,7 @@ mod tests {
             Request::Run(empty),
             Request::Done(done(Ended::Exited(3))),
             Request::Done(DoneReport { captured: false, ..done(Ended::Signaled(15)) }),
+            Request::Stopped,
             Request::Cancel,
             Request::Control { words: vec!["stop".into(), "--drain".into()] },
         ]
@@ -579,6 +604,9 @@ mod tests {
                     argv: vec!["cc".into(), "-fdiagnostics-color".into()],
                     reason: "é".into(),
                 },
+                Reply::Race { argv: vec!["cc".into(), OsString::from_vec(vec![0xff, b' '])] },
+                Reply::Race { argv: vec![] },
+                Reply::Stop,
                 Reply::Text(b"{}".into()),
                 Reply::Refused { message: "draining".into() },
                 Reply::Working,
@@ -701,5 +729,25 @@ mod tests {
         let control = Request::Control { words: vec!["a\0b".into()] };
         let bytes = control.encode().unwrap();
         assert_eq!(Frame::decode(&bytes), Err(WireError::InvalidField("words")));
+        let race = Reply::Race { argv: vec!["a\0b".into()] };
+        assert_eq!(Frame::decode(&race.encode().unwrap()), Err(WireError::InvalidField("argv")));
+    }
+
+    #[test]
+    fn each_side_has_its_own_kinds() {
+        for frame in samples() {
+            let bytes = frame.encode().unwrap();
+            let (kind, payload) = (bytes[4], &bytes[HEADER_BYTES..]);
+            let as_request = Request::decode(kind, payload);
+            let as_reply = Reply::decode(kind, payload);
+            match frame {
+                Frame::Request(request) => {
+                    assert_eq!((as_request, as_reply), (Ok(request), Err(WireError::UnknownKind(kind))));
+                }
+                Frame::Reply(reply) => {
+                    assert_eq!((as_request, as_reply), (Err(WireError::UnknownKind(kind)), Ok(reply)));
+                }
+            }
+        }
     }
 }

@@ -8,9 +8,7 @@ use std::ffi::OsStr;
 use std::io::Read;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
 use std::os::unix::process::ExitStatusExt;
-use std::process::Command;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -223,20 +221,6 @@ fn a_process_that_outlives_the_command_is_not_waited_for() {
     assert_eq!(stdout(&command.output().unwrap()), "done\n");
     assert!(start.elapsed() < Duration::from_secs(10));
     kill(std::fs::read_to_string(space.path("pid")).unwrap().trim().parse().unwrap(), libc::SIGKILL);
-}
-
-/// A process as one has it at a terminal: in the background of a script, or below nohup, it would ignore signals.
-fn that_heeds_signals(mut command: Command) -> Command {
-    // SAFETY: system calls only, between fork and exec.
-    unsafe {
-        command.pre_exec(|| {
-            for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
-                libc::signal(signal, libc::SIG_DFL);
-            }
-            Ok(())
-        });
-    }
-    command
 }
 
 #[test]

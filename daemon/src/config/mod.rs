@@ -226,6 +226,8 @@ pub enum Strategy {
     /// On the cluster, else on this machine.
     #[default]
     RemoteLocalFallback,
+    /// On the cluster, and at the same time on this machine where a slot is free; whoever is first counts.
+    Racing,
     /// On this machine; the cluster keeps the results.
     CacheOnly,
 }

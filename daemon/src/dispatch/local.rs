@@ -20,18 +20,16 @@ use crate::action::executed_here;
 use crate::action::execution_time;
 use crate::action::find;
 use crate::action::install;
-use crate::compiler::AppendedRules;
-use crate::compiler::Audit;
-use crate::compiler::Compile;
 use crate::compiler::Invocation;
 use crate::compiler::depfile;
 use crate::config::Config;
 use crate::digest::Digest;
-use crate::disk;
 use crate::dispatch::Directories;
 use crate::dispatch::Presence;
 use crate::dispatch::Trail;
 use crate::dispatch::Verdict;
+use crate::dispatch::attempt::Attempt;
+use crate::dispatch::attempt::Audited;
 use crate::dispatch::claims::Claim;
 use crate::dispatch::in_background;
 use crate::dispatch::verification;
@@ -61,20 +59,16 @@ pub struct LocalRun {
     pub took: Option<Duration>,
 }
 
-/// A compile as the launcher is to run it.
-pub(super) struct LocalCommand<'a> {
-    /// What it is.
-    pub compile: &'a Compile,
-    /// As the launcher sent it.
-    pub invocation: &'a Arc<Invocation>,
-    /// Its arguments as the user gave them, with the colours that a terminal would have got.
-    pub argv: Vec<OsString>,
-    /// Why it runs here.
-    pub reason: Reason,
+/// What a local run is for.
+pub(super) struct Purpose {
+    /// The command as the launcher sent it.
+    pub invocation: Arc<Invocation>,
     /// Its configuration.
     pub config: Arc<Config>,
-    /// What it appends to the file that a variable names.
-    pub appended: Option<(AppendedRules, Vec<u8>)>,
+    /// Why it runs here.
+    pub reason: Reason,
+    /// The result that it is to have, if it is run to compare.
+    pub expected: Option<re::ActionResult>,
 }
 
 /// A command that the launcher runs, and what is needed to keep its result.
@@ -99,20 +93,6 @@ pub struct Pending {
     claim: Claim,
     trail: Trail,
     handed_over: Instant,
-}
-
-/// What tells which files the compiler opened.
-enum Audited {
-    /// The user's depfiles.
-    Users(Vec<PathBuf>),
-    /// One that only farcc asked for, and that is removed again.
-    Ours(tempfile::TempPath),
-    /// It was asked before the run.
-    Before,
-    /// The rules that the compiler appends to a file of the user's, where others may stand as well: made before the run.
-    Appended(Vec<u8>),
-    /// The state directory cannot be written: without an audit, nothing is stored.
-    Impossible,
 }
 
 /// The result of a local run that the cluster may want.
@@ -168,41 +148,19 @@ fn message(store: &Store, raw: &[u8], digest: Option<&re::Digest>) -> Result<Opt
 }
 
 impl Pending {
-    /// Prepares a local run. `expected`: what it is compared with.
+    /// A local run that begins now, or did in a race.
     pub(super) fn new(
-        command: LocalCommand,
+        attempt: Attempt,
+        purpose: Purpose,
         action: Arc<Action>,
         store: Arc<Store>,
         claim: Claim,
         trail: Trail,
-        expected: Option<re::ActionResult>,
         directories: &Directories,
     ) -> Pending {
-        let (audit_directory, verify_directory) = (directories.audit(), directories.verify());
-        let LocalCommand { compile, invocation, mut argv, reason, config, appended } = command;
-        let audited = match compile.audit(appended.as_ref().map(|(rules, _)| rules)) {
-            Audit::AppendedRules => Audited::Appended(appended.map(|(_, text)| text).unwrap_or_default()),
-            // The compiler was asked before the run, or there is nothing to ask.
-            Audit::Question | Audit::Nothing => Audited::Before,
-            Audit::Depfile => {
-                let depfiles = compile.sources.iter().filter_map(|source| source.depfile.as_ref());
-                Audited::Users(depfiles.map(|depfile| paths::absolute(&invocation.cwd, depfile)).collect())
-            }
-            Audit::AddedDepfile => match temporary_depfile(&audit_directory) {
-                Ok(path) => {
-                    argv.extend(compile.depfile_arguments(&path));
-                    Audited::Ours(path)
-                }
-                Err(error) => {
-                    tracing::warn!("failed to make a file in {}: {error}", audit_directory.display());
-                    Audited::Impossible
-                }
-            },
-        };
-        let (invocation, handed_over) = (Arc::clone(invocation), Instant::now());
-        let lies = |output: &Output| Some((output.path.clone(), Fingerprint::of(&output.path).ok()?));
-        let outputs = action.outputs.iter().filter(|output| output.lies_in_place());
-        let before = outputs.filter_map(lies).collect();
+        let Attempt { argv, audited, before, began } = attempt;
+        let Purpose { invocation, config, reason, expected } = purpose;
+        let verify_directory = directories.verify();
         Pending {
             argv,
             reason,
@@ -216,7 +174,7 @@ impl Pending {
             verify_directory,
             claim,
             trail,
-            handed_over,
+            handed_over: began,
         }
     }
 
@@ -277,7 +235,7 @@ impl Pending {
                 trail.bytes.stored +=
                     sizes.map(|digest| u64::try_from(digest.size_bytes).unwrap_or(0)).sum::<u64>();
                 // What failed there and succeeded here is no result to share.
-                let shareable = matches!(reason, Reason::RemoteError(_) | Reason::CacheOnly);
+                let shareable = matches!(reason, Reason::RemoteError(_) | Reason::CacheOnly | Reason::Raced);
                 trail.ended(Outcome::ExecutedLocal, Some(reason));
                 (trail, shareable.then_some(Kept { action, result, store, config }))
             }
@@ -437,31 +395,6 @@ fn check_messages(action: &Action, messages: [&[u8]; 2]) -> Result<(), Reason> {
     match messages.iter().find_map(|message| checkout.relocation.named_here(message)) {
         Some(path) => Err(Reason::PathShown(format!("{} in a message", path.display()))),
         None => Ok(()),
-    }
-}
-
-fn temporary_depfile(directory: &Path) -> std::io::Result<tempfile::TempPath> {
-    std::fs::create_dir_all(directory)?;
-    // The compiler would fail where it is full.
-    if disk::is_scarce(directory) {
-        return Err(std::io::Error::new(std::io::ErrorKind::StorageFull, "its file system is nearly full"));
-    }
-    Ok(tempfile::Builder::new().suffix(".d").tempfile_in(directory)?.into_temp_path())
-}
-
-/// No compile takes so long: whoever asked for the depfile was killed.
-const OLDEST_DEPFILE: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// Removes what killed daemons have left in the directory of depfiles that only farcc asked for.
-pub(super) fn remove_old_depfiles(directory: &Path) {
-    // It may not be there yet.
-    let Ok(entries) = std::fs::read_dir(directory) else { return };
-    for entry in entries.flatten() {
-        let modified = entry.metadata().and_then(|metadata| metadata.modified());
-        if modified.is_ok_and(|modified| modified.elapsed().is_ok_and(|age| age > OLDEST_DEPFILE)) {
-            // The next time is early enough for what cannot be removed now.
-            let _ = std::fs::remove_file(entry.path());
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The way of a command through the daemon, from the launcher's request to the verdict.
 //! Knows nothing of sockets and frames.
 
+mod attempt;
 mod claims;
 mod inputs;
 mod inspection;
@@ -10,6 +11,7 @@ mod offer;
 mod policy;
 mod preparation;
 mod presence;
+mod racing;
 mod remote;
 mod sharing;
 mod trail;
@@ -48,10 +50,13 @@ use crate::stats::Outcome;
 use crate::stats::Stats;
 use crate::store::Store;
 
+use attempt::LocalCommand;
 use claims::Claims;
-use local::LocalCommand;
+use local::Purpose;
 use policy::not_shared;
 use policy::route;
+use remote::Answer;
+use remote::Rival;
 use sharing::Sharing;
 use workers::Workers;
 
@@ -61,6 +66,11 @@ pub use local::Kept;
 pub use local::LocalRun;
 pub use local::Pending;
 pub use presence::Presence;
+pub use racing::Lane;
+pub use racing::Order;
+pub use racing::Report;
+pub use racing::Track;
+pub use racing::lane;
 pub use trail::PATHS;
 pub use trail::Trail;
 pub use workers::Comparison;
@@ -86,6 +96,16 @@ pub enum Verdict {
     },
     /// Run the command as a child and report, so that its result can be kept.
     RunAndStore(Box<Pending>),
+    /// Nothing more: it has run the command in a race and reported, and its result is to be kept.
+    RanHere(Box<Pending>, LocalRun),
+}
+
+/// Whoever asked for a command.
+pub struct Launcher {
+    /// Whether it waits.
+    pub presence: Presence,
+    /// Where it runs the command while the cluster does.
+    pub lane: Lane,
 }
 
 /// What all commands share.
@@ -220,15 +240,16 @@ impl Dispatcher {
     /// 5. build the Action
     /// 6. a hit in the store on this machine
     /// 7. a hit in the cluster's action cache
-    /// 8. upload what is missing, execute on the cluster, audit the depfile, install the outputs
+    /// 8. upload what is missing, execute on the cluster, audit the depfile, install the outputs; with strategy `racing` the
+    ///    launcher runs the command meanwhile, and whoever is first counts
     /// 9. else the launcher runs it, and [`finish`](Self::finish) stores the result
     ///
-    /// Outputs are put into place only while `presence` says that the launcher waits.
-    pub async fn handle(&self, invocation: Arc<Invocation>, presence: Presence) -> Verdict {
+    /// Outputs are put into place only while the `launcher` waits.
+    pub async fn handle(&self, invocation: Arc<Invocation>, mut launcher: Launcher) -> Verdict {
         let mut trail = Trail::new(Arc::clone(&invocation));
-        let verdict = match self.decide(&invocation, &presence, &mut trail).await {
-            // It is counted when the launcher has reported.
-            Ok(verdict @ Verdict::RunAndStore(_)) => return verdict,
+        let verdict = match self.decide(&invocation, &mut launcher, &mut trail).await {
+            // It is counted when the launcher has reported, and its result was looked at.
+            Ok(verdict @ (Verdict::RunAndStore(_) | Verdict::RanHere(..))) => return verdict,
             Ok(verdict) => verdict,
             Err((reason, slot)) => {
                 trail.ended(Outcome::PassedThrough, Some(reason.clone()));
@@ -242,7 +263,7 @@ impl Dispatcher {
     async fn decide(
         &self,
         invocation: &Arc<Invocation>,
-        presence: &Presence,
+        launcher: &mut Launcher,
         trail: &mut Trail,
     ) -> Result<Verdict, (Reason, bool)> {
         let Read { config, executed, task } =
@@ -264,7 +285,7 @@ impl Dispatcher {
             Task::Other => return Err((Reason::NotACompiler, leaf)),
             Task::Local(reason) => return Err((reason, leaf)),
         };
-        let compiled = self.compile(&config, &compile, &executed, invocation, presence, trail).await;
+        let compiled = self.compile(&config, &compile, &executed, invocation, launcher, trail).await;
         compiled.map_err(|reason| (reason, leaf))
     }
 
@@ -276,9 +297,10 @@ impl Dispatcher {
         compile: &Arc<Compile>,
         executed: &Arc<Invocation>,
         invocation: &Arc<Invocation>,
-        presence: &Presence,
+        launcher: &mut Launcher,
         trail: &mut Trail,
     ) -> Result<Verdict, Reason> {
+        let Launcher { presence, lane } = launcher;
         let turn = self.preparing.acquire().await;
         let toolchain = self.toolchains.probe(compile, executed).await?;
         let prepared = self.prepare(config, compile, executed, &toolchain).await?;
@@ -302,6 +324,9 @@ impl Dispatcher {
             let listed = self.toolchains.dependencies(compile, executed).await?;
             local::audit(&listed, &invocation.cwd, &prepared.action.inputs)?;
         }
+        let argv = || preparation::argv_here(compile, executed, invocation, &toolchain, &prepared.action);
+        let audit_directory = self.directories.audit();
+        let mut raced = None;
         let reason = match self.cluster(config)? {
             _ if expected.is_some() => Reason::Verify,
             None => Reason::NoRemote,
@@ -311,6 +336,15 @@ impl Dispatcher {
             Some(cluster) => {
                 let executor = &cluster.executor;
                 let (workers, relative) = (&self.workers, &prepared.relative);
+                // What is run to compare runs alone, and what has appended its rules cannot be undone.
+                let races = config.exec.strategy == Strategy::Racing && !sampled && appended.is_none();
+                let rival = match races {
+                    true => {
+                        let command = LocalCommand { compile, invocation, argv: argv()?, appended: None };
+                        Some(Rival { lane, command, audit_directory: audit_directory.clone() })
+                    }
+                    false => None,
+                };
                 let run = remote::Run {
                     executor,
                     store: &store,
@@ -321,13 +355,18 @@ impl Dispatcher {
                     workers,
                     toolchain: &toolchain,
                     relative,
+                    rival,
                 };
                 match run.run(&prepared.action, &cluster.jobs).await {
-                    Ok(Verdict::Completed { exit_code: 0, .. }) if sampled => {
+                    Ok(Answer::There(Verdict::Completed { exit_code: 0, .. })) if sampled => {
                         expected = known_result(&store, &prepared.action).await?;
                         Reason::Verify
                     }
-                    Ok(verdict) => return Ok(verdict),
+                    Ok(Answer::There(verdict)) => return Ok(verdict),
+                    Ok(Answer::Here { attempt, run, reason }) => {
+                        raced = Some((attempt, run));
+                        reason
+                    }
                     Err(reason) if config.exec.strategy == Strategy::Remote => {
                         trail.ended(Outcome::ExecutedRemote, Some(reason.clone()));
                         return Ok(remote::failed_remotely(&reason));
@@ -343,17 +382,23 @@ impl Dispatcher {
             }
             None => None,
         };
+        let (attempt, run) = match raced {
+            Some((attempt, run)) => (attempt, Some(run)),
+            None => {
+                let command = LocalCommand { compile, invocation, argv: argv()?, appended };
+                (command.attempt(&prepared.action, &audit_directory), None)
+            }
+        };
         let trail = std::mem::replace(trail, Trail::new(Arc::clone(invocation)));
-        let mut argv = invocation.argv.clone();
-        if let Some(checkout) = &prepared.action.checkout {
-            argv.splice(1..1, compile.prefix_maps(&checkout.relocation));
-        }
-        argv.extend(preparation::additions(compile, executed, &toolchain)?);
-        let command =
-            LocalCommand { compile, invocation, argv, reason, config: Arc::clone(config), appended };
+        let (invocation, config) = (Arc::clone(invocation), Arc::clone(config));
+        let purpose = Purpose { invocation, config, reason, expected };
+        let action = Arc::clone(&prepared.action);
         let pending =
-            Pending::new(command, prepared.action, store, claim, trail, expected, &self.directories);
-        Ok(Verdict::RunAndStore(Box::new(pending)))
+            Box::new(Pending::new(attempt, purpose, action, store, claim, trail, &self.directories));
+        Ok(match run {
+            Some(run) => Verdict::RanHere(pending, run),
+            None => Verdict::RunAndStore(pending),
+        })
     }
 
     /// Stores the result of a local run, if it can be trusted, and counts it. Returns what may be
@@ -458,7 +503,7 @@ impl Dispatcher {
         if let Err(error) = self.history.trim(MAX_HISTORY_BYTES) {
             tracing::warn!("failed to trim the history: {error}");
         }
-        local::remove_old_depfiles(&self.directories.audit());
+        attempt::remove_old_depfiles(&self.directories.audit());
     }
 
     /// Lets every open store remove what is over its limit.

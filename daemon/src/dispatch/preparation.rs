@@ -284,10 +284,29 @@ fn driver_name(compile: &Compile, invocation: &Invocation) -> OsString {
     named.map_or_else(|| driver.clone().into_os_string(), OsString::clone)
 }
 
+/// What the launcher runs: the command as it was typed, and what is added to it.
+///
+/// # Errors
+/// Those of [`additions`].
+pub(super) fn argv_here(
+    compile: &Compile,
+    executed: &Invocation,
+    typed: &Invocation,
+    toolchain: &Toolchain,
+    action: &Action,
+) -> Result<Vec<OsString>, Reason> {
+    let mut argv = typed.argv.clone();
+    if let Some(checkout) = &action.checkout {
+        argv.splice(1..1, compile.prefix_maps(&checkout.relocation));
+    }
+    argv.extend(additions(compile, executed, toolchain)?);
+    Ok(argv)
+}
+
 /// What is added to every compile's arguments, wherever it runs: what tells the compiler the colours of the user's
 /// terminal, which it does not see, and what keeps Clang from writing into a precompiled header when each file in it was
 /// changed, which is another time on every machine.
-pub(super) fn additions(
+fn additions(
     compile: &Compile,
     invocation: &Invocation,
     toolchain: &Toolchain,

@@ -1,8 +1,10 @@
-//! One compile on the cluster: a hit in its action cache, or an execution.
+//! One compile on the cluster: a hit in its action cache, or an execution, which may race with a local run.
 //! Knows nothing of gRPC; what the cluster cannot do comes back as a reason.
 
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
 use tokio::sync::Semaphore;
@@ -22,13 +24,19 @@ use crate::config::Config;
 use crate::config::Root;
 use crate::config::Strategy;
 use crate::digest::Digest;
+use crate::dispatch::Lane;
+use crate::dispatch::LocalRun;
 use crate::dispatch::Presence;
 use crate::dispatch::Trail;
 use crate::dispatch::Verdict;
+use crate::dispatch::attempt::Attempt;
+use crate::dispatch::attempt::LocalCommand;
+use crate::dispatch::attempt::may_be_ended;
 use crate::dispatch::in_background;
 use crate::dispatch::local::audit_appended;
 use crate::dispatch::local::audit_depfile;
 use crate::dispatch::local::check_outputs;
+use crate::dispatch::racing::Winner;
 use crate::dispatch::workers::Subject;
 use crate::dispatch::workers::Workers;
 use crate::executor::remote::Fetched;
@@ -59,16 +67,51 @@ pub(super) struct Run<'a> {
     pub toolchain: &'a Arc<Toolchain>,
     /// The command by relative paths, or why there is none.
     pub relative: &'a Result<RelativeCommand, String>,
+    /// What may begin here once it is known that the cluster has no result.
+    pub rival: Option<Rival<'a>>,
+}
+
+/// A local run of the same command, for a launcher with a free slot.
+pub(super) struct Rival<'a> {
+    /// Where it runs.
+    pub lane: &'a mut Lane,
+    /// What is run.
+    pub command: LocalCommand<'a>,
+    /// Where depfiles go that no user asked for.
+    pub audit_directory: PathBuf,
+}
+
+/// Where the command ran in the end.
+pub(super) enum Answer {
+    /// On the cluster, now or earlier.
+    There(Verdict),
+    /// Here, in a race.
+    Here {
+        /// How it began.
+        attempt: Attempt,
+        /// How it ended.
+        run: LocalRun,
+        /// Why it counts.
+        reason: Reason,
+    },
+}
+
+/// What the cluster made.
+enum Made {
+    /// A result that can be trusted, whose blobs are in the store.
+    Result { result: Box<re::ActionResult>, execution: Option<Duration> },
+    /// What a failed command said.
+    Failure(Verdict),
 }
 
 impl Run<'_> {
     /// Takes the result from the cluster, or has it made there, and installs the outputs; with one of the permits
-    /// of `jobs`.
+    /// of `jobs`. What is not there races with its `rival`, if it has one.
     ///
     /// # Errors
     /// The reason why there is no result that can be trusted.
-    pub(super) async fn run(self, action: &Arc<Action>, jobs: &Semaphore) -> Result<Verdict, Reason> {
-        let _permit = jobs.acquire().await.map_err(|error| Reason::Internal(error.to_string()))?;
+    pub(super) async fn run(mut self, action: &Arc<Action>, jobs: &Semaphore) -> Result<Answer, Reason> {
+        let permit = jobs.acquire().await.map_err(|error| Reason::Internal(error.to_string()))?;
         self.executor.check_health()?;
         let Run { executor, config, workers, toolchain, relative, store, .. } = self;
         let subject = Subject { action, toolchain, relative, config, executor, store };
@@ -78,7 +121,8 @@ impl Run<'_> {
         let ahead = if self.executes().await? { executor.send_ahead(&sent) } else { None };
         if accept_cached && let Some(fetched) = executor.cached(&sent, self.store).await? {
             // A hit was audited by whoever made it, and is audited again: its depfile costs nothing.
-            return self.keep(action, rooted, fetched, Outcome::HitRemote).await;
+            let made = self.check(action, rooted, fetched).await?;
+            return self.install(action, made, Outcome::HitRemote).await;
         }
         if !self.executes().await? {
             return Err(Reason::CacheOnly);
@@ -87,30 +131,31 @@ impl Run<'_> {
             rooted = other;
             sent = executor.remote_action(&rooted.action).await?;
         }
-        let mut fetched = executor.execute(&sent, self.store, accept_cached, ahead).await?;
-        if rooted.root == Root::Wrapper
-            && let Some(why) = worker::failure(fetched.result.exit_code, &fetched.result.stderr_raw)
-        {
-            self.trail.bytes += fetched.bytes;
-            workers.refuted(action, config).await;
-            return Err(Reason::RemoteError(format!("root wrapper cannot work there: it failed to {why}")));
-        }
-        match fetched.result.exit_code {
-            0 => self.keep(action, rooted, fetched, Outcome::ExecutedRemote).await,
-            exit_code if self.config.exec.strategy == Strategy::Remote => {
-                self.trail.bytes += fetched.bytes;
-                self.trail.ended(Outcome::ExecutedRemote, Some(Reason::RemoteFailed(exit_code)));
-                let exit_code = u8::try_from(exit_code).unwrap_or(1);
-                rooted.result_here(self.store, &mut fetched.result)?;
-                let stdout = action.messages_here(fetched.result.stdout_raw);
-                let stderr = action.messages_here(fetched.result.stderr_raw);
-                Ok(Verdict::Completed { exit_code, stdout, stderr })
+        let rival = self.rival.take().filter(|_| may_be_ended(action, self.invocation.umask));
+        let execution = async {
+            let executed = executor.execute(&sent, store, accept_cached, ahead).await;
+            // A local run may go on for long, and needs none.
+            drop(permit);
+            self.check(action, rooted, executed?).await
+        };
+        let made = match rival {
+            None => execution.await?,
+            Some(Rival { lane, command, audit_directory }) => {
+                let attempt = command.attempt(action, &audit_directory);
+                match lane.race(attempt.argv.clone(), execution).await? {
+                    Winner::Local(run, reason) => return Ok(Answer::Here { attempt, run, reason }),
+                    Winner::Remote(made) => {
+                        if let Made::Result { result, .. } = &made
+                            && self.presence.is_there()
+                        {
+                            attempt.remove_leftovers(action, result);
+                        }
+                        made
+                    }
+                }
             }
-            exit_code => {
-                self.trail.bytes += fetched.bytes;
-                Err(Reason::RemoteFailed(exit_code))
-            }
-        }
+        };
+        self.install(action, made, Outcome::ExecutedRemote).await
     }
 
     /// Whether a miss may be executed on the cluster.
@@ -118,38 +163,61 @@ impl Run<'_> {
         Ok(self.config.exec.strategy != Strategy::CacheOnly && self.executor.executes().await?)
     }
 
-    /// Audits the result, keeps it and installs the outputs.
-    async fn keep(
-        self,
+    /// Audits what the cluster has made, or says why it has not. Nothing of it is in its place yet.
+    async fn check(
+        &mut self,
         action: &Arc<Action>,
         rooted: Rooted,
         mut fetched: Fetched,
-        outcome: Outcome,
-    ) -> Result<Verdict, Reason> {
+    ) -> Result<Made, Reason> {
         self.trail.bytes += fetched.bytes;
-        let execution = execution_time(&fetched.result);
-        let (store, action, umask) = (Arc::clone(self.store), Arc::clone(action), self.invocation.umask);
-        let (cwd, presence) = (self.invocation.cwd.clone(), self.presence.clone());
-        let kept = in_background(move || {
+        let exit_code = fetched.result.exit_code;
+        if rooted.root == Root::Wrapper
+            && let Some(why) = worker::failure(exit_code, &fetched.result.stderr_raw)
+        {
+            self.workers.refuted(action, self.config).await;
+            return Err(Reason::RemoteError(format!("root wrapper cannot work there: it failed to {why}")));
+        }
+        if exit_code != 0 {
+            if self.config.exec.strategy != Strategy::Remote {
+                return Err(Reason::RemoteFailed(exit_code));
+            }
+            rooted.result_here(self.store, &mut fetched.result)?;
+            let stdout = action.messages_here(fetched.result.stdout_raw);
+            let stderr = action.messages_here(fetched.result.stderr_raw);
+            self.trail.ended(Outcome::ExecutedRemote, Some(Reason::RemoteFailed(exit_code)));
+            let exit_code = u8::try_from(exit_code).unwrap_or(1);
+            return Ok(Made::Failure(Verdict::Completed { exit_code, stdout, stderr }));
+        }
+        let (store, action) = (Arc::clone(self.store), Arc::clone(action));
+        let (cwd, execution) = (self.invocation.cwd.clone(), execution_time(&fetched.result));
+        let checked = in_background(move || {
             rooted.result_here(&store, &mut fetched.result)?;
-            keep(&store, &action, &fetched.result, &cwd, umask, &|| presence.is_there())
+            check(&store, &action, &fetched.result, &cwd)?;
+            Ok::<_, Reason>(Box::new(fetched.result))
         });
-        let kept = kept.await?;
-        let verdict = kept?;
+        let result = checked.await??;
+        Ok(Made::Result { result, execution })
+    }
+
+    /// Installs the outputs of what was checked, and keeps the result.
+    async fn install(self, action: &Arc<Action>, made: Made, outcome: Outcome) -> Result<Answer, Reason> {
+        let (result, execution) = match made {
+            Made::Result { result, execution } => (result, execution),
+            Made::Failure(verdict) => return Ok(Answer::There(verdict)),
+        };
+        let (store, action, umask) = (Arc::clone(self.store), Arc::clone(action), self.invocation.umask);
+        let presence = self.presence.clone();
+        let installed = in_background(move || keep(&store, &action, &result, umask, &|| presence.is_there()));
+        let verdict = installed.await??;
         self.trail.ended(outcome, None);
         self.trail.spared(execution.filter(|_| outcome == Outcome::HitRemote));
-        Ok(verdict)
+        Ok(Answer::There(verdict))
     }
 }
 
-fn keep(
-    store: &Store,
-    action: &Action,
-    result: &re::ActionResult,
-    cwd: &Path,
-    umask: u32,
-    is_wanted: &dyn Fn() -> bool,
-) -> Result<Verdict, Reason> {
+/// Audits a result whose blobs are in the store.
+fn check(store: &Store, action: &Action, result: &re::ActionResult, cwd: &Path) -> Result<(), Reason> {
     let failed = |error: &dyn std::fmt::Display| Reason::Store(error.to_string());
     let is_depfile = |output: &&Output| {
         matches!(output.kind, OutputKind::Depfile | OutputKind::AuditDepfile | OutputKind::AppendedRules)
@@ -168,11 +236,25 @@ fn keep(
             _ => audit_depfile(&depfile, cwd, &action.inputs)?,
         }
     }
-    check_outputs(action, store, result)?;
+    let is_missing = |output: &&Output| !output.is_optional && find(result, output).is_none();
+    if let Some(output) = action.outputs.iter().find(is_missing) {
+        return Err(Reason::RemoteError(InstallError::NotMade(output.path.clone()).to_string()));
+    }
+    check_outputs(action, store, result)
+}
+
+/// Puts the outputs of a checked result into place, and the result into the store.
+fn keep(
+    store: &Store,
+    action: &Action,
+    result: &re::ActionResult,
+    umask: u32,
+    is_wanted: &dyn Fn() -> bool,
+) -> Result<Verdict, Reason> {
     install(store, action, result, umask, is_wanted).map_err(|error| match error {
         InstallError::NotMade(_) => Reason::RemoteError(error.to_string()),
         InstallError::Unwanted => Reason::Abandoned,
-        InstallError::Gone(_) | InstallError::Store(_) => failed(&error),
+        InstallError::Gone(_) | InstallError::Store(_) => Reason::Store(error.to_string()),
     })?;
     let stdout = action.messages_here(result.stdout_raw.clone());
     let stderr = action.messages_here(result.stderr_raw.clone());

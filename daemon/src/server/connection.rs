@@ -9,6 +9,7 @@ use anyhow::Context;
 use anyhow::bail;
 use farcc::wire::DoneReport;
 use farcc::wire::Ended;
+use farcc::wire::Frame;
 use farcc::wire::HEADER_BYTES;
 use farcc::wire::HEARTBEAT;
 use farcc::wire::Header;
@@ -29,10 +30,15 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::compiler::Invocation;
 use crate::dispatch::Kept;
+use crate::dispatch::Launcher;
 use crate::dispatch::LocalRun;
+use crate::dispatch::Order;
 use crate::dispatch::Pending;
 use crate::dispatch::Presence;
+use crate::dispatch::Report;
+use crate::dispatch::Track;
 use crate::dispatch::Verdict;
+use crate::dispatch::lane;
 use crate::reason::Reason;
 use crate::server::OFFER_PATIENCE;
 use crate::server::Server;
@@ -41,6 +47,8 @@ use crate::server::Stage;
 /// How long a connection may take to say what it wants, and to take an answer. A launcher that was stopped for
 /// longer runs its command itself when it goes on.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+const READ_BYTES: usize = 64 * 1024;
 
 /// Serves one connection to its end.
 pub(super) async fn serve(
@@ -81,7 +89,7 @@ pub(super) async fn serve(
                 _ => send(&mut writer, &Reply::Text(server.control(&words))).await,
             }
         }
-        Incoming::Request(Request::Done(_) | Request::Cancel) | Incoming::End => Ok(()),
+        Incoming::Request(Request::Done(_) | Request::Stopped | Request::Cancel) | Incoming::End => Ok(()),
         Incoming::OtherProtocol(error) => {
             let message = format!("{}: {error}", Reason::VersionSkew);
             server.met_another_version();
@@ -96,7 +104,7 @@ fn presence(stream: &UnixStream) -> anyhow::Result<Presence> {
     let socket = stream.as_fd().try_clone_to_owned().context("copy the connection's descriptor")?;
     Ok(Presence::new(move || {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        // A byte can only be of Cancel.
+        // A byte can only be of Cancel: the report of a race has been read before anything is installed.
         matches!(rustix::net::recv(&socket, &mut [0; 1], flags), Err(Errno::AGAIN | Errno::INTR))
     }))
 }
@@ -147,10 +155,12 @@ async fn run_command(
         server.dispatcher.refused(invocation, Reason::Draining);
         return send(writer, &Reply::Refused { message: Reason::Draining.to_string() }).await;
     }
-    let (deciding, decided, watching) = (Arc::clone(server), Arc::clone(&invocation), presence.clone());
+    let (lane, mut track) = lane();
+    let launcher = Launcher { presence: presence.clone(), lane };
+    let (deciding, decided) = (Arc::clone(server), Arc::clone(&invocation));
     // Its own task, so that a panic is this command's alone.
-    let task = tokio::spawn(async move { deciding.dispatcher.handle(decided, watching).await });
-    let Some(verdict) = while_present(task, reader, writer).await? else { return Ok(()) };
+    let task = tokio::spawn(async move { deciding.dispatcher.handle(decided, launcher).await });
+    let Some(verdict) = while_present(task, &mut track, reader, writer).await? else { return Ok(()) };
     let verdict = verdict.unwrap_or_else(|panic| {
         let reason = Reason::Internal(panic);
         server.dispatcher.refused(invocation, reason.clone());
@@ -164,6 +174,7 @@ async fn run_command(
             send(writer, &Reply::PassThrough { reason: reason.to_string(), slot }).await
         }
         Verdict::RunAndStore(pending) => hand_over(server, *pending, presence, reader, writer).await,
+        Verdict::RanHere(pending, run) => keep(server, *pending, run, presence, writer).await,
     }
 }
 
@@ -197,8 +208,18 @@ async fn hand_over(
         server.dispatcher.abandon(pending);
         return report.map(drop);
     };
+    keep(server, pending, local_run(report), presence, writer).await
+}
+
+/// Stores what the launcher's run has made, and lets the launcher go on.
+async fn keep(
+    server: &Arc<Server>,
+    pending: Pending,
+    run: LocalRun,
+    presence: Presence,
+    writer: &mut OwnedWriteHalf,
+) -> anyhow::Result<()> {
     let storing = Arc::clone(server);
-    let run = local_run(report);
     let task = tokio::spawn(async move { storing.dispatcher.finish(pending, run, presence).await });
     let kept = while_storing(task, writer).await;
     let sent = send(writer, &Reply::Completed { exit_code: 0, stdout: Vec::new(), stderr: Vec::new() }).await;
@@ -235,27 +256,52 @@ fn local_run(report: DoneReport) -> LocalRun {
     }
 }
 
-/// Waits for `task` while the launcher is there, telling it every [`HEARTBEAT`] that the daemon lives. None:
-/// the launcher has gone, and the task is cancelled.
+/// Waits for `task` while the launcher is there, telling it every [`HEARTBEAT`] that the daemon lives, and carries orders
+/// and reports of a race. None: the launcher has gone, and the task is cancelled.
 async fn while_present<T: Send + 'static>(
     task: JoinHandle<T>,
+    track: &mut Track,
     reader: &mut OwnedReadHalf,
     writer: &mut OwnedWriteHalf,
 ) -> anyhow::Result<Option<Result<T, String>>> {
     let mut task = AbortOnDrop(task);
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     heartbeat.tick().await;
+    let (mut races, mut ran) = (false, false);
+    let mut received = Vec::new();
     loop {
         tokio::select! {
             ended = &mut task.0 => return Ok(Some(ended.map_err(|error| error.to_string()))),
-            _ = heartbeat.tick() => send(writer, &Reply::Working).await?,
-            // Nothing but Cancel may come now; a closed socket says the same.
-            _ = reader.readable() => {
-                let mut byte = [0];
-                match reader.try_read(&mut byte) {
-                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            // A launcher that has run the command may be gone: it is counted all the same, and the task ends at once.
+            _ = heartbeat.tick(), if !ran => send(writer, &Reply::Working).await?,
+            Some(order) = track.orders.recv() => {
+                let reply = match order {
+                    Order::Race(argv) => {
+                        races = true;
+                        Reply::Race { argv }
+                    }
+                    Order::Stop => Reply::Stop,
+                };
+                send(writer, &reply).await?;
+            }
+            _ = reader.readable(), if !ran => {
+                received.reserve(READ_BYTES);
+                match reader.try_read_buf(&mut received) {
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
+                    Ok(read) if read > 0 && races => {}
+                    // But for the report of a race, only Cancel may come now; a closed socket says the same.
                     _ => return Ok(None),
                 }
+                let report = match Frame::decode(&received) {
+                    Ok(Frame::Request(Request::Done(report))) => Report::Ended(local_run(report)),
+                    Ok(Frame::Request(Request::Stopped)) => Report::Stopped,
+                    Err(WireError::Truncated) => continue,
+                    _ => return Ok(None),
+                };
+                (races, ran) = (false, matches!(report, Report::Ended(_)));
+                received.clear();
+                // A task that does not take it has just ended.
+                let _ = track.reports.send(report);
             }
         }
     }

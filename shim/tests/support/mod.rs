@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Child;
@@ -146,6 +147,20 @@ impl Conversation {
     pub fn reply(&mut self, reply: Reply) {
         self.link.send(&Frame::Reply(reply)).unwrap();
     }
+}
+
+/// A process as one has it at a terminal: in the background of a script, or below nohup, it would ignore signals.
+pub fn that_heeds_signals(mut command: Command) -> Command {
+    // SAFETY: system calls only, between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+            Ok(())
+        });
+    }
+    command
 }
 
 pub fn pass_through() -> Reply {

@@ -162,18 +162,13 @@ fn switch(name: &str, value: &str, key: Key, draft: &mut Draft) {
 }
 
 fn strategy(value: &str, draft: &mut Draft) {
-    let (strategy, note) = match value {
+    let strategy = match value {
         // "Local Execution, Remote Caching" in reclient's words.
-        "local" => ("cache_only", None),
-        "remote" => ("remote", None),
-        "remote_local_fallback" => ("remote_local_fallback", None),
-        "racing" => ("remote_local_fallback", Some("it was racing, which farcc does not do")),
+        "local" => "cache_only",
+        "remote" | "remote_local_fallback" | "racing" => value,
         _ => return draft.drop("exec_strategy", "none of local, remote, remote_local_fallback and racing"),
     };
     draft.text(Key::Strategy, strategy);
-    if let Some(note) = note {
-        draft.note_on(Key::Strategy, note);
-    }
 }
 
 /// `Call=duration` for single calls and `default=duration` for the rest.
@@ -223,7 +218,8 @@ fn reason(name: &str) -> &'static str {
         | "download_tick_duration"
         | "unified_uploads" => "farcc always sends and fetches a blob once, small ones together",
         "local_resource_fraction" => "a share; farcc takes a number: [exec] local_jobs",
-        "racing_bias" | "racing_tmp_dir" => "of racing, which farcc does not do",
+        "racing_bias" => "farcc runs a miss in both places at once, where a slot is free",
+        "racing_tmp_dir" => "in a race of farcc's, results wait in the store",
         "cache_dir" | "enable_deps_cache" | "deps_cache_max_mb" | "deps_cache_mode" => {
             "farcc keeps what it knows of files by itself"
         }
