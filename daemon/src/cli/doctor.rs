@@ -302,6 +302,10 @@ mod tests {
         let names =
             |platform: re::Platform| platform.properties.into_iter().map(|it| it.name).collect::<Vec<_>>();
         assert_eq!(names(action.platform.unwrap()), ["a", "b"]);
+        let command = re::Command::decode(bytes(&blobs[1])).unwrap();
+        #[expect(deprecated, reason = "servers older than API 2.2 read only this one")]
+        let properties = command.platform.unwrap();
+        assert_eq!(names(properties), ["a", "b"]);
         assert!(
             action.do_not_cache && blobs.iter().all(|blob| blob.digest.function() == DigestFunction::Blake3)
         );

@@ -19,6 +19,7 @@ use std::time::Instant;
 
 use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
 use prost::DecodeError;
+use prost::Message;
 use tonic::Code;
 
 use crate::action::Action;
@@ -211,7 +212,7 @@ impl RemoteExecutor {
                     client.forget(&digests);
                     continue;
                 }
-                Err(error) => return Err(self.note(&error)),
+                Err(error) => return Err(with_platform(self.note(&error), &error, action)),
             };
             if outcome.result.exit_code != 0 {
                 // Some servers cache failures: a poisoned one would be the last word otherwise.
@@ -417,6 +418,26 @@ impl RemoteExecutor {
             return RemoteError::Unavailable(error.to_string());
         }
         RemoteError::Refused(error.to_string())
+    }
+}
+
+/// Names the properties that were asked for, where the cluster's answer may be about them: that no worker has them.
+fn with_platform(noted: RemoteError, error: &Error, action: &RemoteAction) -> RemoteError {
+    let is_about_them =
+        error.code() == Code::FailedPrecondition || matches!(error.cause(), Cause::QueueTimeout);
+    match noted {
+        RemoteError::Refused(message) if is_about_them => {
+            let command = re::Command::decode(action.command.as_slice()).unwrap_or_default();
+            #[expect(
+                deprecated,
+                reason = "the same stand in the Action, which may be in another digest function"
+            )]
+            let properties = command.platform.unwrap_or_default().properties;
+            let named: Vec<_> = properties.iter().map(|it| format!("{} = {:?}", it.name, it.value)).collect();
+            let named = if named.is_empty() { "none".to_owned() } else { named.join(", ") };
+            RemoteError::Refused(format!("{message}; properties asked for: {named}"))
+        }
+        noted => noted,
     }
 }
 

@@ -182,6 +182,7 @@ impl Shared {
         let Some(command) = command.filter(|_| missing.is_empty()) else {
             return Err(missing_inputs(&missing));
         };
+        check_canonical(&action, &command)?;
         if !self.options.trusts_inputs {
             inputs.check_working_directory(&command.working_directory)?;
         }
@@ -210,6 +211,32 @@ impl Shared {
         let message = M::decode(bytes).map_err(|error| Status::invalid_argument(error.to_string()))?;
         Ok(Some(message))
     }
+}
+
+/// REAPI, messages `Command` and `Platform`, as Buildbarn: lists sorted and without duplicates, and the properties both where
+/// servers read them now and where they read them once.
+fn check_canonical(action: &proto::Action, command: &proto::Command) -> Result<(), Status> {
+    let wrong = |what: &str| Err(Status::invalid_argument(format!("{what}: {command:?}")));
+    let is_sorted = |list: &[&str]| list.windows(2).all(|pair| pair[0] < pair[1]);
+    #[expect(deprecated, reason = "servers older than API 2.2 read only this one")]
+    let platform = &command.platform;
+    let properties = action.platform.iter().flat_map(|platform| &platform.properties);
+    let properties: Vec<_> = properties.map(|property| (&property.name, &property.value)).collect();
+    let variables: Vec<&str> = command.environment_variables.iter().map(|it| it.name.as_str()).collect();
+    let outputs: Vec<&str> = command.output_paths.iter().map(String::as_str).collect();
+    if *platform != action.platform {
+        return wrong("Action and Command have other properties");
+    }
+    if !properties.windows(2).all(|pair| pair[0] < pair[1]) {
+        return wrong("properties are not sorted");
+    }
+    if !is_sorted(&variables) || !is_sorted(&outputs) {
+        return wrong("variables or outputs are not sorted");
+    }
+    if outputs.iter().any(|path| path.starts_with('/') || path.ends_with('/')) {
+        return wrong("an output is not relative");
+    }
+    Ok(())
 }
 
 /// REAPI, `Execution.Execute`: one MISSING violation for each blob.
