@@ -13,16 +13,23 @@ use std::process::Command;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-env-changed=RUSTC_LINKER");
     let is_native = std::env::var("HOST")? == std::env::var("TARGET")?;
-    if !is_native || std::env::var("CARGO_CFG_TARGET_ENV")? != "gnu" {
+    // Whoever names another linker may have another C library, too.
+    let is_usual = std::env::var_os("RUSTC_LINKER").is_none();
+    if !is_native || !is_usual || std::env::var("CARGO_CFG_TARGET_ENV")? != "gnu" {
         return Ok(());
     }
     let archives = ["libgcc_eh.a", "libgcc.a"].map(archive);
     let [Some(unwinder), Some(arithmetic)] = archives else { return Ok(()) };
+    for archive in [&unwinder, &arithmetic] {
+        // Their directory is named after the compiler's version.
+        println!("cargo::rerun-if-changed={}", archive.display());
+    }
     let directory = PathBuf::from(std::env::var("OUT_DIR")?);
     // What `-lgcc_s` finds first: a linker script (GNU ld manual, "Implicit Linker Scripts"), which gold, lld and mold
     // understand as well.
-    let script = format!("GROUP ( {} {} )\n", unwinder.display(), arithmetic.display());
+    let script = format!("GROUP ( \"{}\" \"{}\" )\n", unwinder.display(), arithmetic.display());
     std::fs::write(directory.join("libgcc_s.so"), script)?;
     println!("cargo::rustc-link-arg-bins=-L{}", directory.display());
     Ok(())
@@ -32,6 +39,6 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn archive(name: &str) -> Option<PathBuf> {
     let output = Command::new("cc").arg(format!("-print-file-name={name}")).output().ok()?;
     let path = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim());
-    let is_plain = |path: &Path| !path.to_string_lossy().contains([' ', '"', '(', ')', ',']);
+    let is_plain = |path: &Path| !path.to_string_lossy().contains('"');
     (path.is_absolute() && path.is_file() && is_plain(&path)).then_some(path)
 }
