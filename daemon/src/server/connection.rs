@@ -273,17 +273,20 @@ async fn while_present<T: Send + 'static>(
         tokio::select! {
             ended = &mut task.0 => return Ok(Some(ended.map_err(|error| error.to_string()))),
             // A launcher that has run the command may be gone: it is counted all the same, and the task ends at once.
-            _ = heartbeat.tick(), if !ran => send(writer, &Reply::Working).await?,
-            Some(order) = track.orders.recv() => {
-                let reply = match order {
-                    Order::Race(argv) => {
-                        races = true;
-                        Reply::Race { argv }
-                    }
-                    Order::Stop => Reply::Stop,
-                };
-                send(writer, &reply).await?;
+            _ = heartbeat.tick(), if !ran => {
+                let sent = send(writer, &Reply::Working).await;
+                // Its last words may still be there to be read, and then comes the end.
+                if !races {
+                    sent?;
+                }
             }
+            Some(order) = track.orders.recv() => match order {
+                Order::Race(argv) => {
+                    races = true;
+                    send(writer, &Reply::Race { argv }).await?;
+                }
+                Order::Stop => drop(send(writer, &Reply::Stop).await),
+            },
             _ = reader.readable(), if !ran => {
                 received.reserve(READ_BYTES);
                 match reader.try_read_buf(&mut received) {
