@@ -202,13 +202,15 @@ fn what_a_server_names_as_wrong_is_not_tried_again() {
     let refusal = Status::with_error_details(Code::FailedPrecondition, "no", details);
     cluster.end_next_execution_with(refusal);
     let plain = plain(&space);
-    let platform = "FARCC_PLATFORM='{ Pool = \"big\", OS = \"linux\" }'";
+    let platform = "FARCC_PLATFORM='{ Pool = \"big\", OS = \"linux\", registry-password = \"hidden\" }'";
     run(&space, &format!("{platform} farcc gcc -MMD -c a.c")).success();
     assert!(std::fs::read(space.workspace().join("a.o")).unwrap() == plain);
     assert_eq!(space.stats().reason("remote_error"), 1, "{}", space.stats().0);
     assert_eq!(cluster.calls(Rpc::Execute), 1);
     let explained = space.sh("", "farccd explain a.o").success().stdout_text();
-    for said in ["no such pool", "properties asked for: OS = \"linux\", Pool = \"big\""] {
+    for said in
+        ["no such pool", "properties asked for: OS = \"linux\", Pool = \"big\", registry-password = \"…\""]
+    {
         assert!(explained.contains(said), "{explained}");
     }
 }

@@ -421,3 +421,36 @@ fn a_broken_configuration_stops_no_command() {
     compile(&space).success();
     assert_eq!(space.stats().verdict("executed_local"), 1);
 }
+
+#[test]
+fn compilers_that_do_not_answer_hold_up_nobody_else() {
+    let space = space("stuck-compilers");
+    space.write("stuck.c", "#include <unistd.h>\nint main(void) { for (;;) pause(); }\n");
+    space.sh("", "gcc stuck.c -o stuck").success();
+    // More than commands are prepared at a time.
+    let processors = std::thread::available_parallelism().unwrap().get();
+    let stuck: Vec<Child> = (0..(2 * processors).max(16) + 4)
+        .map(|number| {
+            space.sh("", &format!("mkdir c{number} && cp stuck c{number}/gcc")).success();
+            let mut command = space.command(&space.binaries().farcc);
+            command
+                .args([&format!("c{number}/gcc"), "-c", "a.c", "-o", &format!("{number}.o")])
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    wait_until("all commands under way", 20, || {
+        status(&space)["daemon"]["connections"]
+            .as_u64()
+            .is_some_and(|commands| commands >= stuck.len() as u64)
+    });
+    let started = Instant::now();
+    compile(&space).success();
+    let took = started.elapsed();
+    for mut child in stuck {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    // A compiler is given half a minute to answer.
+    assert!(took < Duration::from_secs(15), "{took:?}");
+}

@@ -142,6 +142,10 @@ struct Cluster {
     jobs: Semaphore,
 }
 
+/// How long a command waits for its turn. Some are held for long: by a compiler that does not answer, by a file on a dead
+/// network file system.
+const TURN_PATIENCE: Duration = Duration::from_secs(2);
+
 /// How many commands are prepared at a time: more than there are processors, since some wait for a disk.
 fn turns() -> usize {
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -301,7 +305,8 @@ impl Dispatcher {
         trail: &mut Trail,
     ) -> Result<Verdict, Reason> {
         let Launcher { presence, lane } = launcher;
-        let turn = self.preparing.acquire().await;
+        // Whoever waits long waits for others' disks or compilers, and needs no turn.
+        let turn = tokio::time::timeout(TURN_PATIENCE, self.preparing.acquire()).await;
         let toolchain = self.toolchains.probe(compile, executed).await?;
         let prepared = self.prepare(config, compile, executed, &toolchain).await?;
         trail.prepared(&prepared, &toolchain, config);

@@ -433,12 +433,21 @@ fn with_platform(noted: RemoteError, error: &Error, action: &RemoteAction) -> Re
                 reason = "the same stand in the Action, which may be in another digest function"
             )]
             let properties = command.platform.unwrap_or_default().properties;
-            let named: Vec<_> = properties.iter().map(|it| format!("{} = {:?}", it.name, it.value)).collect();
+            let named: Vec<_> = properties.iter().map(property).collect();
             let named = if named.is_empty() { "none".to_owned() } else { named.join(", ") };
             RemoteError::Refused(format!("{message}; properties asked for: {named}"))
         }
         noted => noted,
     }
+}
+
+/// A property as a user may see it; the value of one that is named like a secret is not shown.
+fn property(property: &re::platform::Property) -> String {
+    let name = property.name.to_ascii_lowercase();
+    let is_secret =
+        ["password", "secret", "token", "credential", "api-key"].iter().any(|it| name.contains(it));
+    let value = if is_secret { "…" } else { &property.value };
+    format!("{} = {value:?}", property.name)
 }
 
 /// Everything that the cluster needs to have before it can execute `action`.

@@ -77,7 +77,7 @@ impl ServerCapabilities {
         wanted: Option<DigestFunction>,
     ) -> Result<ServerCapabilities, String> {
         let low_version = version(message.low_api_version.as_ref()).unwrap_or(OUR_LOWEST);
-        let high_version = version(message.high_api_version.as_ref()).unwrap_or(OUR_LOWEST.max(low_version));
+        let high_version = version(message.high_api_version.as_ref()).unwrap_or(OUR_HIGHEST);
         if low_version > OUR_HIGHEST || high_version < OUR_LOWEST {
             let ApiVersion { major, minor } = OUR_HIGHEST;
             return Err(format!(
@@ -263,6 +263,9 @@ mod tests {
         }
         let known = ServerCapabilities::from_message(&message((2, 0), (2, 0), &[]), None).unwrap();
         assert!(!known.uses_output_paths());
+        // Whoever says nothing is no older than others.
+        let silent = proto::ServerCapabilities { high_api_version: None, ..message((2, 0), (2, 0), &[]) };
+        assert!(ServerCapabilities::from_message(&silent, None).unwrap().uses_output_paths());
     }
 
     #[test]
