@@ -143,7 +143,7 @@ pub(super) fn remove_old_depfiles(directory: &Path) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeMap;
     use std::os::unix::fs::PermissionsExt;
     use std::sync::Arc;
@@ -158,28 +158,31 @@ mod tests {
     use crate::files::InputFile;
     use crate::listings::Listings;
 
-    /// A compile of `a.c` that makes `a.o`, and may make `a.d`.
-    fn action(scratch: &Path) -> Action {
-        let depfile = ExpectedOutput::overwriting(OutputKind::Depfile, scratch.join("a.d"));
+    /// The action of compiling `a.c` of `scratch`, as it is prepared at this moment.
+    pub(in crate::dispatch) fn prepared(scratch: &Path, outputs: Vec<ExpectedOutput>) -> Action {
         let spec = CommandSpec {
             arguments: vec!["/usr/bin/cc".into()],
             environment: BTreeMap::new(),
             cwd: scratch,
             directories: Vec::new(),
-            outputs: vec![
-                ExpectedOutput::replacing(OutputKind::Object, scratch.join("a.o")),
-                ExpectedOutput { is_optional: true, ..depfile },
-            ],
+            outputs,
             checkout: None,
         };
         let platform = BTreeMap::new();
         let (toolchain, timeout) = (Digest::empty(), Duration::ZERO);
         let circumstances = Circumstances { toolchain, salt: "", platform: &platform, timeout };
         let path = scratch.join("a.c");
-        std::fs::write(&path, "int a;").unwrap();
         let version = Files::default().version(&path).unwrap();
         let inputs = vec![Arc::new(InputFile { path, version })];
         Action::new(&spec, inputs, &circumstances, &Listings::default()).unwrap()
+    }
+
+    /// A compile that makes `a.o`, and may make `a.d`.
+    fn action(scratch: &Path) -> Action {
+        std::fs::write(scratch.join("a.c"), "int a;").unwrap();
+        let depfile = ExpectedOutput::overwriting(OutputKind::Depfile, scratch.join("a.d"));
+        let object = ExpectedOutput::replacing(OutputKind::Object, scratch.join("a.o"));
+        prepared(scratch, vec![object, ExpectedOutput { is_optional: true, ..depfile }])
     }
 
     #[test]

@@ -447,34 +447,15 @@ pub(super) fn audit(opened: &[PathBuf], cwd: &Path, inputs: &[Arc<InputFile>]) -
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
-    use crate::action::Circumstances;
-    use crate::action::CommandSpec;
     use crate::compiler::ExpectedOutput;
     use crate::compiler::OutputKind;
+    use crate::dispatch::attempt;
     use crate::dispatch::claims::Claims;
-    use crate::files::Files;
-    use crate::listings::Listings;
 
-    /// The action of compiling `a.c`, as it is prepared at this moment.
     fn prepared(scratch: &Path) -> Action {
-        let path = scratch.join("a.c");
-        let spec = CommandSpec {
-            arguments: vec!["/usr/bin/cc".into()],
-            environment: BTreeMap::new(),
-            cwd: scratch,
-            directories: Vec::new(),
-            outputs: vec![ExpectedOutput::replacing(OutputKind::Object, scratch.join("a.o"))],
-            checkout: None,
-        };
-        let platform = BTreeMap::new();
-        let (toolchain, timeout) = (Digest::empty(), Duration::ZERO);
-        let circumstances = Circumstances { toolchain, salt: "", platform: &platform, timeout };
-        let version = Files::default().version(&path).unwrap();
-        let inputs = vec![Arc::new(InputFile { path, version })];
-        Action::new(&spec, inputs, &circumstances, &Listings::default()).unwrap()
+        let object = ExpectedOutput::replacing(OutputKind::Object, scratch.join("a.o"));
+        attempt::tests::prepared(scratch, vec![object])
     }
 
     #[test]

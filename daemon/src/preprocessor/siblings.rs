@@ -17,8 +17,8 @@ use crate::files::Fingerprint;
 /// From so many files on, it takes less time to open their directory and look at them from there.
 pub(super) const MANY_SIBLINGS: usize = 12;
 
-/// More directories than one header includes from: how many may be open at a time.
-const MOST_OPEN: usize = 64;
+/// How many directories may be open at a time: of several scans at once, all count.
+const MOST_OPEN: usize = 16;
 
 /// The directories of the files that were looked at. Short-lived: a directory that is renamed meanwhile is still the one
 /// that it was.
