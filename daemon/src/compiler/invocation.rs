@@ -33,6 +33,13 @@ impl Invocation {
         env_value(&self.env, name)
     }
 
+    /// The directories of a list of them, empty elements left out.
+    pub(super) fn directories_of(&self, variable: &str) -> Vec<PathBuf> {
+        let list = self.variable(variable).unwrap_or_default().as_bytes();
+        let elements = list.split(|&byte| byte == b':' || byte == b';').filter(|element| !element.is_empty());
+        elements.map(|element| self.cwd.join(Path::new(OsStr::from_bytes(element)))).collect()
+    }
+
     /// The absolute path of the program that `argv[0]` names, found as `execvp` does in the command's own
     /// `PATH`. Symlinks are not resolved: a driver behaves by the name under which it is called.
     pub fn executable(&self) -> Option<PathBuf> {

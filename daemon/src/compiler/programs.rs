@@ -35,13 +35,14 @@ pub(super) fn check(program: &Path) -> Result<(), Reason> {
     format(program).map(drop)
 }
 
-/// The programs (absolute paths), symlinks resolved, and all libraries that the dynamic loader gives them under
-/// environment `env`; sorted, each once.
+/// The programs (absolute paths) and the `plugins` that they load, symlinks resolved, and all libraries that the dynamic
+/// loader gives them under environment `env`; sorted, each once.
 ///
 /// # Errors
 /// [`Reason::ToolchainProbe`] with the program that is missing, is no ELF file, or lacks a library.
 pub(super) async fn with_libraries(
     programs: &[PathBuf],
+    plugins: &[PathBuf],
     env: &[(OsString, OsString)],
     cwd: &Path,
 ) -> Result<Vec<PathBuf>, Reason> {
@@ -50,10 +51,15 @@ pub(super) async fn with_libraries(
         let program = std::fs::canonicalize(program).map_err(|error| failed(program, &error.to_string()))?;
         if let Format::Dynamic(loader) = format(&program)? {
             files.extend(libraries(&loader, &program, env, cwd).await?);
+            // Whoever loads a plugin has this loader.
+            for plugin in plugins {
+                files.extend(libraries(&loader, plugin, env, cwd).await?);
+            }
             files.push(loader);
         }
         files.push(program);
     }
+    files.extend_from_slice(plugins);
     for file in &mut files {
         *file = std::fs::canonicalize(&*file).map_err(|error| failed(file, &error.to_string()))?;
     }
@@ -173,7 +179,7 @@ mod tests {
     #[tokio::test]
     async fn libraries_are_those_of_the_loader() {
         let gcc = Path::new("/usr/bin/gcc");
-        let files = with_libraries(&[gcc.to_owned()], &[], Path::new("/")).await.unwrap();
+        let files = with_libraries(&[gcc.to_owned()], &[], &[], Path::new("/")).await.unwrap();
         assert!(files.contains(&gcc.canonicalize().unwrap()), "{files:?}");
         assert!(files.iter().any(|file| file.to_string_lossy().contains("libc.so")), "{files:?}");
         assert!(files.iter().any(|file| file.to_string_lossy().contains("/ld-")), "{files:?}");

@@ -41,7 +41,7 @@ impl Compile {
         {
             return Err("the assembler maps no paths in debug information".to_owned());
         }
-        if toolchain.family == Family::Gcc && writes_old_dwarf(arguments, &toolchain.version) {
+        if toolchain.family == Family::Gcc && writes_old_dwarf(arguments, &toolchain.tools.version) {
             return Err("GCC numbers files by unmapped names in debug information before DWARF 5".to_owned());
         }
         for argument in arguments {

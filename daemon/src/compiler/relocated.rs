@@ -86,8 +86,8 @@ impl Compile {
             return Err("what it makes is no object".to_owned());
         }
         let first = if toolchain.family == Family::Gcc { FIRST_GCC } else { FIRST_CLANG };
-        if major_version(&toolchain.version).is_none_or(|version| version < first) {
-            return Err(format!("{} has no -ffile-prefix-map", toolchain.version));
+        if major_version(&toolchain.tools.version).is_none_or(|version| version < first) {
+            return Err(format!("{} has no -ffile-prefix-map", toolchain.tools.version));
         }
         if self.is_long() {
             return Err("it is almost too long as it is".to_owned());
@@ -121,7 +121,8 @@ impl Compile {
     pub fn shows_paths_of_types(&self, toolchain: &Toolchain) -> bool {
         toolchain.family == Family::Clang
             && matches!(self.language, Language::Cxx | Language::ObjectiveCxx)
-            && major_version(&toolchain.version).is_none_or(|version| version < FIRST_CLANG_WITH_MAPPED_TYPES)
+            && major_version(&toolchain.tools.version)
+                .is_none_or(|version| version < FIRST_CLANG_WITH_MAPPED_TYPES)
     }
 
     /// What to put before the arguments of a run here, so that the object names the workspace as the action's does.

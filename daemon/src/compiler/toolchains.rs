@@ -3,18 +3,11 @@
 
 use std::ffi::OsStr;
 use std::ffi::OsString;
-use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::LazyLock;
-use std::sync::PoisonError;
-use std::sync::RwLock;
-use std::time::Duration;
-use std::time::Instant;
-
-use dashmap::DashMap;
 
 use crate::compiler::AppendedRules;
 use crate::compiler::Compile;
@@ -23,20 +16,20 @@ use crate::compiler::Toolchain;
 use crate::compiler::appended_rules;
 use crate::compiler::depfile;
 use crate::compiler::further_flags;
-use crate::compiler::invocation::find_executable;
 use crate::compiler::probe;
 use crate::compiler::probe::Driver;
 use crate::compiler::probe::Probe;
 use crate::compiler::programs;
 use crate::compiler::questions;
+use crate::compiler::recollections::Recollection;
+use crate::compiler::recollections::Recollections;
 use crate::compiler::toolchain::FORMAT;
-use crate::compiler::toolchain::ProgramRecord;
 use crate::compiler::toolchain::Record;
-use crate::compiler::toolchain::Stamp;
+use crate::compiler::tools::Named;
+use crate::compiler::tools::Stamp;
 use crate::digest::Digest;
 use crate::digest::Hasher;
 use crate::files::Files;
-use crate::files::Fingerprint;
 use crate::preprocessor::Family;
 use crate::process::Program;
 use crate::process::env_value;
@@ -55,42 +48,18 @@ const KEY_VARIABLES: &[&str] = &[
     "LD_AUDIT",
 ];
 
-/// How long a compiler that did not answer is left alone.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// More compilers and sets of flags than any build has: beyond, memory is given up and the disk remembers.
-const MOST_SLOTS: usize = 4096;
-
-/// The dynamic loader's list of all libraries.
-const LOADER_CACHE: &str = "/etc/ld.so.cache";
-
 /// All toolchains that were met, shared by all connections.
 pub struct Toolchains {
     files: Arc<Files>,
     directory: PathBuf,
-    slots: DashMap<Digest, Arc<Slot>>,
-}
-
-/// One compiler under one set of flags.
-#[derive(Default)]
-struct Slot {
-    known: RwLock<Known>,
-    /// Held while the compiler is asked.
-    asking: tokio::sync::Mutex<()>,
-}
-
-#[derive(Default)]
-enum Known {
-    #[default]
-    Nothing,
-    Toolchain(Arc<Toolchain>),
-    Failure(Instant, Reason),
+    known: Recollections<Toolchain>,
 }
 
 impl Toolchains {
     /// An empty memory that keeps its records in `directory`, which is made when first needed.
     pub fn new(files: Arc<Files>, directory: PathBuf) -> Toolchains {
-        Toolchains { files, directory, slots: DashMap::new() }
+        let known = Recollections::new(directory.clone());
+        Toolchains { files, directory, known }
     }
 
     /// The toolchain that `compile` uses, as it is now: whatever is remembered counts only while every program
@@ -100,28 +69,8 @@ impl Toolchains {
     /// [`Reason::ToolchainProbe`].
     pub async fn probe(&self, compile: &Compile, invocation: &Invocation) -> Result<Arc<Toolchain>, Reason> {
         let key = key(compile, invocation)?;
-        let slot = self.slot(key);
-        if let Some(known) = slot.known(invocation) {
-            return known;
-        }
-        let _asking = slot.asking.lock().await;
-        // Another connection may have asked meanwhile.
-        if let Some(known) = slot.known(invocation) {
-            return known;
-        }
-        // What is said of a compiler that was made a moment ago is another thing in a moment.
-        let started = self.files.now();
-        let is_settled = Fingerprint::of(&compile.driver).is_ok_and(|driver| driver.is_settled(started));
-        let answer = match self.load(key, invocation) {
-            Some(toolchain) => Ok(Arc::new(toolchain)),
-            None => self.ask(key, compile, invocation).await,
-        };
-        slot.remember(match &answer {
-            Ok(toolchain) => Known::Toolchain(Arc::clone(toolchain)),
-            Err(reason) if is_settled => Known::Failure(Instant::now(), reason.clone()),
-            Err(_) => Known::Nothing,
-        });
-        answer
+        let ask = async || self.ask(compile, invocation).await;
+        self.known.recall(key, invocation, &compile.driver, &self.files, ask).await
     }
 
     /// Asks the compiler for the value of each question, in canonical spelling (`__has_builtin(x)`,
@@ -138,21 +87,19 @@ impl Toolchains {
         questions: &[String],
     ) -> Result<(), Reason> {
         let key = key(compile, invocation)?;
-        let slot = self.slot(key);
-        // Every unit of a build comes with the same questions at the same time: the first asks for all.
-        let _asking = slot.asking.lock().await;
-        if questions.iter().all(|question| toolchain.answers.contains_key(question)) {
-            return Ok(());
-        }
-        let failed = |error| Reason::ToolchainProbe(format!("make {}: {error}", self.directory.display()));
-        std::fs::create_dir_all(&self.directory).map_err(failed)?;
-        let driver = driver(compile, invocation);
-        let result = questions::ask(&driver, questions, &toolchain.answers, &self.directory).await;
-        // A record that cannot be written costs a repeated question, nothing else.
-        if let Err(error) = self.save(key, toolchain) {
-            tracing::warn!(%error, directory = %self.directory.display(), "failed to keep a toolchain record");
-        }
-        result
+        let ask = async || {
+            // Every unit of a build comes with the same questions at the same time: the first asks for all.
+            if questions.iter().all(|question| toolchain.answers.contains_key(question)) {
+                return Ok(false);
+            }
+            let failed =
+                |error| Reason::ToolchainProbe(format!("make {}: {error}", self.directory.display()));
+            std::fs::create_dir_all(&self.directory).map_err(failed)?;
+            let driver = driver(compile, invocation);
+            questions::ask(&driver, questions, &toolchain.answers, &self.directory).await?;
+            Ok(true)
+        };
+        self.known.extend(key, toolchain, ask).await
     }
 
     /// All files that the compile reads, source and system headers included, by the compiler's own `-M`.
@@ -209,47 +156,18 @@ impl Toolchains {
         std::fs::read(file.path()).map_err(io_failed)
     }
 
-    fn slot(&self, key: Digest) -> Arc<Slot> {
-        if self.slots.len() >= MOST_SLOTS {
-            self.slots.clear();
-        }
-        Arc::clone(&self.slots.entry(key).or_default())
-    }
-
-    async fn ask(
-        &self,
-        key: Digest,
-        compile: &Compile,
-        invocation: &Invocation,
-    ) -> Result<Arc<Toolchain>, Reason> {
+    async fn ask(&self, compile: &Compile, invocation: &Invocation) -> Result<Toolchain, Reason> {
         programs::check(&compile.driver)?;
         // A flag there might write files beside the user's when the compiler is asked.
         compile.check_further_flags(&invocation.cwd)?;
         let driver = driver(compile, invocation);
         let started = self.files.now();
         let probe = driver.probe().await?;
-        let path = env_value(&invocation.env, "PATH");
-        let mut lookups = Vec::new();
-        let mut found = vec![compile.driver.clone()];
-        for name in &probe.programs {
-            let program = find_executable(name, &invocation.cwd, path)
-                .ok_or_else(|| Reason::ToolchainProbe(format!("find {} in PATH", name.to_string_lossy())))?;
-            if !name.as_bytes().contains(&b'/') {
-                lookups.push((name.to_string_lossy().into_owned(), program.clone()));
-            }
-            found.push(program);
-        }
-        let programs = programs::with_libraries(&found, &driver.env, &invocation.cwd).await?;
-        let programs = self.digests(programs, started).await?;
-        let files =
-            probe.files.iter().chain(&probe.flag_files).map(|file| invocation.cwd.join(file)).collect();
-        let files = self.digests(files, started).await?;
-        let mut watched: Vec<PathBuf> = vec![LOADER_CACHE.into()];
-        watched.extend(probe.watched.iter().map(|directory| invocation.cwd.join(directory)));
-        watched.extend(override_directories(invocation));
-        watched.extend(compile.program_directories().map(|directory| invocation.cwd.join(directory)));
-        check_program_directories(compile, invocation, &probe.target)?;
-        if probe.family == Family::Clang {
+        let Probe { family, version, target, .. } = &probe;
+        let mut watched = probe.watched.clone();
+        watched.extend(compile.program_directories().map(Path::to_owned));
+        check_program_directories(compile, invocation, target)?;
+        if *family == Family::Clang {
             // A configuration file that appears beside it is taken.
             let real = std::fs::canonicalize(&compile.driver).ok();
             let drivers = [Some(&compile.driver), real.as_ref()].into_iter().flatten();
@@ -257,93 +175,36 @@ impl Toolchains {
         }
         for file in &probe.flag_files {
             let file = invocation.cwd.join(file);
-            match probe.family {
+            match family {
                 Family::Clang => further_flags::check_configuration(&file, compile.names_further_flags())?,
                 // The specs that a compiler always reads are part of it.
                 Family::Gcc if compile.names_further_flags() => further_flags::check_specs(&file)?,
                 Family::Gcc => {}
             }
         }
-        let toolchain = record(probe, programs, files, lookups, watched)
-            .into_toolchain()
-            .ok_or_else(|| Reason::Internal("a fresh toolchain record is damaged".to_owned()))?;
-        if let Err(error) = self.save(key, &toolchain) {
-            tracing::warn!(%error, directory = %self.directory.display(), "failed to keep a toolchain record");
-        }
-        Ok(Arc::new(toolchain))
-    }
-
-    /// The digests of the programs' files. One that changed within the clock's granularity of `started` is
-    /// refused: the compiler may have been asked before, and be digested after the change.
-    async fn digests(
-        &self,
-        paths: Vec<PathBuf>,
-        started: std::time::SystemTime,
-    ) -> Result<Vec<ProgramRecord>, Reason> {
-        let files = Arc::clone(&self.files);
-        let read = move || {
-            let digest = |path: PathBuf| {
-                let failed = |why: &str| Reason::ToolchainProbe(format!("read {}: {why}", path.display()));
-                let stamp = Stamp::of(&path).map_err(|error| failed(&error.to_string()))?;
-                let version = files.version(&path).map_err(|error| failed(&error.to_string()))?;
-                if !version.fingerprint.is_settled(started) {
-                    return Err(failed("it has just been changed"));
-                }
-                Ok(ProgramRecord { digest: version.digest.to_string(), stamp, path })
-            };
-            paths.into_iter().map(digest).collect()
+        let named = Named {
+            version: version.clone(),
+            target: target.clone(),
+            driver: compile.driver.clone(),
+            programs: probe.programs,
+            plugins: Vec::new(),
+            files: [probe.files, probe.flag_files].concat(),
+            absent: probe.absent,
+            watched,
         };
-        // A compiler's libraries may be a hundred megabytes: not on a thread that serves connections.
-        tokio::task::spawn_blocking(read).await.map_err(|error| Reason::Internal(error.to_string()))?
-    }
-
-    fn record_path(&self, key: Digest) -> PathBuf {
-        self.directory.join(format!("{}.json", key.hex()))
-    }
-
-    /// Writes the record with the digest of its text on the first line, by rename.
-    fn save(&self, key: Digest, toolchain: &Toolchain) -> std::io::Result<()> {
-        let mut record = toolchain.record.clone();
-        record.answers =
-            toolchain.answers.iter().map(|entry| (entry.key().clone(), *entry.value())).collect();
-        let text = serde_json::to_vec(&record)?;
-        std::fs::create_dir_all(&self.directory)?;
-        let mut file = tempfile::NamedTempFile::new_in(&self.directory)?;
-        writeln!(file, "{}", Digest::of(&text))?;
-        file.write_all(&text)?;
-        file.persist(self.record_path(key))?;
-        Ok(())
-    }
-
-    /// The toolchain from disk, if it is there, undamaged, and still holds.
-    fn load(&self, key: Digest, invocation: &Invocation) -> Option<Toolchain> {
-        let content = std::fs::read(self.record_path(key)).ok()?;
-        let end = content.iter().position(|&byte| byte == b'\n')?;
-        let (digest, text) = (std::str::from_utf8(&content[..end]).ok()?, &content[end + 1..]);
-        if digest.parse::<Digest>().ok()? != Digest::of(text) {
-            return None;
-        }
-        let record: Record = serde_json::from_slice(text).ok()?;
-        if record.format != FORMAT || !record.holds(&invocation.cwd, &invocation.env) {
-            return None;
-        }
-        record.into_toolchain()
-    }
-}
-
-impl Slot {
-    /// What is known and still holds.
-    fn known(&self, invocation: &Invocation) -> Option<Result<Arc<Toolchain>, Reason>> {
-        let toolchain = match &*self.known.read().unwrap_or_else(PoisonError::into_inner) {
-            Known::Toolchain(toolchain) => Arc::clone(toolchain),
-            Known::Failure(since, reason) if since.elapsed() < PATIENCE => return Some(Err(reason.clone())),
-            Known::Nothing | Known::Failure(..) => return None,
+        let tools = named.survey(&self.files, invocation, &driver.env, started).await?;
+        let record = Record {
+            format: FORMAT,
+            is_clang: probe.family == Family::Clang,
+            tools,
+            predefined: probe.predefined,
+            quote: probe.quote,
+            angle: probe.angle,
+            answers: std::collections::BTreeMap::new(),
+            native: probe.native,
         };
-        toolchain.record.holds(&invocation.cwd, &invocation.env).then_some(Ok(toolchain))
-    }
-
-    fn remember(&self, known: Known) {
-        *self.known.write().unwrap_or_else(PoisonError::into_inner) = known;
+        let damaged = || Reason::Internal("a fresh toolchain record is damaged".to_owned());
+        Toolchain::recalled(record).ok_or_else(damaged)
     }
 }
 
@@ -404,23 +265,11 @@ fn has_relative_variables(env: &[(OsString, OsString)]) -> bool {
         .any(|value| value.as_bytes().split(|&byte| byte == b':').any(|element| !element.starts_with(b"/")))
 }
 
-/// The directories of `LD_LIBRARY_PATH` and `COMPILER_PATH`: a library or an assembler that appears there is used
-/// instead of another.
-fn override_directories(invocation: &Invocation) -> Vec<PathBuf> {
-    ["LD_LIBRARY_PATH", "COMPILER_PATH"].iter().flat_map(|name| directories_of(invocation, name)).collect()
-}
-
-fn directories_of(invocation: &Invocation, variable: &str) -> Vec<PathBuf> {
-    let list = invocation.variable(variable).unwrap_or_default().as_bytes();
-    let elements = list.split(|&byte| byte == b':' || byte == b';').filter(|element| !element.is_empty());
-    elements.map(|element| invocation.cwd.join(Path::new(OsStr::from_bytes(element)))).collect()
-}
-
 /// Refuses directories of programs where GCC would look below a directory for its target and version as well: for
 /// headers, too.
 fn check_program_directories(compile: &Compile, invocation: &Invocation, target: &str) -> Result<(), Reason> {
     let named = compile.program_directories().map(|directory| invocation.cwd.join(directory));
-    for directory in named.chain(directories_of(invocation, "COMPILER_PATH")) {
+    for directory in named.chain(invocation.directories_of("COMPILER_PATH")) {
         let directory = directory.join(target);
         let Ok(entries) = std::fs::read_dir(&directory) else { continue };
         let is_version = |name: OsString| name.as_bytes().first().is_some_and(u8::is_ascii_digit);
@@ -432,35 +281,6 @@ fn check_program_directories(compile: &Compile, invocation: &Invocation, target:
     Ok(())
 }
 
-fn record(
-    probe: Probe,
-    programs: Vec<ProgramRecord>,
-    files: Vec<ProgramRecord>,
-    lookups: Vec<(String, PathBuf)>,
-    watched: Vec<PathBuf>,
-) -> Record {
-    let stamped = |path: PathBuf| {
-        let stamp = Stamp::of(&path).ok();
-        (path, stamp)
-    };
-    Record {
-        format: FORMAT,
-        is_clang: probe.family == Family::Clang,
-        version: probe.version,
-        target: probe.target,
-        predefined: probe.predefined,
-        quote: probe.quote,
-        angle: probe.angle,
-        programs,
-        files,
-        lookups,
-        absent: probe.absent,
-        watched: watched.into_iter().map(stamped).collect(),
-        answers: std::collections::BTreeMap::new(),
-        native: probe.native,
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -468,6 +288,7 @@ pub(super) mod tests {
     use crate::compiler::classify;
     use crate::compiler::invocation::tests::invocation;
     use std::os::unix::fs::symlink;
+    use std::time::Duration;
     use std::time::SystemTime;
 
     fn long_after() -> SystemTime {
@@ -526,10 +347,10 @@ pub(super) mod tests {
             let line = format!("{name} -c {source}");
             let toolchain = probe(&toolchains, space.path(), &line).await.unwrap();
             assert_eq!(toolchain.family, family);
-            assert!(toolchain.version.contains("version "), "{}", toolchain.version);
-            assert!(toolchain.target.contains("linux"), "{}", toolchain.target);
-            assert!(toolchain.programs.len() > 3, "{:?}", toolchain.programs);
-            let runs = |name: &str| toolchain.programs.iter().any(|(path, _)| path.ends_with(name));
+            assert!(toolchain.tools.version.contains("version "), "{}", toolchain.tools.version);
+            assert!(toolchain.tools.target.contains("linux"), "{}", toolchain.tools.target);
+            assert!(toolchain.tools.programs.len() > 3, "{:?}", toolchain.tools.programs);
+            let runs = |name: &str| toolchain.tools.programs.iter().any(|(path, _)| path.ends_with(name));
             let (own, other) = if name == "gcc" { ("cc1", "cc1plus") } else { ("cc1plus", "cc1") };
             assert_eq!((runs(own), runs(other)), (family == Family::Gcc, false), "{name}");
             let invocation = invocation(space.path(), &line);
@@ -543,8 +364,8 @@ pub(super) mod tests {
             // Asked anew by someone else, the same.
             let again =
                 probe(&super::tests::toolchains(&space.path().join("other")), space.path(), &line).await;
-            assert_eq!(again.unwrap().identity, toolchain.identity);
-            identities.insert(toolchain.identity, name);
+            assert_eq!(again.unwrap().tools.identity, toolchain.tools.identity);
+            identities.insert(toolchain.tools.identity, name);
         }
         // clang and clang++ are one program; gcc and g++ run different ones.
         assert_eq!(identities.len(), 3, "{identities:?}");
@@ -562,11 +383,11 @@ pub(super) mod tests {
             .answer(&compile(&command), &command, &toolchain, std::slice::from_ref(&question))
             .await
             .unwrap();
-        let record = first.record_path(key(&compile(&command), &command).unwrap());
+        let record = first.known.record_path(key(&compile(&command), &command).unwrap());
 
         let second = toolchains(&records);
-        let loaded = second.load(key(&compile(&command), &command).unwrap(), &command).unwrap();
-        assert_eq!(loaded.identity, toolchain.identity);
+        let loaded = second.known.load(key(&compile(&command), &command).unwrap(), &command).unwrap();
+        assert_eq!(loaded.tools.identity, toolchain.tools.identity);
         assert_eq!(loaded.search_path, toolchain.search_path);
         assert_eq!(loaded.answers.get(&question).map(|value| *value), Some(1));
         assert_eq!(loaded.record.predefined, toolchain.record.predefined);
@@ -579,10 +400,10 @@ pub(super) mod tests {
         {
             std::fs::write(&record, damaged).unwrap();
             let third = toolchains(&records);
-            assert!(third.load(key(&compile(&command), &command).unwrap(), &command).is_none());
+            assert!(third.known.load(key(&compile(&command), &command).unwrap(), &command).is_none());
             let mended = probe(&third, space.path(), "gcc -c a.c").await.unwrap();
-            assert_eq!(mended.identity, toolchain.identity);
-            assert!(third.load(key(&compile(&command), &command).unwrap(), &command).is_some());
+            assert_eq!(mended.tools.identity, toolchain.tools.identity);
+            assert!(third.known.load(key(&compile(&command), &command).unwrap(), &command).is_some());
         }
     }
 
@@ -600,7 +421,7 @@ pub(super) mod tests {
         symlink("/usr/bin/clang", &driver).unwrap();
         let after = probe(&toolchains, space.path(), &line).await.unwrap();
         assert_eq!((before.family, after.family), (Family::Gcc, Family::Clang));
-        assert_ne!(before.identity, after.identity);
+        assert_ne!(before.tools.identity, after.tools.identity);
     }
 
     #[tokio::test]
@@ -619,17 +440,17 @@ pub(super) mod tests {
         std::fs::copy("/usr/bin/as", second.join("as")).unwrap();
         let shadowed = toolchains.probe(&compile, &invocation).await.unwrap();
         assert!(
-            shadowed.programs.iter().any(|(path, _)| path.ends_with("second/as")),
+            shadowed.tools.programs.iter().any(|(path, _)| path.ends_with("second/as")),
             "{:?}",
-            shadowed.programs
+            shadowed.tools.programs
         );
-        assert!(!before.programs.iter().any(|(path, _)| path.ends_with("second/as")));
+        assert!(!before.tools.programs.iter().any(|(path, _)| path.ends_with("second/as")));
         // It is changed in place.
         let mut content = std::fs::read(second.join("as")).unwrap();
         content.push(0);
         std::fs::write(second.join("as"), content).unwrap();
         let changed = toolchains.probe(&compile, &invocation).await.unwrap();
-        assert_ne!(shadowed.identity, changed.identity);
+        assert_ne!(shadowed.tools.identity, changed.tools.identity);
     }
 
     #[tokio::test]

@@ -16,16 +16,15 @@ use crate::action::Output;
 use crate::action::find;
 use crate::compiler::AppendedRules;
 use crate::compiler::Audit;
-use crate::compiler::Compile;
 use crate::compiler::Invocation;
 use crate::disk;
+use crate::dispatch::step::Step;
 use crate::files::Fingerprint;
-use crate::paths;
 
-/// A compile as the launcher is to run it.
+/// A command as the launcher is to run it.
 pub(super) struct LocalCommand<'a> {
     /// What it is.
-    pub compile: &'a Compile,
+    pub step: &'a Step,
     /// As the launcher sent it.
     pub invocation: &'a Invocation,
     /// Its arguments as the user gave them, with the colours that a terminal would have got.
@@ -63,18 +62,15 @@ pub(super) enum Audited {
 impl LocalCommand<'_> {
     /// To be run from now on. Depfiles that no user asked for go to `audit_directory`.
     pub(super) fn attempt(self, action: &Action, audit_directory: &Path) -> Attempt {
-        let LocalCommand { compile, invocation, mut argv, appended } = self;
-        let audited = match compile.audit(appended.as_ref().map(|(rules, _)| rules)) {
+        let LocalCommand { step, invocation, mut argv, appended } = self;
+        let audited = match step.audit(appended.as_ref().map(|(rules, _)| rules)) {
             Audit::AppendedRules => Audited::Appended(appended.map(|(_, text)| text).unwrap_or_default()),
             // The compiler was asked before the run, or there is nothing to ask.
             Audit::Question | Audit::Nothing => Audited::Before,
-            Audit::Depfile => {
-                let depfiles = compile.sources.iter().filter_map(|source| source.depfile.as_ref());
-                Audited::Users(depfiles.map(|depfile| paths::absolute(&invocation.cwd, depfile)).collect())
-            }
+            Audit::Depfile => Audited::Users(step.depfiles(&invocation.cwd)),
             Audit::AddedDepfile => match temporary_depfile(audit_directory) {
                 Ok(path) => {
-                    argv.extend(compile.depfile_arguments(&path));
+                    argv.extend(step.depfile_arguments(&path));
                     Audited::Ours(path)
                 }
                 Err(error) => {

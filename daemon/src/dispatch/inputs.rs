@@ -203,7 +203,7 @@ fn further_inputs(
     files: &Files,
 ) -> Result<Vec<Arc<InputFile>>, Reason> {
     let mut inputs = Vec::new();
-    let of_toolchain = toolchain.files.iter().map(|(path, _)| (path.clone(), true));
+    let of_toolchain = toolchain.tools.files.iter().map(|(path, _)| (path.clone(), true));
     let named = compile.further_inputs(invocation, toolchain.family);
     for (path, is_required) in named.into_iter().chain(of_toolchain) {
         match version(paths::absolute(&invocation.cwd, &path), files) {
@@ -284,7 +284,8 @@ fn text_of(input: &InputFile) -> Result<Vec<u8>, Reason> {
 /// Whether SOURCE_DATE_EPOCH fixes what `__DATE__` and `__TIME__` expand to: GCC 7 and later (GCC manual,
 /// "Environment Variables Affecting GCC"). Clang before 16 does not know the variable.
 fn time_is_fixed(invocation: &Invocation, toolchain: &Toolchain) -> bool {
-    let major = toolchain.version.strip_prefix("gcc version ").and_then(|version| version.split('.').next());
+    let major =
+        toolchain.tools.version.strip_prefix("gcc version ").and_then(|version| version.split('.').next());
     let knows_variable = major.and_then(|major| major.parse().ok()).is_some_and(|major: u32| major >= 7);
     toolchain.family == Family::Gcc
         && knows_variable

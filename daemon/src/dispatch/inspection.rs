@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use crate::action::Action;
 use crate::compiler::Invocation;
-use crate::compiler::Task;
+use crate::compiler::Tools;
 use crate::compiler::resolve;
 use crate::dispatch::Comparison;
 use crate::dispatch::Dispatcher;
 use crate::dispatch::Read;
 use crate::dispatch::Scanned;
 use crate::dispatch::in_background;
+use crate::dispatch::step::Step;
 use crate::reason::Reason;
 
 /// What the dispatcher remembers of sources, for reports.
@@ -35,15 +36,8 @@ impl Dispatcher {
     pub async fn action(&self, invocation: &Arc<Invocation>) -> Result<Arc<Action>, Reason> {
         let Read { config, executed, task } = self.read(invocation).await?;
         let config = config?;
-        let compile = match task {
-            Task::Compile(compile) => Arc::new(*compile),
-            Task::Link => return Err(Reason::Link),
-            Task::Archive => return Err(Reason::Archive),
-            Task::Other => return Err(Reason::NotACompiler),
-            Task::Local(reason) => return Err(reason),
-        };
-        let toolchain = self.toolchains.probe(&compile, &executed).await?;
-        Ok(self.prepare(&config, &compile, &executed, &toolchain).await?.action)
+        let step = self.step(task, &executed).await?;
+        Ok(self.prepare(&config, &step, &executed).await?.action)
     }
 
     /// What the compiler of a command says that it is: its version and target.
@@ -52,14 +46,9 @@ impl Dispatcher {
     /// The reason why its commands would run locally.
     pub async fn toolchain(&self, invocation: &Arc<Invocation>) -> Result<String, Reason> {
         let Read { executed, task, .. } = self.read(invocation).await?;
-        match task {
-            Task::Compile(compile) => {
-                let toolchain = self.toolchains.probe(&compile, &executed).await?;
-                Ok(format!("{} for {}", toolchain.version, toolchain.target))
-            }
-            Task::Local(reason) => Err(reason),
-            Task::Link | Task::Archive | Task::Other => Err(Reason::NotACompiler),
-        }
+        let step = self.step(task, &executed).await?;
+        let Tools { version, target, .. } = &**step.tools();
+        Ok(format!("{version} for {target}"))
     }
 
     /// How the compiler of a command, and the headers on its own search path, differ on the workers of the command's
@@ -70,11 +59,10 @@ impl Dispatcher {
     pub async fn comparison(&self, invocation: &Arc<Invocation>) -> Result<Option<Comparison>, Reason> {
         let Read { config, executed, task } = self.read(invocation).await?;
         let config = config?;
-        let Task::Compile(compile) = task else { return Err(Reason::NotACompiler) };
-        let toolchain = self.toolchains.probe(&Arc::new(*compile), &executed).await?;
+        let step = self.step(task, &executed).await?;
         let Some(cluster) = self.cluster(&config)? else { return Ok(None) };
         let store = self.store(&config).await?;
-        self.workers.compare(&toolchain, &config, &cluster.executor, &store).await.map(Some)
+        self.workers.compare(step.tools(), &config, &cluster.executor, &store).await.map(Some)
     }
 
     /// The inputs of a compile as the scanner finds them.
@@ -84,16 +72,8 @@ impl Dispatcher {
     pub async fn scan(&self, invocation: &Arc<Invocation>) -> Result<Scanned, Reason> {
         let asked = Arc::clone(invocation);
         let (executed, task) = in_background(move || resolve(&asked)).await?;
-        match task {
-            Task::Compile(compile) => {
-                let compile = Arc::new(*compile);
-                let toolchain = self.toolchains.probe(&compile, &executed).await?;
-                self.find_inputs(&compile, &executed, &toolchain).await
-            }
-            Task::Link => Err(Reason::Link),
-            Task::Archive => Err(Reason::Archive),
-            Task::Other => Err(Reason::NotACompiler),
-            Task::Local(reason) => Err(reason),
+        match self.step(task, &executed).await? {
+            Step::Compile { compile, toolchain } => self.find_inputs(&compile, &executed, &toolchain).await,
         }
     }
 

@@ -14,6 +14,7 @@ mod presence;
 mod racing;
 mod remote;
 mod sharing;
+mod step;
 mod trail;
 mod verification;
 mod workers;
@@ -30,7 +31,6 @@ use tokio::sync::Semaphore;
 
 use crate::action::Action;
 use crate::compiler::Audit;
-use crate::compiler::Compile;
 use crate::compiler::Invocation;
 use crate::compiler::OutputKind;
 use crate::compiler::Task;
@@ -58,6 +58,7 @@ use policy::route;
 use remote::Answer;
 use remote::Rival;
 use sharing::Sharing;
+use step::Step;
 use workers::Workers;
 
 pub use inputs::Scanned;
@@ -282,37 +283,36 @@ impl Dispatcher {
         if let Some(route) = route(&config, invocation) {
             return Err((route, leaf));
         }
-        let compile = match task {
-            Task::Compile(compile) => Arc::new(*compile),
-            Task::Link => return Err((Reason::Link, leaf)),
-            Task::Archive => return Err((Reason::Archive, leaf)),
-            Task::Other => return Err((Reason::NotACompiler, leaf)),
-            Task::Local(reason) => return Err((reason, leaf)),
+        let turn = match task {
+            Task::Other | Task::Local(_) => None,
+            // Whoever waits long waits for others' disks or compilers, and needs no turn.
+            _ => tokio::time::timeout(TURN_PATIENCE, self.preparing.acquire()).await.ok(),
         };
-        let compiled = self.compile(&config, &compile, &executed, invocation, launcher, trail).await;
-        compiled.map_err(|reason| (reason, leaf))
+        let done = async {
+            let step = self.step(task, &executed).await?;
+            self.take(&config, &step, &executed, invocation, launcher, trail, turn).await
+        };
+        done.await.map_err(|reason| (reason, leaf))
     }
 
     /// All is about the command that is `executed` in the end, but what the launcher runs, which is the `invocation` as it
     /// was typed.
-    async fn compile(
+    async fn take(
         &self,
         config: &Arc<Config>,
-        compile: &Arc<Compile>,
+        step: &Step,
         executed: &Arc<Invocation>,
         invocation: &Arc<Invocation>,
         launcher: &mut Launcher,
         trail: &mut Trail,
+        turn: impl Sized,
     ) -> Result<Verdict, Reason> {
         let Launcher { presence, lane } = launcher;
-        // Whoever waits long waits for others' disks or compilers, and needs no turn.
-        let turn = tokio::time::timeout(TURN_PATIENCE, self.preparing.acquire()).await;
-        let toolchain = self.toolchains.probe(compile, executed).await?;
-        let prepared = self.prepare(config, compile, executed, &toolchain).await?;
-        trail.prepared(&prepared, &toolchain, config);
+        let prepared = self.prepare(config, step, executed).await?;
+        trail.prepared(&prepared, step.tools(), config);
         let claim = self.claims.claim(output_paths(&prepared.action));
         let store = self.store(config).await?;
-        let appended = compile.appended_rules(executed, toolchain.family)?;
+        let appended = step.appended_rules(executed)?;
         // What is appended when a result is put into place, the compiler would append once more.
         let sampled = appended.is_none() && verification::is_sampled(config.exec.verify);
         let mut expected = if sampled { known_result(&store, &prepared.action).await? } else { None };
@@ -325,18 +325,20 @@ impl Dispatcher {
             return Ok(verdict);
         }
         drop(turn);
-        if compile.audit(appended.as_ref()) == Audit::Question {
+        if let Step::Compile { compile, .. } = step
+            && step.audit(appended.as_ref()) == Audit::Question
+        {
             let listed = self.toolchains.dependencies(compile, executed).await?;
             local::audit(&listed, &invocation.cwd, &prepared.action.inputs)?;
         }
-        let argv = || preparation::argv_here(compile, executed, invocation, &toolchain, &prepared.action);
+        let argv = || preparation::argv_here(step, executed, invocation, &prepared.action);
         let audit_directory = self.directories.audit();
         let mut raced = None;
         let reason = match self.cluster(config)? {
             _ if expected.is_some() => Reason::Verify,
             None => Reason::NoRemote,
-            Some(_) if not_shared(config, compile, &toolchain).is_some() => {
-                Reason::ToolchainNotShared(not_shared(config, compile, &toolchain).unwrap_or_default())
+            Some(_) if not_shared(config, step).is_some() => {
+                Reason::ToolchainNotShared(not_shared(config, step).unwrap_or_default())
             }
             Some(cluster) => {
                 let executor = &cluster.executor;
@@ -345,7 +347,7 @@ impl Dispatcher {
                 let races = config.exec.strategy == Strategy::Racing && !sampled && appended.is_none();
                 let rival = match races {
                     true => {
-                        let command = LocalCommand { compile, invocation, argv: argv()?, appended: None };
+                        let command = LocalCommand { step, invocation, argv: argv()?, appended: None };
                         Some(Rival { lane, command, audit_directory: audit_directory.clone() })
                     }
                     false => None,
@@ -358,7 +360,7 @@ impl Dispatcher {
                     presence,
                     trail,
                     workers,
-                    toolchain: &toolchain,
+                    tools: step.tools(),
                     relative,
                     rival,
                 };
@@ -380,17 +382,17 @@ impl Dispatcher {
                 }
             }
         };
-        let appended = match appended {
-            Some(rules) => {
+        let appended = match (appended, step) {
+            (Some(rules), Step::Compile { compile, .. }) => {
                 let text = self.toolchains.appended_rules(compile, executed, &rules).await?;
                 Some((rules, text))
             }
-            None => None,
+            (None, _) => None,
         };
         let (attempt, run) = match raced {
             Some((attempt, run)) => (attempt, Some(run)),
             None => {
-                let command = LocalCommand { compile, invocation, argv: argv()?, appended };
+                let command = LocalCommand { step, invocation, argv: argv()?, appended };
                 (command.attempt(&prepared.action, &audit_directory), None)
             }
         };

@@ -1,13 +1,12 @@
 //! What the configuration and the toolchain say about where a command may run.
 //! Knows nothing of actions and results.
 
-use crate::compiler::Compile;
 use crate::compiler::Invocation;
-use crate::compiler::Toolchain;
 use crate::config::Config;
 use crate::config::Destination;
 use crate::config::Route;
 use crate::config::Strategy;
+use crate::dispatch::step::Step;
 use crate::paths;
 use crate::reason::Reason;
 
@@ -30,12 +29,12 @@ pub(super) fn matching_route<'a>(config: &'a Config, invocation: &Invocation) ->
 }
 
 /// A program of the toolchain that a worker with the same image would not have, or why it would make other bytes.
-pub(super) fn not_shared(config: &Config, compile: &Compile, toolchain: &Toolchain) -> Option<String> {
+pub(super) fn not_shared(config: &Config, step: &Step) -> Option<String> {
     // No worker makes anything: whoever has the result made it with the same programs, by their digests.
     if config.exec.strategy == Strategy::CacheOnly {
         return None;
     }
-    let elsewhere = toolchain.programs.iter().find(|(path, _)| !paths::is_system(path));
+    let elsewhere = step.tools().programs.iter().find(|(path, _)| !paths::is_system(path));
     let elsewhere = elsewhere.map(|(path, _)| path.display().to_string());
-    elsewhere.or_else(|| compile.is_bound_here(toolchain.family).map(str::to_owned))
+    elsewhere.or_else(|| step.is_bound_here().map(str::to_owned))
 }

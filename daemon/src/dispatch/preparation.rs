@@ -22,7 +22,6 @@ use crate::compiler::Compile;
 use crate::compiler::ExpectedOutput;
 use crate::compiler::Invocation;
 use crate::compiler::OutputKind;
-use crate::compiler::Product;
 use crate::compiler::Toolchain;
 use crate::config::Config;
 use crate::config::Paths;
@@ -35,9 +34,9 @@ use crate::dispatch::policy::matching_route;
 use crate::dispatch::sharing;
 use crate::dispatch::sharing::Mention;
 use crate::dispatch::sharing::Sharing;
+use crate::dispatch::step::Step;
 use crate::listings::Listings;
 use crate::paths;
-use crate::preprocessor::Family;
 use crate::reason::Reason;
 use crate::relocation::Relocation;
 
@@ -61,10 +60,10 @@ impl Dispatcher {
     pub(super) async fn prepare(
         &self,
         config: &Config,
-        compile: &Arc<Compile>,
+        step: &Step,
         invocation: &Arc<Invocation>,
-        toolchain: &Arc<Toolchain>,
     ) -> Result<Prepared, Reason> {
+        let Step::Compile { compile, toolchain } = step;
         let scanned = self.find_inputs(compile, invocation, toolchain).await?;
         if scanned.uses_time {
             return Err(Reason::TimeMacro);
@@ -72,22 +71,27 @@ impl Dispatcher {
         let exec = &config.exec;
         let not_sure = scanned.not_sure.is_some();
         let of_route = matching_route(config, invocation).map(|route| route.platform.clone());
-        let platform = config.platform.of("compile", &of_route.unwrap_or_default());
+        let platform = config.platform.of(step.class(), &of_route.unwrap_or_default());
         let properties = platform.clone();
         let (salt, timeout) = (exec.salt.clone(), exec.timeout);
         let (shared, sharing) = (exec.paths == Paths::Shared, Arc::clone(&self.sharing));
         let scans = Arc::clone(&self.scans);
         let workspace = config.workspace.clone();
         let wants_relative = matches!(exec.root, Root::Auto | Root::Relative);
-        let (compile, invocation) = (Arc::clone(compile), Arc::clone(invocation));
-        let toolchain = Arc::clone(toolchain);
+        let (step, invocation) = (step.clone(), Arc::clone(invocation));
         let action = in_background(move || {
-            let circumstances =
-                Circumstances { toolchain: toolchain.identity, salt: &salt, platform: &platform, timeout };
+            let Step::Compile { compile, toolchain } = &step;
+            let circumstances = Circumstances {
+                toolchain: toolchain.tools.identity,
+                salt: &salt,
+                platform: &platform,
+                timeout,
+            };
             let subject = Subject {
-                compile: &compile,
+                step: &step,
+                compile,
                 invocation: &invocation,
-                toolchain: &toolchain,
+                toolchain,
                 circumstances: &circumstances,
                 listings: scans.sources().listings(),
             };
@@ -116,6 +120,7 @@ impl Dispatcher {
 
 /// A compile and all that its Action is made of besides its inputs.
 struct Subject<'a> {
+    step: &'a Step,
     compile: &'a Compile,
     invocation: &'a Invocation,
     toolchain: &'a Toolchain,
@@ -160,7 +165,7 @@ impl Subject<'_> {
     /// # Errors
     /// Why there is none, as a clause.
     fn relative_command(&self, scanned: &Scanned, sharing: &Sharing) -> Result<RelativeCommand, String> {
-        let Subject { compile, invocation, toolchain, .. } = *self;
+        let Subject { step, compile, invocation, toolchain, .. } = *self;
         if let Some(not_sure) = &scanned.not_sure {
             return Err(format!("the scanner is not sure of it: {not_sure}"));
         }
@@ -186,7 +191,7 @@ impl Subject<'_> {
         let pwd = pwd.ok_or("the working directory has no name")?;
         let mut arguments = vec![driver_name(compile, invocation)];
         arguments.extend(compile.relative_arguments(toolchain, invocation, &pwd, LINK)?);
-        arguments.extend(additions(compile, invocation, toolchain).map_err(text)?);
+        arguments.extend(step.additions(invocation).map_err(text)?);
         if compile.audit(None) == Audit::AddedDepfile {
             let audit = compile.by_link(LINK, &audit_depfile(compile));
             arguments.extend(compile.depfile_arguments(&audit));
@@ -195,7 +200,7 @@ impl Subject<'_> {
     }
 
     fn action(&self, scanned: Scanned, checkout: Option<Checkout>) -> Result<Action, ActionError> {
-        let Subject { compile, invocation, toolchain, circumstances, listings } = *self;
+        let Subject { step, compile, invocation, toolchain, circumstances, listings } = *self;
         let relocation = checkout.as_ref().map(|checkout| &*checkout.relocation);
         let driver = driver_name(compile, invocation);
         if relocation.is_some() && !Path::new(&driver).is_absolute() {
@@ -208,7 +213,7 @@ impl Subject<'_> {
             }
             None => compile.portable_arguments(toolchain)?,
         });
-        arguments.extend(additions(compile, invocation, toolchain)?);
+        arguments.extend(step.additions(invocation)?);
         let mut outputs = compile.outputs(toolchain.family);
         let appended = compile.appended_rules(invocation, toolchain.family)?;
         if let (Some(rules), Some(_)) = (&appended, relocation) {
@@ -224,7 +229,7 @@ impl Subject<'_> {
         for output in &mut outputs {
             output.path = paths::absolute(&invocation.cwd, &output.path);
         }
-        let in_image = toolchain.programs.iter().filter_map(|(path, _)| path.parent());
+        let in_image = toolchain.tools.programs.iter().filter_map(|(path, _)| path.parent());
         let program_directories: Vec<_> = in_image.map(PathBuf::from).collect();
         let mut environment = environment(&invocation.env, &invocation.cwd, &program_directories)?;
         if let Some(rules) = &appended {
@@ -287,34 +292,17 @@ fn driver_name(compile: &Compile, invocation: &Invocation) -> OsString {
 /// What the launcher runs: the command as it was typed, and what is added to it.
 ///
 /// # Errors
-/// Those of [`additions`].
+/// Those of [`Step::additions`].
 pub(super) fn argv_here(
-    compile: &Compile,
+    step: &Step,
     executed: &Invocation,
     typed: &Invocation,
-    toolchain: &Toolchain,
     action: &Action,
 ) -> Result<Vec<OsString>, Reason> {
     let mut argv = typed.argv.clone();
-    if let Some(checkout) = &action.checkout {
+    if let (Some(checkout), Step::Compile { compile, .. }) = (&action.checkout, step) {
         argv.splice(1..1, compile.prefix_maps(&checkout.relocation));
     }
-    argv.extend(additions(compile, executed, toolchain)?);
+    argv.extend(step.additions(executed)?);
     Ok(argv)
-}
-
-/// What is added to every compile's arguments, wherever it runs: what tells the compiler the colours of the user's
-/// terminal, which it does not see, and what keeps Clang from writing into a precompiled header when each file in it was
-/// changed, which is another time on every machine.
-fn additions(
-    compile: &Compile,
-    invocation: &Invocation,
-    toolchain: &Toolchain,
-) -> Result<Vec<OsString>, Reason> {
-    let unknown = || Reason::UnsupportedFlag("recorded switches on a terminal".to_owned());
-    let mut added = compile.colour_arguments(invocation, toolchain.family).ok_or_else(unknown)?;
-    if compile.product == Product::PrecompiledHeader && toolchain.family == Family::Clang {
-        added.extend(["-Xclang", "-fno-pch-timestamp"].map(OsString::from));
-    }
-    Ok(added)
 }

@@ -1,4 +1,4 @@
-//! One compile on the cluster: a hit in its action cache, or an execution, which may race with a local run.
+//! One command on the cluster: a hit in its action cache, or an execution, which may race with a local run.
 //! Knows nothing of gRPC; what the cluster cannot do comes back as a reason.
 
 use std::path::Path;
@@ -19,7 +19,7 @@ use crate::action::find;
 use crate::action::install;
 use crate::compiler::Invocation;
 use crate::compiler::OutputKind;
-use crate::compiler::Toolchain;
+use crate::compiler::Tools;
 use crate::config::Config;
 use crate::config::Root;
 use crate::config::Strategy;
@@ -63,8 +63,8 @@ pub(super) struct Run<'a> {
     pub trail: &'a mut Trail,
     /// What the cluster's workers can do and have.
     pub workers: &'a Workers,
-    /// What the command's compiler is.
-    pub toolchain: &'a Arc<Toolchain>,
+    /// The programs that the command runs.
+    pub tools: &'a Arc<Tools>,
     /// The command by relative paths, or why there is none.
     pub relative: &'a Result<RelativeCommand, String>,
     /// What may begin here once it is known that the cluster has no result.
@@ -113,8 +113,8 @@ impl Run<'_> {
     pub(super) async fn run(mut self, action: &Arc<Action>, jobs: &Semaphore) -> Result<Answer, Reason> {
         let permit = jobs.acquire().await.map_err(|error| Reason::Internal(error.to_string()))?;
         self.executor.check_health()?;
-        let Run { executor, config, workers, toolchain, relative, store, .. } = self;
-        let subject = Subject { action, toolchain, relative, config, executor, store };
+        let Run { executor, config, workers, tools, relative, store, .. } = self;
+        let subject = Subject { action, tools, relative, config, executor, store };
         let mut rooted = workers.rooted(&subject).await?;
         let mut sent = executor.remote_action(&rooted.action).await?;
         let accept_cached = config.exec.accept_cached;

@@ -16,7 +16,7 @@ use farcc_proto::record::ingredient::Kind;
 use crate::action::Action;
 use crate::compiler::Compile;
 use crate::compiler::Invocation;
-use crate::compiler::Toolchain;
+use crate::compiler::Tools;
 use crate::config::Config;
 use crate::config::Paths;
 use crate::dispatch::preparation::Prepared;
@@ -39,7 +39,7 @@ pub struct Trail {
     /// Arguments and configuration.
     ingredients: Vec<Ingredient>,
     /// What has more ingredients than are spelled out before the end: hundreds of commands may be under way.
-    made_of: Option<(Arc<Action>, Arc<Toolchain>)>,
+    made_of: Option<(Arc<Action>, Arc<Tools>)>,
     not_sure: bool,
     execution: Option<Duration>,
     outcome: Outcome,
@@ -93,12 +93,12 @@ impl Trail {
     }
 
     /// Everything that the key is made of is known.
-    pub(super) fn prepared(&mut self, prepared: &Prepared, toolchain: &Arc<Toolchain>, config: &Config) {
+    pub(super) fn prepared(&mut self, prepared: &Prepared, tools: &Arc<Tools>, config: &Config) {
         let action = &prepared.action;
         self.not_sure = prepared.not_sure;
         let outputs = action.outputs.iter().filter(|output| output.lies_in_place());
         self.outputs = outputs.map(|output| paths::lexically_normal(&output.path)).collect();
-        self.made_of = Some((Arc::clone(action), Arc::clone(toolchain)));
+        self.made_of = Some((Arc::clone(action), Arc::clone(tools)));
         let ingredients = &mut self.ingredients;
         for (name, value) in &prepared.platform {
             ingredients.push(ingredient(Kind::Configuration, name.as_ref(), value.as_bytes()));
@@ -155,8 +155,8 @@ impl Trail {
             return None;
         }
         let made_of = self.made_of.take();
-        if let Some((action, toolchain)) = &made_of {
-            self.ingredients.extend(ingredients_of(action, toolchain));
+        if let Some((action, tools)) = &made_of {
+            self.ingredients.extend(ingredients_of(action, tools));
         }
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let record = CommandRecord {
@@ -175,11 +175,11 @@ impl Trail {
 }
 
 /// Inputs, programs and variables.
-fn ingredients_of<'a>(action: &'a Action, toolchain: &'a Toolchain) -> impl Iterator<Item = Ingredient> + 'a {
+fn ingredients_of<'a>(action: &'a Action, tools: &'a Tools) -> impl Iterator<Item = Ingredient> + 'a {
     let inputs = action.inputs.iter();
     let inputs =
         inputs.map(|input| ingredient(Kind::Input, input.path.as_os_str(), input.version.digest.hash()));
-    let programs = toolchain.programs.iter().chain(&toolchain.files);
+    let programs = tools.programs.iter().chain(&tools.files);
     let programs = programs.map(|(path, digest)| ingredient(Kind::Program, path.as_os_str(), digest.hash()));
     let variables = action.environment.iter();
     let variables =

@@ -15,7 +15,7 @@ use dashmap::DashMap;
 use crate::action::Action;
 use crate::action::Brought;
 use crate::action::report;
-use crate::compiler::Toolchain;
+use crate::compiler::Tools;
 use crate::config::Config;
 use crate::dispatch::in_background;
 use crate::reason::Reason;
@@ -26,11 +26,11 @@ use super::is_current;
 use super::key;
 use super::needed::Needed;
 use super::needed::brought;
+use super::needed::headers;
 use super::needed::headers_below;
 use super::needed::inputs;
 use super::needed::parts;
 use super::needed::programs;
-use super::needed::search_path;
 use super::said;
 use super::seconds;
 use super::told::Found;
@@ -103,16 +103,16 @@ impl Images {
         &self,
         asker: &Asker<'_>,
         action: &Arc<Action>,
-        toolchain: &Arc<Toolchain>,
+        tools: &Arc<Tools>,
         config: &Config,
     ) -> Result<Differences, Reason> {
-        let (reading, compiler) = (Arc::clone(action), Arc::clone(toolchain));
+        let (reading, compiler) = (Arc::clone(action), Arc::clone(tools));
         let needed = in_background(move || {
             let mut needed = programs(&compiler, &reading);
             needed.extend(inputs(&reading));
             needed
         });
-        let differing = self.differing(asker, needed.await?, toolchain, config).await?;
+        let differing = self.differing(asker, needed.await?, tools, config).await?;
         in_background(move || {
             let first = differing.first().map(|(needed, found)| clause(needed, *found));
             let can_be_brought = differing.iter().all(|(needed, _)| brought(needed).is_some());
@@ -139,22 +139,22 @@ impl Images {
         found.await.unwrap_or_default()
     }
 
-    /// Asks for all that `toolchain` is made of, and for every header on its own search path.
+    /// Asks for all that `tools` are made of, and for every header that comes with them.
     ///
     /// # Errors
     /// When the cluster gives no answer.
     pub(super) async fn compare(
         &self,
         asker: &Asker<'_>,
-        toolchain: &Arc<Toolchain>,
+        tools: &Arc<Tools>,
         config: &Config,
     ) -> Result<Comparison, Reason> {
-        let compiler = Arc::clone(toolchain);
+        let compiler = Arc::clone(tools);
         let (programs, headers) =
-            in_background(move || (parts(&compiler), headers_below(&search_path(&compiler)))).await?;
+            in_background(move || (parts(&compiler), headers_below(&headers(&compiler)))).await?;
         let counts = (programs.len(), headers.len());
-        let differing_programs = self.differing(asker, programs, toolchain, config).await?;
-        let differing_headers = self.differing(asker, headers, toolchain, config).await?;
+        let differing_programs = self.differing(asker, programs, tools, config).await?;
+        let differing_headers = self.differing(asker, headers, tools, config).await?;
         let first =
             |differing: &[(Needed, Found)]| differing.first().map(|(needed, found)| clause(needed, *found));
         Ok(Comparison {
@@ -171,7 +171,7 @@ impl Images {
         &self,
         asker: &Asker<'_>,
         needed: Vec<Needed>,
-        toolchain: &Toolchain,
+        tools: &Tools,
         config: &Config,
     ) -> Result<Vec<(Needed, Found)>, Reason> {
         let (file, asked) = self.entry(&asker.platform, config);
@@ -191,7 +191,7 @@ impl Images {
         let (mut differing, mut unknown) = compared(&needed)?;
         let mut told = String::new();
         if !unknown.is_empty() {
-            let questions = asked.look(|image| image.questions(toolchain, unknown));
+            let questions = asked.look(|image| image.questions(tools, unknown));
             told += &ask(asker, &asked, questions).await?;
             // What lies behind symlinks.
             (differing, unknown) = compared(&needed)?;
@@ -245,9 +245,9 @@ impl Image {
         speechless.map_or(Ok(()), |(_, why)| Err(Reason::WorkerDiffers(why.clone())))
     }
 
-    /// What is to be asked to know `unknown`: directories of the compiler's own search path, and what lies in none.
-    fn questions(&self, toolchain: &Toolchain, mut unknown: Vec<PathBuf>) -> Vec<Question> {
-        let mut directories = search_path(toolchain);
+    /// What is to be asked to know `unknown`: directories of headers that come with the compiler, and what lies in none.
+    fn questions(&self, tools: &Tools, mut unknown: Vec<PathBuf>) -> Vec<Question> {
+        let mut directories = headers(tools);
         directories.retain(|directory| !self.files.contains_key(directory));
         unknown.retain(|path| !directories.iter().any(|above| path.starts_with(above)));
         let directories = directories.into_iter().map(|path| Question { path, otherwise: Found::Listed });

@@ -27,7 +27,7 @@ use crate::action::Brought;
 use crate::action::RelativeCommand;
 use crate::action::Rooted;
 use crate::action::platform_of;
-use crate::compiler::Toolchain;
+use crate::compiler::Tools;
 use crate::config::Config;
 use crate::config::Root;
 use crate::config::Strategy;
@@ -66,8 +66,8 @@ pub(super) struct Workers {
 pub(super) struct Subject<'a> {
     /// As it is where the input root is the root directory.
     pub action: &'a Arc<Action>,
-    /// What its compiler is.
-    pub toolchain: &'a Arc<Toolchain>,
+    /// The programs that it runs.
+    pub tools: &'a Arc<Tools>,
     /// The command by relative paths, or why there is none.
     pub relative: &'a Result<RelativeCommand, String>,
     /// Its configuration.
@@ -118,7 +118,7 @@ impl Workers {
         self.with(root, action, subject.relative, brought).await
     }
 
-    /// Makes sure that a worker has the compiler of this machine and all that the command takes from the image; it is asked
+    /// Makes sure that a worker has the programs of this machine and all that the command takes from the image; it is asked
     /// where that is not known. `Some`: the action as it is sent instead, with what the worker lacks.
     ///
     /// # Errors
@@ -129,7 +129,7 @@ impl Workers {
             return Ok(None);
         }
         let asker = self.asker(platform_of(action), config, executor, store);
-        let differences = self.images.differences(&asker, action, subject.toolchain, config).await?;
+        let differences = self.images.differences(&asker, action, subject.tools, config).await?;
         let Some(first) = differences.first.clone() else { return Ok(None) };
         if !differences.can_be_brought || !self.roots.wraps(&asker.platform, config).await {
             return Err(Reason::WorkerDiffers(first));
@@ -155,13 +155,13 @@ impl Workers {
         self.roots.refuted(&platform_of(action), config).await;
     }
 
-    /// Asks a worker for `toolchain` and for every header on its own search path.
+    /// Asks a worker for `tools` and for every header that comes with them.
     ///
     /// # Errors
     /// When the cluster gives no answer.
     pub(super) async fn compare(
         &self,
-        toolchain: &Arc<Toolchain>,
+        tools: &Arc<Tools>,
         config: &Config,
         executor: &RemoteExecutor,
         store: &Arc<Store>,
@@ -169,7 +169,7 @@ impl Workers {
         let properties = config.platform.of("compile", &Default::default());
         let platform = crate::action::platform(&properties);
         let asker = self.asker(platform, config, executor, store);
-        self.images.compare(&asker, toolchain, config).await
+        self.images.compare(&asker, tools, config).await
     }
 
     /// What the workers are known to lack of the headers of a command, where it can be sent.

@@ -9,7 +9,7 @@ use prost::Message;
 
 use crate::action::Action;
 use crate::action::Brought;
-use crate::compiler::Toolchain;
+use crate::compiler::Tools;
 use crate::digest::Digest;
 use crate::paths;
 
@@ -23,14 +23,14 @@ pub(super) struct Needed {
 }
 
 /// The programs and libraries that `action` runs, and its driver by the name that a worker runs it by.
-pub(super) fn programs(toolchain: &Toolchain, action: &Action) -> Vec<Needed> {
-    let mut needed = parts(toolchain);
+pub(super) fn programs(tools: &Tools, action: &Action) -> Vec<Needed> {
+    let mut needed = parts(tools);
     let command = re::Command::decode(action.command.as_slice()).unwrap_or_default();
     if let Some(driver) = command.arguments.first() {
         let cwd = Path::new("/").join(&command.working_directory);
         let name = paths::lexically_normal(&cwd.join(driver));
         let target = std::fs::canonicalize(&name).ok();
-        let of_target = toolchain.programs.iter().find(|(path, _)| Some(path) == target.as_ref());
+        let of_target = tools.programs.iter().find(|(path, _)| Some(path) == target.as_ref());
         if let Some((_, digest)) = of_target {
             needed.push(Needed { path: name, digest: *digest, is_input: false });
         }
@@ -39,8 +39,8 @@ pub(super) fn programs(toolchain: &Toolchain, action: &Action) -> Vec<Needed> {
 }
 
 /// The programs and libraries of a toolchain.
-pub(super) fn parts(toolchain: &Toolchain) -> Vec<Needed> {
-    let programs = toolchain.programs.iter();
+pub(super) fn parts(tools: &Tools) -> Vec<Needed> {
+    let programs = tools.programs.iter();
     programs.map(|(path, digest)| Needed { path: path.clone(), digest: *digest, is_input: false }).collect()
 }
 
@@ -57,10 +57,14 @@ pub(super) fn inputs(action: &Action) -> Vec<Needed> {
     needed.collect()
 }
 
-/// The compiler's own search path, as far as it lies in the image.
-pub(super) fn search_path(toolchain: &Toolchain) -> Vec<PathBuf> {
-    let directories = toolchain.search_path.quote.iter().chain(&toolchain.search_path.angle);
-    directories.filter(|directory| paths::is_system(&paths::lexically_normal(directory))).cloned().collect()
+/// The directories of the headers that come with the compiler, as far as they lie in the image.
+pub(super) fn headers(tools: &Tools) -> Vec<PathBuf> {
+    tools
+        .headers
+        .iter()
+        .filter(|directory| paths::is_system(&paths::lexically_normal(directory)))
+        .cloned()
+        .collect()
 }
 
 /// The files of this machine below `directories`; symlinks are not followed.

@@ -1,0 +1,215 @@
+//! The programs that do the work of a command, by digest, and whether they are still the same.
+//! Knows nothing of what they do.
+
+use std::ffi::OsStr;
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::compiler::Invocation;
+use crate::compiler::invocation::find_executable;
+use crate::compiler::programs;
+use crate::digest::Digest;
+use crate::digest::Hasher;
+use crate::files::Files;
+use crate::process::env_value;
+use crate::reason::Reason;
+
+/// The dynamic loader's list of all libraries.
+const LOADER_CACHE: &str = "/etc/ld.so.cache";
+
+/// The programs that commands of one kind run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tools {
+    /// The version line of the first one.
+    pub version: String,
+    /// What they make things for.
+    pub target: String,
+    /// The programs and the libraries that each of them loads; symlinks resolved, sorted.
+    pub programs: Vec<(PathBuf, Digest)>,
+    /// Specs, configuration files and lists that they read by themselves, symlinks resolved.
+    pub files: Vec<(PathBuf, Digest)>,
+    /// Directories of headers that come with them.
+    pub headers: Vec<PathBuf>,
+    /// Of all digests, version and target: two with the same identity make the same of the same.
+    pub identity: Digest,
+}
+
+/// The programs of a command as whoever was asked names them.
+#[derive(Debug, Default)]
+pub(super) struct Named {
+    pub(super) version: String,
+    pub(super) target: String,
+    /// The one that the command names.
+    pub(super) driver: PathBuf,
+    /// Those that it runs: a path, or a name to be found in `PATH`.
+    pub(super) programs: Vec<OsString>,
+    /// What they load besides the libraries that they are linked with.
+    pub(super) plugins: Vec<PathBuf>,
+    /// What they read by themselves.
+    pub(super) files: Vec<PathBuf>,
+    /// Directories that do not exist, and would be looked into.
+    pub(super) absent: Vec<PathBuf>,
+    /// Files and directories whose content decides which programs are chosen.
+    pub(super) watched: Vec<PathBuf>,
+}
+
+/// [`Tools`] as they are kept on disk, with all that shows whether they are still the same.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct ToolsRecord {
+    version: String,
+    target: String,
+    programs: Vec<ProgramRecord>,
+    files: Vec<ProgramRecord>,
+    /// Programs found along `PATH`, and where.
+    lookups: Vec<(String, PathBuf)>,
+    /// Directories that did not exist.
+    absent: Vec<PathBuf>,
+    /// Files and directories that decide what the driver and the loader choose.
+    watched: Vec<(PathBuf, Option<Stamp>)>,
+}
+
+/// One file of a toolchain.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct ProgramRecord {
+    path: PathBuf,
+    digest: String,
+    stamp: Stamp,
+}
+
+/// What `stat` says of a file; outlives the daemon, unlike a `Fingerprint`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Stamp {
+    device: u64,
+    inode: u64,
+    size_bytes: u64,
+    mode: u32,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// Of the file that `path` leads to.
+    pub(super) fn of(path: &Path) -> io::Result<Stamp> {
+        let metadata = std::fs::metadata(path)?;
+        Ok(Stamp {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size_bytes: metadata.size(),
+            mode: metadata.mode(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+}
+
+impl Named {
+    /// Finds the programs, the libraries that each of them loads in `env`, and the digests of all. A file that changed within
+    /// the clock's granularity of `started` is refused: who was asked may have been another one.
+    ///
+    /// # Errors
+    /// [`Reason::ToolchainProbe`] with what is missing or cannot be read.
+    pub(super) async fn survey(
+        self,
+        files: &Arc<Files>,
+        invocation: &Invocation,
+        env: &[(OsString, OsString)],
+        started: SystemTime,
+    ) -> Result<ToolsRecord, Reason> {
+        let Invocation { cwd, .. } = invocation;
+        let path = env_value(&invocation.env, "PATH");
+        let mut lookups = Vec::new();
+        let mut found = vec![self.driver];
+        for name in &self.programs {
+            let program = find_executable(name, cwd, path)
+                .ok_or_else(|| Reason::ToolchainProbe(format!("find {} in PATH", name.to_string_lossy())))?;
+            if !name.as_bytes().contains(&b'/') {
+                lookups.push((name.to_string_lossy().into_owned(), program.clone()));
+            }
+            found.push(program);
+        }
+        let plugins: Vec<_> = self.plugins.iter().map(|plugin| cwd.join(plugin)).collect();
+        let programs = programs::with_libraries(&found, &plugins, env, cwd).await?;
+        let programs = digests(files, programs, started).await?;
+        let read = self.files.iter().map(|file| cwd.join(file)).collect();
+        let read = digests(files, read, started).await?;
+        let overriding =
+            ["LD_LIBRARY_PATH", "COMPILER_PATH"].iter().flat_map(|name| invocation.directories_of(name));
+        let watched = [PathBuf::from(LOADER_CACHE)].into_iter();
+        let watched = watched.chain(self.watched.iter().map(|directory| cwd.join(directory)));
+        let stamped = |path: PathBuf| {
+            let stamp = Stamp::of(&path).ok();
+            (path, stamp)
+        };
+        Ok(ToolsRecord {
+            version: self.version,
+            target: self.target,
+            programs,
+            files: read,
+            lookups,
+            absent: self.absent,
+            watched: watched.chain(overriding).map(stamped).collect(),
+        })
+    }
+}
+
+/// The digests of files, by which they are known from now on.
+async fn digests(
+    files: &Arc<Files>,
+    paths: Vec<PathBuf>,
+    started: SystemTime,
+) -> Result<Vec<ProgramRecord>, Reason> {
+    let files = Arc::clone(files);
+    let read = move || {
+        let digest = |path: PathBuf| {
+            let failed = |why: &str| Reason::ToolchainProbe(format!("read {}: {why}", path.display()));
+            let stamp = Stamp::of(&path).map_err(|error| failed(&error.to_string()))?;
+            let version = files.version(&path).map_err(|error| failed(&error.to_string()))?;
+            if !version.fingerprint.is_settled(started) {
+                return Err(failed("it has just been changed"));
+            }
+            Ok(ProgramRecord { digest: version.digest.to_string(), stamp, path })
+        };
+        paths.into_iter().map(digest).collect()
+    };
+    // A compiler's libraries may be a hundred megabytes: not on a thread that serves connections.
+    tokio::task::spawn_blocking(read).await.map_err(|error| Reason::Internal(error.to_string()))?
+}
+
+impl ToolsRecord {
+    /// Whether everything is still as it was when the programs were asked.
+    pub(super) fn holds(&self, cwd: &Path, env: &[(OsString, OsString)]) -> bool {
+        let path = env_value(env, "PATH");
+        let found = |name: &str| find_executable(OsStr::new(name), cwd, path);
+        let is_same = |file: &ProgramRecord| Stamp::of(&file.path).is_ok_and(|stamp| stamp == file.stamp);
+        self.programs.iter().all(is_same)
+            && self.files.iter().all(is_same)
+            && self.watched.iter().all(|(path, stamp)| Stamp::of(path).ok() == *stamp)
+            && self.absent.iter().all(|directory| !cwd.join(directory).exists())
+            && self.lookups.iter().all(|(name, program)| found(name).as_ref() == Some(program))
+    }
+
+    /// What the record describes, with the directories of `headers`; `None` if it is damaged.
+    pub(super) fn tools(&self, headers: Vec<PathBuf>) -> Option<Tools> {
+        let parsed = |records: &[ProgramRecord]| -> Option<Vec<(PathBuf, Digest)>> {
+            records.iter().map(|record| Some((record.path.clone(), record.digest.parse().ok()?))).collect()
+        };
+        let (programs, files) = (parsed(&self.programs)?, parsed(&self.files)?);
+        let mut hasher = Hasher::new();
+        hasher.field(self.version.as_bytes());
+        hasher.field(self.target.as_bytes());
+        for (_, digest) in programs.iter().chain(&files) {
+            hasher.field(Digest::hash(digest));
+        }
+        let (version, target) = (self.version.clone(), self.target.clone());
+        Some(Tools { version, target, programs, files, headers, identity: hasher.finish() })
+    }
+}
