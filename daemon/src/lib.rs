@@ -18,6 +18,7 @@ pub mod stats;
 pub mod worker;
 // Floor 1: each knows one thing, and none of them the others.
 pub mod history;
+pub mod linker;
 pub mod preprocessor;
 pub mod reapi;
 pub mod store;

@@ -28,6 +28,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("stats", 0),
     ("worker", 0),
     ("history", 1),
+    ("linker", 1),
     ("preprocessor", 1),
     ("reapi", 1),
     ("store", 1),

@@ -1,0 +1,295 @@
+//! What a file is to a linker: an object, a shared library with the libraries that it needs, an archive, a script.
+//! Knows nothing of why it is asked, nor of where other files are looked for.
+
+use std::cell::Cell;
+use std::ffi::OsStr;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::io::Read;
+use std::io::Seek;
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+
+use object::Endian;
+use object::Endianness;
+use object::FileKind;
+use object::archive;
+use object::elf;
+use object::read::ReadCache;
+use object::read::ReadRef;
+use object::read::archive::ArchiveFile;
+use object::read::elf::FileHeader;
+use object::read::elf::SectionHeader;
+
+use crate::linker::script::LONGEST_BYTES;
+use crate::linker::script::Script;
+
+/// How much of one file is read at most: many times what the headers of any real one take.
+const MOST_READ_BYTES: u64 = 64 << 20;
+
+/// The members of an archive that are looked at for its machine: the first ones may be no objects.
+const FIRST_MEMBERS: usize = 16;
+
+/// What a file was found to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LinkerFile {
+    pub(super) kind: Kind,
+    /// For which machine; None where the file does not say.
+    pub(super) target: Option<Target>,
+}
+
+/// For which machine code is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Target {
+    pub(super) is_64: bool,
+    pub(super) is_little_endian: bool,
+    /// `e_machine` of an ELF header.
+    pub(super) machine: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Kind {
+    Object,
+    Shared(SharedLibrary),
+    /// An archive that holds its members.
+    Archive,
+    /// One that names them, each relative to the archive's directory.
+    ThinArchive(Vec<OsString>),
+    /// One whose members cannot all be told.
+    DamagedThinArchive,
+    /// LLVM's intermediate code.
+    Bitcode,
+    Script(Script),
+    /// Text that is too long to be read as a script.
+    LongText,
+    /// Nothing that names other files.
+    Other,
+}
+
+/// What a shared library says of itself in its dynamic section.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct SharedLibrary {
+    pub(super) soname: Option<OsString>,
+    pub(super) needed: Vec<OsString>,
+    /// `DT_RUNPATH`, or else `DT_RPATH`: directories with colons between them.
+    pub(super) run_path: Option<OsString>,
+}
+
+impl LinkerFile {
+    /// Reads as much of an open file as it takes.
+    ///
+    /// # Errors
+    /// Whatever `read` answers. That a file is damaged is none.
+    pub(super) fn read(mut file: File) -> io::Result<LinkerFile> {
+        let mut magic = Vec::with_capacity(8);
+        Read::by_ref(&mut file).take(8).read_to_end(&mut magic)?;
+        let cache = ReadCache::new(file);
+        let left = Cell::new(MOST_READ_BYTES);
+        let data = Bounded { cache: &cache, left: &left, range: None };
+        let known = match magic.as_slice() {
+            [0x7f, b'E', b'L', b'F', ..] => elf(data),
+            [b'!', b'<', b'a', b'r', b'c', b'h', b'>', b'\n'] => archive(data),
+            [b'!', b'<', b't', b'h', b'i', b'n', b'>', b'\n'] => thin_archive(data),
+            // LLVM bitcode file format, "Magic Numbers" and "Bitcode Wrapper Format".
+            [b'B', b'C', 0xc0, 0xde, ..] | [0xde, 0xc0, 0x17, 0x0b, ..] => LinkerFile::of(Kind::Bitcode),
+            _ => return text(cache.into_inner()),
+        };
+        Ok(known)
+    }
+
+    fn of(kind: Kind) -> LinkerFile {
+        LinkerFile { kind, target: None }
+    }
+
+    /// About how much memory it takes, in bytes.
+    pub(super) fn size_bytes(&self) -> usize {
+        let names = |names: &[OsString]| -> usize { names.iter().map(|name| name.len() + 48).sum() };
+        size_of::<LinkerFile>()
+            + match &self.kind {
+                Kind::Shared(library) => {
+                    let paths = library.soname.iter().chain(&library.run_path);
+                    names(&library.needed) + paths.map(|path| path.len()).sum::<usize>()
+                }
+                Kind::ThinArchive(members) => names(members),
+                Kind::Script(script) => script.size_bytes(),
+                Kind::Object
+                | Kind::Archive
+                | Kind::DamagedThinArchive
+                | Kind::Bitcode
+                | Kind::LongText
+                | Kind::Other => 0,
+            }
+    }
+}
+
+/// A script, if these are letters.
+fn text(mut file: File) -> io::Result<LinkerFile> {
+    file.rewind()?;
+    let mut bytes = Vec::new();
+    Read::by_ref(&mut file).take(LONGEST_BYTES + 1).read_to_end(&mut bytes)?;
+    let kind = if memchr::memchr(0, &bytes).is_some() {
+        Kind::Other
+    } else if u64::try_from(bytes.len()).is_ok_and(|length| length <= LONGEST_BYTES) {
+        Kind::Script(Script::parse(&bytes))
+    } else {
+        Kind::LongText
+    };
+    Ok(LinkerFile::of(kind))
+}
+
+fn elf(data: Bounded) -> LinkerFile {
+    // A header that cannot be read belongs to an object that no linker takes.
+    let damaged = LinkerFile::of(Kind::Other);
+    let read = match FileKind::parse(data) {
+        Ok(FileKind::Elf64) => elf_of::<elf::FileHeader64<Endianness>>(data),
+        Ok(FileKind::Elf32) => elf_of::<elf::FileHeader32<Endianness>>(data),
+        Ok(_) | Err(_) => None,
+    };
+    read.unwrap_or(damaged)
+}
+
+fn elf_of<Elf: FileHeader<Endian = Endianness>>(data: Bounded) -> Option<LinkerFile> {
+    let header = Elf::parse(data).ok()?;
+    let endian = header.endian().ok()?;
+    let target = Target {
+        is_64: header.is_type_64(),
+        is_little_endian: endian.is_little_endian(),
+        machine: header.e_machine(endian).0,
+    };
+    let kind = if header.e_type(endian) == elf::ET_DYN {
+        // What follows a damaged table is not read by linkers either.
+        Kind::Shared(shared_library(header, endian, data).unwrap_or_default())
+    } else {
+        Kind::Object
+    };
+    Some(LinkerFile { kind, target: Some(target) })
+}
+
+fn shared_library<Elf: FileHeader<Endian = Endianness>>(
+    header: &Elf,
+    endian: Endianness,
+    data: Bounded,
+) -> Option<SharedLibrary> {
+    let sections = header.section_headers(endian, data).ok()?;
+    let dynamic = sections.iter().find(|section| section.sh_type(endian) == elf::SHT_DYNAMIC)?;
+    let link = usize::try_from(dynamic.sh_link(endian)).ok()?;
+    let strings = sections.get(link)?.strings(endian, data).ok()??;
+    let (entries, _) = dynamic.dynamic(endian, data).ok()??;
+    let mut library = SharedLibrary::default();
+    let mut rpath = None;
+    for entry in entries {
+        use object::read::elf::Dyn;
+
+        let tag = entry.d_tag(endian);
+        if tag == elf::DT_NULL {
+            break;
+        }
+        let is_text = [elf::DT_NEEDED, elf::DT_SONAME, elf::DT_RUNPATH, elf::DT_RPATH].contains(&tag);
+        let offset = u32::try_from(entry.d_val(endian).into());
+        let Some(text) = offset.ok().filter(|_| is_text).and_then(|offset| strings.get(offset).ok()) else {
+            continue;
+        };
+        let text = OsStr::from_bytes(text).to_owned();
+        match tag {
+            elf::DT_NEEDED => library.needed.push(text),
+            elf::DT_SONAME => library.soname = Some(text),
+            elf::DT_RUNPATH => library.run_path = Some(text),
+            _ => rpath = Some(text),
+        }
+    }
+    library.run_path = library.run_path.or(rpath);
+    Some(library)
+}
+
+/// An archive with its members: only their machine matters.
+fn archive(data: Bounded) -> LinkerFile {
+    let target = ArchiveFile::parse(data).ok().and_then(|archive| {
+        let members = archive.members().take(FIRST_MEMBERS).map_while(Result::ok);
+        members.map(|member| member.file_range()).find_map(|(offset, size)| {
+            let end = offset.checked_add(size)?;
+            elf(Bounded { range: Some((offset, end)), ..data }).target
+        })
+    });
+    LinkerFile { kind: Kind::Archive, target }
+}
+
+fn thin_archive(data: Bounded) -> LinkerFile {
+    let members = thin_members(data).or_else(|| names_of_thin_members(data));
+    LinkerFile::of(members.map_or(Kind::DamagedThinArchive, Kind::ThinArchive))
+}
+
+fn thin_members(data: Bounded) -> Option<Vec<OsString>> {
+    let archive = ArchiveFile::parse(data).ok()?;
+    let members = archive.members().map(|member| Some(OsStr::from_bytes(member.ok()?.name()).to_owned()));
+    let mut members: Vec<OsString> = members.collect::<Option<_>>()?;
+    members.dedup();
+    Some(members)
+}
+
+/// The members by the table of long names, which is all that a thin archive holds: GNU ar writes a member of an archive in
+/// a thin archive with a second number behind its name's, which is not in the format otherwise.
+fn names_of_thin_members(data: Bounded) -> Option<Vec<OsString>> {
+    let mut offset = u64::try_from(archive::THIN_MAGIC.len()).ok()?;
+    loop {
+        let header = data.read::<archive::Header>(&mut offset).ok()?;
+        let size = std::str::from_utf8(&header.size).ok()?.trim_end().parse::<u64>().ok()?;
+        if header.terminator != archive::TERMINATOR {
+            return None;
+        }
+        if header.name.starts_with(b"// ") {
+            let table = data.read_bytes_at(offset, size).ok()?;
+            let lines = table.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+            return lines.map(|line| Some(OsStr::from_bytes(line.strip_suffix(b"/")?).to_owned())).collect();
+        }
+        // Before it, there are only tables of symbols.
+        if !(header.name.starts_with(b"/ ") || header.name.starts_with(b"/SYM64/")) {
+            return None;
+        }
+        offset = offset.checked_add(size)?.checked_add(size & 1)?;
+    }
+}
+
+/// A file, or a range of it, of which only so much is read.
+#[derive(Clone, Copy)]
+struct Bounded<'a> {
+    cache: &'a ReadCache<File>,
+    left: &'a Cell<u64>,
+    range: Option<(u64, u64)>,
+}
+
+impl Bounded<'_> {
+    fn spend(self, bytes: u64) -> Result<(), ()> {
+        self.left.set(self.left.get().checked_sub(bytes).ok_or(())?);
+        Ok(())
+    }
+
+    /// Where `range` lies in the file.
+    fn in_file(self, range: Range<u64>) -> Result<Range<u64>, ()> {
+        let Some((start, end)) = self.range else { return Ok(range) };
+        let shifted = start.checked_add(range.start).ok_or(())?..start.checked_add(range.end).ok_or(())?;
+        if shifted.end <= end { Ok(shifted) } else { Err(()) }
+    }
+}
+
+impl<'a> ReadRef<'a> for Bounded<'a> {
+    fn len(self) -> Result<u64, ()> {
+        match self.range {
+            Some((start, end)) => end.checked_sub(start).ok_or(()),
+            None => self.cache.len(),
+        }
+    }
+
+    fn read_bytes_at(self, offset: u64, size: u64) -> Result<&'a [u8], ()> {
+        let range = self.in_file(offset..offset.checked_add(size).ok_or(())?)?;
+        self.spend(size)?;
+        self.cache.read_bytes_at(range.start, size)
+    }
+
+    fn read_bytes_at_until(self, range: Range<u64>, delimiter: u8) -> Result<&'a [u8], ()> {
+        let range = self.in_file(range)?;
+        // As much as the cache looks through.
+        self.spend(4096.min(range.end.checked_sub(range.start).ok_or(())?))?;
+        self.cache.read_bytes_at_until(range, delimiter)
+    }
+}
