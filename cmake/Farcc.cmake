@@ -5,12 +5,12 @@
 #
 # Reads:   FARCC_LAUNCHER   path of the farcc program; else it is looked for beside this file, in ../bin, in the
 #                           PATH, and in the target directory of the clone that this file lies in.
-# Sets:    CMAKE_<LANG>_COMPILER_LAUNCHER for the languages that farcc knows, unless the user set it.
+# Sets:    CMAKE_<LANG>_COMPILER_LAUNCHER for the languages that farcc knows, unless the user set it, and the global
+#          property RULE_LAUNCH_LINK, for links and archives, unless it is set. -DFARCC_LINKS=OFF leaves that alone.
 # Writes:  .farcc-roots in the build directory: source and build directory, a line each, which are the workspace of
 #          `[exec] paths = "shared"`.
 #
-# Where no farcc is found, the build goes on without it and a warning says so. Links, archives and custom
-# commands are not touched.
+# Where no farcc is found, the build goes on without it and a warning says so. Custom commands are not touched.
 
 if(CMAKE_VERSION VERSION_LESS 3.15)
   message(WARNING "farcc: CMake ${CMAKE_VERSION} is too old, 3.15 is needed: the build goes on without farcc")
@@ -75,6 +75,15 @@ foreach(farcc_language C CXX OBJC OBJCXX)
   endif()
 endforeach()
 message(STATUS "farcc: compiles go through ${farcc_launcher}")
+
+if(NOT DEFINED FARCC_LINKS OR FARCC_LINKS)
+  get_property(farcc_users_launcher GLOBAL PROPERTY RULE_LAUNCH_LINK)
+  if(NOT farcc_users_launcher)
+    # A text for the shell.
+    set_property(GLOBAL PROPERTY RULE_LAUNCH_LINK "\"${farcc_launcher}\"")
+    message(STATUS "farcc: links and archives go through ${farcc_launcher}")
+  endif()
+endif()
 
 # Written only when it changes.
 file(GENERATE OUTPUT "${CMAKE_BINARY_DIR}/.farcc-roots" CONTENT "${CMAKE_SOURCE_DIR}\n${CMAKE_BINARY_DIR}\n")

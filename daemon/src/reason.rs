@@ -8,10 +8,10 @@ use std::fmt;
 pub enum Reason {
     /// The command is no compiler, linker or archiver that farcc knows.
     NotACompiler,
-    /// A link step: links run locally in this version.
-    Link,
-    /// An archiver step: archives are made locally in this version.
-    Archive,
+    /// A link that is not understood, or that compiles as well; what about it.
+    Link(String),
+    /// An archiver's command that changes a file in place, or is not understood; what about it.
+    Archive(String),
     /// The command only prints about the compiler: `--version`, `-v`, `-print-…`, `-dumpversion`.
     Information,
     /// The command preprocesses only: `-E`, `-M`, `-MM`.
@@ -111,8 +111,8 @@ impl Reason {
     pub fn name(&self) -> &'static str {
         match self {
             Reason::NotACompiler => "not_a_compiler",
-            Reason::Link => "link",
-            Reason::Archive => "archive",
+            Reason::Link(_) => "link",
+            Reason::Archive(_) => "archive",
             Reason::Information => "information",
             Reason::Preprocess => "preprocess",
             Reason::StandardInput => "standard_input",
@@ -161,7 +161,9 @@ impl Reason {
     /// What this one command adds to the name: a flag, a path, an error.
     pub fn detail(&self) -> Option<String> {
         match self {
-            Reason::UnsupportedLanguage(detail)
+            Reason::Link(detail)
+            | Reason::Archive(detail)
+            | Reason::UnsupportedLanguage(detail)
             | Reason::UnsupportedFlag(detail)
             | Reason::UnsupportedEnvironment(detail)
             | Reason::ResponseFile(detail)
@@ -191,8 +193,6 @@ impl Reason {
             | Reason::Internal(detail) => Some(detail.clone()),
             Reason::RemoteFailed(status) => Some(format!("exit status {status}")),
             Reason::NotACompiler
-            | Reason::Link
-            | Reason::Archive
             | Reason::Information
             | Reason::Preprocess
             | Reason::StandardInput

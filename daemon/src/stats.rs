@@ -321,7 +321,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("stats.json");
         let stats = Stats::load(&path);
-        stats.record(&record(Outcome::PassedThrough, Some(Reason::Link), 70, None));
+        stats.record(&record(Outcome::PassedThrough, Some(Reason::Draining), 70, None));
         stats.record(&record(Outcome::HitLocal, None, 70, Some(1070)));
         stats.save(&path).unwrap();
         let again = Stats::load(&path);
@@ -329,7 +329,7 @@ mod tests {
         assert_eq!(summary.commands, 2);
         assert_eq!(summary.by_verdict["passed_through"], 1);
         assert_eq!(summary.by_verdict["hit_remote"], 0);
-        assert_eq!(summary.by_reason["link"], 1);
+        assert_eq!(summary.by_reason["draining"], 1);
         assert_eq!(summary.bytes.stored, 6);
         assert_eq!((summary.micros_saved, summary.hits_timed), (1000, 1));
         // A daemon's own are those of no other, and no reset is about them.

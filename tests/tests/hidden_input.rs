@@ -71,6 +71,7 @@ fn action(project: &Path, inputs: Vec<Arc<InputFile>>) -> Action {
     let arguments = ["/usr/bin/gcc", "-Iinclude", "-MMD", "-c", "a.c", "-o", "a.o"];
     let spec = CommandSpec {
         checkout: None,
+        speaker: None,
         arguments: arguments.map(Into::into).to_vec(),
         environment: BTreeMap::from(environment),
         cwd: project,
@@ -105,7 +106,7 @@ async fn assert_needs_every_input(space: &TestSpace, project: &Path, address: &s
     let inputs = scan(space, project).await;
     let run = async |inputs: Vec<Arc<InputFile>>| -> Fetched {
         let action = executor.remote_action(&Arc::new(action(project, inputs))).await.unwrap();
-        executor.execute(&action, &store, false, None).await.unwrap()
+        executor.execute(&action, "Compile", &store, false, None).await.unwrap()
     };
 
     let whole = run(inputs.clone()).await;

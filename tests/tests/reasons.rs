@@ -36,7 +36,7 @@ const fn case(reason: &'static str, script: &'static str) -> Case {
 const CASES: &[Case] = &[
     case("not_a_compiler", "$F sh -c 'echo out; echo err >&2; exit 3'"),
     case("link", "$F gcc main.c -o main && ./main"),
-    case("archive", "gcc -c a.c && $F ar rcD libx.a a.o"),
+    case("archive", "gcc -c a.c && ar rcD libx.a a.o && $F ranlib libx.a"),
     case("information", "$F gcc --version"),
     case("information", "$F gcc -print-prog-name=cc1"),
     case("preprocess", "$F gcc -E -P a.c"),

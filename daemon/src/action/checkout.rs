@@ -33,6 +33,10 @@ impl Checkout {
 impl Action {
     /// Messages of a result, as they are to be shown here.
     pub fn messages_here(&self, text: Vec<u8>) -> Vec<u8> {
+        let text = match &self.speaker {
+            Some(speaker) => speaker.here(&text),
+            None => text,
+        };
         match &self.checkout {
             Some(checkout) => checkout.relocation.text_here(&text),
             None => text,
@@ -41,9 +45,13 @@ impl Action {
 
     /// Messages that were written here, as they stand in a result.
     pub fn messages_there(&self, text: &[u8]) -> Vec<u8> {
-        match &self.checkout {
+        let text = match &self.checkout {
             Some(checkout) => checkout.relocation.text_there(text),
             None => text.to_vec(),
+        };
+        match &self.speaker {
+            Some(speaker) => speaker.there(&text),
+            None => text,
         }
     }
 }

@@ -150,6 +150,7 @@ impl Draft {
             in_image: Vec::new(),
             outputs: self.outputs,
             checkout: None,
+            speaker: None,
         }
     }
 }

@@ -10,13 +10,25 @@ use crate::files::Fingerprint;
 use crate::process::env_value;
 use crate::reason::Reason;
 
-/// Variables that a compile reads. GCC manual, "Environment Variables Affecting GCC" and "Environment
-/// Variables" of the preprocessor; Clang manual, "ENVIRONMENT"; ld.so(8).
-const COMPILE_VARIABLES: &[&str] = &[
-    "CPATH",
-    "C_INCLUDE_PATH",
-    "CPLUS_INCLUDE_PATH",
-    "OBJC_INCLUDE_PATH",
+/// What a command is to its environment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reader {
+    /// It reads headers.
+    Compiler,
+    /// It reads objects and libraries.
+    Linker,
+}
+
+/// Variables that only a compile reads. GCC manual, "Environment Variables" of the preprocessor; Clang manual,
+/// "ENVIRONMENT".
+const COMPILE_VARIABLES: &[&str] = &["CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "OBJC_INCLUDE_PATH"];
+
+/// Variables that only a link reads. GCC manual, "Environment Variables Affecting GCC"; GNU ld manual, "Options" and
+/// "Environment Variables".
+const LINK_VARIABLES: &[&str] = &["COLLECT_NO_DEMANGLE", "LD_RUN_PATH", "LIBRARY_PATH"];
+
+/// Variables that both read. GCC manual, "Environment Variables Affecting GCC"; ld.so(8).
+const VARIABLES: &[&str] = &[
     "COMPILER_PATH",
     "GCC_EXEC_PREFIX",
     "GCC_COLORS",
@@ -32,8 +44,8 @@ const COMPILE_VARIABLES: &[&str] = &[
     "TERM_URLS",
 ];
 
-/// The environment that `env` comes down to for a compile in `cwd` whose toolchain's programs lie in
-/// `program_directories`: those come first in the worker's PATH, since the driver looks there for `as`.
+/// The environment that `env` comes down to for a `reader` in `cwd` whose toolchain's programs lie in
+/// `program_directories`: those come first in the worker's PATH, since a driver looks there for `as` and `ld`.
 ///
 /// # Errors
 /// When a variable that matters is not UTF-8.
@@ -41,9 +53,14 @@ pub fn environment(
     env: &[(OsString, OsString)],
     cwd: &Path,
     program_directories: &[PathBuf],
+    reader: Reader,
 ) -> Result<BTreeMap<String, String>, Reason> {
     let mut environment = BTreeMap::new();
-    for name in COMPILE_VARIABLES {
+    let own = match reader {
+        Reader::Compiler => COMPILE_VARIABLES,
+        Reader::Linker => LINK_VARIABLES,
+    };
+    for name in own.iter().chain(VARIABLES) {
         if let Some(value) = env_value(env, name) {
             let value = value.to_str().ok_or_else(|| Reason::UnsupportedEnvironment((*name).to_owned()))?;
             environment.insert((*name).to_owned(), value.to_owned());
@@ -87,7 +104,7 @@ mod tests {
 
     fn of(env: &[(&str, &str)], cwd: &Path) -> BTreeMap<String, String> {
         let env: Vec<_> = env.iter().map(|(name, value)| (name.into(), value.into())).collect();
-        environment(&env, cwd, &["/opt/as/bin".into(), "/usr/bin".into()]).unwrap()
+        environment(&env, cwd, &["/opt/as/bin".into(), "/usr/bin".into()], Reader::Compiler).unwrap()
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod outputs;
 mod question;
 mod remote_action;
 mod rooted;
+mod speaker;
 mod tree;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ use crate::listings::Listings;
 use crate::reason::Reason;
 
 pub use checkout::Checkout;
+pub use environment::Reader;
 pub use environment::environment;
 pub use execution_time::executed_here;
 pub use execution_time::execution_time;
@@ -52,6 +54,7 @@ pub use rooted::Brought;
 pub use rooted::LINK;
 pub use rooted::RelativeCommand;
 pub use rooted::Rooted;
+pub use speaker::Speaker;
 
 /// Part of every key: raised when the same key would mean something else than in an earlier version.
 const KEY_VERSION: &[u8] = b"farcc 1";
@@ -72,6 +75,8 @@ pub struct CommandSpec<'a> {
     /// The checkout, if the action is not to show which one it comes from: arguments and environment are those of the
     /// action already, all else is as on this machine.
     pub checkout: Option<Checkout>,
+    /// A program whose messages begin with its name.
+    pub speaker: Option<Speaker>,
 }
 
 /// What the key depends on besides the command and its inputs.
@@ -112,6 +117,8 @@ pub struct Action {
     pub outputs: Vec<Output>,
     /// The checkout to which the names in results are translated.
     pub checkout: Option<Checkout>,
+    /// The program whose messages begin with its name.
+    pub speaker: Option<Speaker>,
 }
 
 /// Why there is no action.
@@ -199,6 +206,7 @@ impl Action {
             in_image,
             outputs,
             checkout: spec.checkout.clone(),
+            speaker: spec.speaker.clone(),
         })
     }
 }
@@ -307,6 +315,7 @@ pub(super) mod tests {
             directories: vec![scratch.join("missing")],
             outputs: vec![ExpectedOutput::replacing(OutputKind::Object, scratch.join("a.o"))],
             checkout: None,
+            speaker: None,
         };
         let mut circumstances = Circumstances {
             toolchain: Digest::of(b"toolchain"),

@@ -8,8 +8,8 @@ pub(super) enum ProgramKind {
     DriverC,
     /// One that takes it for C++.
     DriverCxx,
-    /// `ar`, `ranlib`.
-    Archiver,
+    /// `ar` and its kin.
+    Archiver(ArchiverKind),
     /// `ld` and its kin.
     Linker,
     /// A compiler, preprocessor or assembler that farcc does not understand.
@@ -22,6 +22,21 @@ pub(super) enum ProgramKind {
     Unknown,
 }
 
+/// What an archiver does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ArchiverKind {
+    /// Makes archives of members.
+    Ar,
+    /// The same by way of `ar`, with the plugin of GCC's link-time optimiser.
+    GccAr,
+    /// Writes an archive's index.
+    Ranlib,
+    /// Takes symbols out of objects.
+    Strip,
+    /// Makes objects of objects.
+    Objcopy,
+}
+
 const KNOWN: &[(&str, ProgramKind)] = &[
     ("gcc", ProgramKind::DriverC),
     ("cc", ProgramKind::DriverC),
@@ -31,12 +46,16 @@ const KNOWN: &[(&str, ProgramKind)] = &[
     ("g++", ProgramKind::DriverCxx),
     ("c++", ProgramKind::DriverCxx),
     ("clang++", ProgramKind::DriverCxx),
-    ("ar", ProgramKind::Archiver),
-    ("ranlib", ProgramKind::Archiver),
-    ("gcc-ar", ProgramKind::Archiver),
-    ("gcc-ranlib", ProgramKind::Archiver),
-    ("llvm-ar", ProgramKind::Archiver),
-    ("llvm-ranlib", ProgramKind::Archiver),
+    ("ar", ProgramKind::Archiver(ArchiverKind::Ar)),
+    ("ranlib", ProgramKind::Archiver(ArchiverKind::Ranlib)),
+    ("gcc-ar", ProgramKind::Archiver(ArchiverKind::GccAr)),
+    ("gcc-ranlib", ProgramKind::Archiver(ArchiverKind::Ranlib)),
+    ("llvm-ar", ProgramKind::Archiver(ArchiverKind::Ar)),
+    ("llvm-ranlib", ProgramKind::Archiver(ArchiverKind::Ranlib)),
+    ("strip", ProgramKind::Archiver(ArchiverKind::Strip)),
+    ("llvm-strip", ProgramKind::Archiver(ArchiverKind::Strip)),
+    ("objcopy", ProgramKind::Archiver(ArchiverKind::Objcopy)),
+    ("llvm-objcopy", ProgramKind::Archiver(ArchiverKind::Objcopy)),
     ("ld", ProgramKind::Linker),
     ("ld.bfd", ProgramKind::Linker),
     ("ld.gold", ProgramKind::Linker),
@@ -123,10 +142,10 @@ mod tests {
             ("clang++-14", ProgramKind::DriverCxx),
             ("c++", ProgramKind::DriverCxx),
             ("c99", ProgramKind::DriverC),
-            ("gcc-ar-12", ProgramKind::Archiver),
-            ("x86_64-linux-gnu-gcc-ranlib", ProgramKind::Archiver),
-            ("llvm-ar", ProgramKind::Archiver),
-            ("ar", ProgramKind::Archiver),
+            ("gcc-ar-12", ProgramKind::Archiver(ArchiverKind::GccAr)),
+            ("x86_64-linux-gnu-gcc-ranlib", ProgramKind::Archiver(ArchiverKind::Ranlib)),
+            ("llvm-ar", ProgramKind::Archiver(ArchiverKind::Ar)),
+            ("ar", ProgramKind::Archiver(ArchiverKind::Ar)),
             ("x86_64-linux-gnu-ld.gold", ProgramKind::Linker),
             ("clang-cpp-14", ProgramKind::OtherCompiler),
             ("x86_64-linux-gnu-gfortran", ProgramKind::OtherCompiler),

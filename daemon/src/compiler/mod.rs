@@ -6,6 +6,8 @@
 //! [`Toolchains`], and with both the [`TranslationUnit`](crate::preprocessor::TranslationUnit) for the scanner.
 
 mod appended_rules;
+mod archive;
+mod archivers;
 mod command_line;
 mod compile;
 pub mod depfile;
@@ -13,6 +15,8 @@ mod driver_name;
 mod flag_table;
 mod further_flags;
 mod invocation;
+mod link;
+mod linkers;
 mod outputs;
 mod probe;
 mod programs;
@@ -22,6 +26,7 @@ mod relative;
 mod relocated;
 mod response_file;
 mod search_path;
+mod shape;
 mod shell_words;
 mod sources;
 mod task;
@@ -31,10 +36,16 @@ mod tools;
 mod wrapper_script;
 
 pub use appended_rules::AppendedRules;
+pub use archive::Archive;
+pub use archivers::Archiver;
+pub use archivers::Archivers;
 pub use command_line::CommandLine;
 pub use compile::Audit;
 pub use compile::Compile;
 pub use invocation::Invocation;
+pub use link::Link;
+pub use linkers::Linker;
+pub use linkers::Linkers;
 pub use outputs::ExpectedOutput;
 pub use outputs::OutputKind;
 pub use outputs::Placement;

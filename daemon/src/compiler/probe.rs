@@ -262,7 +262,7 @@ pub(super) fn first_error(stderr: &[u8]) -> String {
 
 /// The words of a command as drivers print it: quoted by `"` where needed, with backslash before `"`, `\` and
 /// `$`.
-fn words(command: &[u8]) -> Vec<OsString> {
+pub(super) fn words(command: &[u8]) -> Vec<OsString> {
     let mut words = Vec::new();
     let mut word: Option<Vec<u8>> = None;
     let mut in_quotes = false;

@@ -119,6 +119,11 @@ fn by_suffix(source: &Path, default_language: Language) -> Result<(Language, For
     })
 }
 
+/// Whether a driver compiles what has such a name.
+pub(super) fn is_source(path: &Path) -> bool {
+    !matches!(by_suffix(path, Language::C), Err(Reason::UnsupportedLanguage(_)))
+}
+
 /// Whether a configure step has written the source to try the compiler out: Autoconf's `conftest`, CMake's scratch
 /// directories and compiler identification, Meson's.
 pub(super) fn is_probe(cwd: &Path, source: &Path) -> bool {

@@ -7,9 +7,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
 
+use crate::compiler::Archive;
 use crate::compiler::CommandLine;
 use crate::compiler::Compile;
 use crate::compiler::Invocation;
+use crate::compiler::Link;
 use crate::compiler::Product;
 use crate::compiler::Source;
 use crate::compiler::command_line::Argument;
@@ -30,10 +32,10 @@ use crate::reason::Reason;
 pub enum Task {
     /// Sources into objects, or into what else one command makes of each.
     Compile(Box<Compile>),
-    /// A link, or a compile and a link in one.
-    Link,
-    /// `ar`, `ranlib`.
-    Archive,
+    /// Objects and libraries into a program or a library.
+    Link(Box<Link>),
+    /// Objects into an archive, or into another object.
+    Archive(Box<Archive>),
     /// No compiler, linker or archiver.
     Other,
     /// A compiler, but with something that farcc does not understand, or that only this machine can do.
@@ -67,8 +69,11 @@ pub fn classify(invocation: &Invocation) -> Task {
     let default_language = match driver_name::kind(&base_name) {
         ProgramKind::DriverC => Language::C,
         ProgramKind::DriverCxx => Language::Cxx,
-        ProgramKind::Archiver => return Task::Archive,
-        ProgramKind::Linker => return Task::Link,
+        ProgramKind::Archiver(kind) => {
+            let read = check_environment(invocation).and_then(|()| Archive::read(invocation, kind));
+            return read.map_or_else(Task::Local, |archive| Task::Archive(Box::new(archive)));
+        }
+        ProgramKind::Linker => return Task::Local(Reason::Link("no driver names its inputs".to_owned())),
         ProgramKind::OtherCompiler => {
             return Task::Local(Reason::UnsupportedLanguage(base_name.into_owned()));
         }
@@ -92,7 +97,13 @@ fn classify_driver(invocation: &Invocation, default_language: Language) -> Resul
         return Err(Reason::Preprocess);
     }
     let found = sources::find(&command_line, default_language);
-    let Some(product) = find_product(&command_line, &found)? else { return Ok(Task::Link) };
+    let Some(product) = find_product(&command_line, &found)? else {
+        check_environment(invocation)?;
+        let (output, driver) = (find_object(&command_line)?, find_driver(invocation)?);
+        let link = Link::read(invocation, driver, command_line, output)?;
+        check_output(&invocation.cwd, &link.output, Path::new(""))?;
+        return Ok(Task::Link(Box::new(link)));
+    };
     check_environment(invocation)?;
     if let Some(argument) = command_line.with(Meaning::Intermediates).next() {
         return Err(Reason::Intermediates(argument.text()));
@@ -136,13 +147,16 @@ fn classify_driver(invocation: &Invocation, default_language: Language) -> Resul
         }
         sources.push(Source { path, object, depfile });
     }
-    let program = &invocation.argv[0];
-    let driver = invocation
-        .executable()
-        .ok_or_else(|| Reason::ToolchainProbe(format!("find {} in PATH", program.to_string_lossy())))?;
+    let driver = find_driver(invocation)?;
     let arguments = command_line.words();
     let compile = Compile { driver, language, form, product, sources, arguments, command_line };
     Ok(Task::Compile(Box::new(compile)))
+}
+
+fn find_driver(invocation: &Invocation) -> Result<PathBuf, Reason> {
+    let program = &invocation.argv[0];
+    let missing = || Reason::ToolchainProbe(format!("find {} in PATH", program.to_string_lossy()));
+    invocation.executable().ok_or_else(missing)
 }
 
 /// What only together is not understood.
@@ -365,6 +379,8 @@ mod tests {
                 };
                 format!("{product}{:?} {}", compile.language, sources.collect::<Vec<_>>().join(" "))
             }
+            Task::Link(link) => format!("link {}", link.output.display()),
+            Task::Archive(archive) => format!("archive {}", archive.output.display()),
             Task::Local(reason) => format!("local {reason}"),
             other => format!("{other:?}"),
         }
@@ -466,13 +482,22 @@ mod tests {
     #[test]
     fn not_compiles() {
         check(&[
-            ("gcc a.o -o a", "Link"),
-            ("gcc a.c -o a", "Link"),
-            ("gcc -shared a.o -fplugin=x -o a.so -Wl,-soname,a", "Link"),
-            ("gcc -Xlinker -c a.o", "Link"),
-            ("ld -r a.o", "Link"),
-            ("ar rcs a.a a.o", "Archive"),
-            ("x86_64-linux-gnu-gcc-ranlib-12 a.a", "Archive"),
+            ("gcc a.o -o a", "link a"),
+            ("gcc a.o libb.so.1.2 -lm", "link a.out"),
+            ("gcc a.c b.o -o a", "local link: a.c is compiled by the same command"),
+            ("gcc -x c a.o -o a", "local link: a.o is compiled by the same command"),
+            ("gcc a.f90 -o a", "local link: a.f90 is compiled by the same command"),
+            ("gcc -shared", "local input_missing: the command names no file to link"),
+            ("gcc a.o -o /dev/null", "local special_output"),
+            ("gcc a.o -save-temps", "local intermediates: -save-temps"),
+            ("gcc a.o -flto -gsplit-dwarf", "local unsupported_flag: -gsplit-dwarf"),
+            ("gcc a.o -flto -fno-lto -gsplit-dwarf", "link a.out"),
+            ("gcc conftest.o -o conftest", "local probe: conftest.o"),
+            ("gcc -shared a.o -fplugin=x -o a.so -Wl,-soname,a", "link a.so"),
+            ("gcc -Xlinker -c a.o", "link a.out"),
+            ("ld -r a.o", "local link: no driver names its inputs"),
+            ("ar rcs a.a a.o", "archive a.a"),
+            ("x86_64-linux-gnu-gcc-ranlib-12 a.a", "local archive: an archive is given its index in place"),
             ("python3 gen.py", "Other"),
             ("gcc", "local information"),
             ("gcc --version", "local information"),

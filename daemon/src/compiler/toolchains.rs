@@ -1,7 +1,6 @@
 //! Finds the toolchain behind a command, asking each compiler once: in memory, on disk, else from the compiler.
 //! Knows nothing of what the facts are used for.
 
-use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -25,28 +24,13 @@ use crate::compiler::recollections::Recollection;
 use crate::compiler::recollections::Recollections;
 use crate::compiler::toolchain::FORMAT;
 use crate::compiler::toolchain::Record;
+use crate::compiler::tools;
 use crate::compiler::tools::Named;
-use crate::compiler::tools::Stamp;
 use crate::digest::Digest;
-use crate::digest::Hasher;
 use crate::files::Files;
 use crate::preprocessor::Family;
 use crate::process::Program;
-use crate::process::env_value;
 use crate::reason::Reason;
-
-/// Variables that decide which programs, libraries and directories a driver uses (GCC manual, "Environment
-/// Variables Affecting GCC"; ld.so(8)).
-const KEY_VARIABLES: &[&str] = &[
-    "PATH",
-    "COMPILER_PATH",
-    "GCC_EXEC_PREFIX",
-    "GCC_ROOT",
-    "SDKROOT",
-    "LD_LIBRARY_PATH",
-    "LD_PRELOAD",
-    "LD_AUDIT",
-];
 
 /// All toolchains that were met, shared by all connections.
 pub struct Toolchains {
@@ -218,31 +202,14 @@ fn driver<'a>(compile: &'a Compile, invocation: &'a Invocation) -> Driver<'a> {
     }
 }
 
-/// What a toolchain depends on, as far as a command shows it. The driver's own stamp is part of it, so that a
-/// replaced driver is another one even where the replaced one failed.
+/// What a toolchain depends on, as far as a command shows it.
 fn key(compile: &Compile, invocation: &Invocation) -> Result<Digest, Reason> {
-    let stamp = Stamp::of(&compile.driver)
-        .map_err(|error| Reason::ToolchainProbe(format!("look at {}: {error}", compile.driver.display())))?;
-    let mut hasher = Hasher::new();
-    hasher.field(compile.driver.as_os_str().as_bytes());
-    hasher.field(format!("{stamp:?}").as_bytes());
-    hasher.field(compile.language.name().as_bytes());
-    let flags = compile.probe_flags();
-    hasher.field(flags.len().to_string().as_bytes());
-    flags.iter().for_each(|flag| hasher.field(flag.as_bytes()));
+    let mut flags = compile.probe_flags();
     if compile.asks_for_native() {
-        hasher.field(processor().hash());
+        flags.push(processor().hex().into());
     }
-    for name in KEY_VARIABLES {
-        // Unset is not the same as empty.
-        let value = env_value(&invocation.env, name).map(OsStr::as_bytes);
-        hasher.field(if value.is_some() { b"set" } else { b"" });
-        hasher.field(value.unwrap_or_default());
-    }
-    if compile.probes_relative_paths() || has_relative_variables(&invocation.env) {
-        hasher.field(invocation.cwd.as_os_str().as_bytes());
-    }
-    Ok(hasher.finish())
+    let is_relative = compile.probes_relative_paths();
+    tools::key(&compile.driver, compile.language.name(), &flags, is_relative, invocation)
 }
 
 /// What this machine's processor is: records may lie in a home directory that other machines share.
@@ -255,14 +222,6 @@ fn processor() -> Digest {
         Digest::of(lasting.collect::<Vec<_>>().join("\n").as_bytes())
     });
     *PROCESSOR
-}
-
-/// Whether a list of directories among the variables names one relative to the working directory.
-fn has_relative_variables(env: &[(OsString, OsString)]) -> bool {
-    KEY_VARIABLES
-        .iter()
-        .filter_map(|name| env_value(env, name))
-        .any(|value| value.as_bytes().split(|&byte| byte == b':').any(|element| !element.starts_with(b"/")))
 }
 
 /// Refuses directories of programs where GCC would look below a directory for its target and version as well: for

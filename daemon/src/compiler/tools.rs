@@ -26,6 +26,19 @@ use crate::reason::Reason;
 /// The dynamic loader's list of all libraries.
 const LOADER_CACHE: &str = "/etc/ld.so.cache";
 
+/// Variables that decide which programs, libraries and directories a driver uses (GCC manual, "Environment
+/// Variables Affecting GCC"; ld.so(8)).
+const KEY_VARIABLES: &[&str] = &[
+    "PATH",
+    "COMPILER_PATH",
+    "GCC_EXEC_PREFIX",
+    "GCC_ROOT",
+    "SDKROOT",
+    "LD_LIBRARY_PATH",
+    "LD_PRELOAD",
+    "LD_AUDIT",
+];
+
 /// The programs that commands of one kind run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tools {
@@ -109,6 +122,45 @@ impl Stamp {
             changed: (metadata.ctime(), metadata.ctime_nsec()),
         })
     }
+}
+
+/// What is known by when a driver is asked about commands of one `subject`, a language or a step, with these `flags`. The
+/// driver's own stamp is part of it, so that a replaced driver is another one even where the replaced one failed.
+/// `is_relative`: what it answers depends on the working directory.
+///
+/// # Errors
+/// [`Reason::ToolchainProbe`]: the driver is not there.
+pub(super) fn key(
+    driver: &Path,
+    subject: &str,
+    flags: &[OsString],
+    is_relative: bool,
+    invocation: &Invocation,
+) -> Result<Digest, Reason> {
+    let stamp = Stamp::of(driver)
+        .map_err(|error| Reason::ToolchainProbe(format!("look at {}: {error}", driver.display())))?;
+    let mut hasher = Hasher::new();
+    hasher.field(driver.as_os_str().as_bytes());
+    hasher.field(format!("{stamp:?}").as_bytes());
+    hasher.field(subject.as_bytes());
+    hasher.field(flags.len().to_string().as_bytes());
+    flags.iter().for_each(|flag| hasher.field(flag.as_bytes()));
+    for name in KEY_VARIABLES {
+        // Unset is not the same as empty.
+        let value = env_value(&invocation.env, name).map(OsStr::as_bytes);
+        hasher.field(if value.is_some() { b"set" } else { b"" });
+        hasher.field(value.unwrap_or_default());
+    }
+    let mut lists = KEY_VARIABLES.iter().filter_map(|name| env_value(&invocation.env, name));
+    if is_relative || lists.any(has_relative_element) {
+        hasher.field(invocation.cwd.as_os_str().as_bytes());
+    }
+    Ok(hasher.finish())
+}
+
+/// Whether a list of directories names one relative to the working directory.
+pub(super) fn has_relative_element(list: &OsStr) -> bool {
+    list.as_bytes().split(|&byte| byte == b':').any(|element| !element.starts_with(b"/"))
 }
 
 impl Named {
@@ -212,4 +264,16 @@ impl ToolsRecord {
         let (version, target) = (self.version.clone(), self.target.clone());
         Some(Tools { version, target, programs, files, headers, identity: hasher.finish() })
     }
+}
+
+/// What every program of binutils loads by itself, from a directory beside its own (bfd/plugin.c, `load_plugin`).
+pub(super) fn plugins_of_binutils(program: &Path, watched: &mut Vec<PathBuf>) -> Vec<PathBuf> {
+    let Ok(program) = std::fs::canonicalize(program) else { return Vec::new() };
+    let Some(directory) = program.parent().and_then(Path::parent) else { return Vec::new() };
+    let directory = directory.join("lib/bfd-plugins");
+    let entries = std::fs::read_dir(&directory).into_iter().flatten().flatten();
+    let mut plugins: Vec<_> = entries.map(|entry| entry.path()).filter(|path| path.is_file()).collect();
+    plugins.sort();
+    watched.push(directory);
+    plugins
 }

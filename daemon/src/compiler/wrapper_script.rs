@@ -557,9 +557,9 @@ mod tests {
         assert!(matches!(task, Task::Other));
         place.script("ar", "#!/bin/sh\nexec gcc \"$@\"\n");
         let (_, task) = place.resolve("", "./ar rc a.a");
-        assert!(matches!(task, Task::Archive));
+        assert!(matches!(task, Task::Archive(_)));
         place.script("g++", "#!/bin/sh\nexec g++ $X \"$@\"\n");
         let (_, task) = place.resolve("", "./g++ a.o -o a");
-        assert!(matches!(task, Task::Link));
+        assert!(matches!(task, Task::Link(_)));
     }
 }

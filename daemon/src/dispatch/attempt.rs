@@ -163,6 +163,7 @@ pub(super) mod tests {
             directories: Vec::new(),
             outputs,
             checkout: None,
+            speaker: None,
         };
         let platform = BTreeMap::new();
         let (toolchain, timeout) = (Digest::empty(), Duration::ZERO);

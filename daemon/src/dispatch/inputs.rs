@@ -215,7 +215,7 @@ fn further_inputs(
     Ok(inputs)
 }
 
-fn version(path: PathBuf, files: &Files) -> Result<InputFile, Reason> {
+pub(super) fn version(path: PathBuf, files: &Files) -> Result<InputFile, Reason> {
     match files.version(&path) {
         Ok(version) => Ok(InputFile { path, version }),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {

@@ -74,6 +74,7 @@ impl Dispatcher {
         let (executed, task) = in_background(move || resolve(&asked)).await?;
         match self.step(task, &executed).await? {
             Step::Compile { compile, toolchain } => self.find_inputs(&compile, &executed, &toolchain).await,
+            step @ (Step::Link { .. } | Step::Archive { .. }) => self.link_inputs(&step, &executed).await,
         }
     }
 

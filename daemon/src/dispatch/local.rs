@@ -422,6 +422,14 @@ pub(super) fn audit_appended(rules: &[u8], cwd: &Path, inputs: &[Arc<InputFile>]
     if rules.is_empty() { Ok(()) } else { audit_depfile(rules, cwd, inputs) }
 }
 
+/// Whether it is an object that a plugin of the linker has made of others, and removed (gcc/lto-wrapper.cc; LLVM's
+/// gold-plugin.cpp).
+fn is_made_at_link_time(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let is_named = name.ends_with(".ltrans.o") || name.ends_with(".lto.o") || name.starts_with("lto-llvm-");
+    is_named && path.symlink_metadata().is_err()
+}
+
 /// Checks that every file that the compiler says it opens had been found by the scan.
 ///
 /// # Errors
@@ -430,7 +438,7 @@ pub(super) fn audit(opened: &[PathBuf], cwd: &Path, inputs: &[Arc<InputFile>]) -
     let scanned: HashSet<&Path> = inputs.iter().map(|input| input.path.as_path()).collect();
     for prerequisite in opened {
         let path = paths::absolute(cwd, prerequisite);
-        if scanned.contains(path.as_path()) {
+        if scanned.contains(path.as_path()) || is_made_at_link_time(&path) {
             continue;
         }
         // Compilers shorten some names (`./a.h`), so the file itself decides.

@@ -5,6 +5,7 @@ mod attempt;
 mod claims;
 mod inputs;
 mod inspection;
+mod linking;
 mod local;
 mod looked_for;
 mod offer;
@@ -30,8 +31,10 @@ use dashmap::DashMap;
 use tokio::sync::Semaphore;
 
 use crate::action::Action;
+use crate::compiler::Archivers;
 use crate::compiler::Audit;
 use crate::compiler::Invocation;
+use crate::compiler::Linkers;
 use crate::compiler::OutputKind;
 use crate::compiler::Task;
 use crate::compiler::Toolchains;
@@ -43,6 +46,7 @@ use crate::config::Strategy;
 use crate::executor::remote::RemoteExecutor;
 use crate::files::Files;
 use crate::history::History;
+use crate::linker;
 use crate::preprocessor::DiskSources;
 use crate::preprocessor::Memo;
 use crate::reason::Reason;
@@ -115,6 +119,9 @@ pub struct Dispatcher {
     files: Arc<Files>,
     scans: Arc<Memo>,
     toolchains: Toolchains,
+    linkers: Linkers,
+    archivers: Archivers,
+    link_sources: Arc<linker::Sources>,
     stores: DashMap<(PathBuf, u64), Arc<Store>>,
     clusters: DashMap<(Remote, usize), Arc<Cluster>>,
     claims: Arc<Claims>,
@@ -223,6 +230,9 @@ impl Dispatcher {
             configurations: Arc::default(),
             scans: Arc::new(Memo::new(sources)),
             toolchains: Toolchains::new(Arc::clone(&files), directories.state.join("toolchains")),
+            linkers: Linkers::new(Arc::clone(&files), directories.state.join("linkers")),
+            archivers: Archivers::new(Arc::clone(&files), directories.state.join("archivers")),
+            link_sources: Arc::new(linker::Sources::new(Arc::clone(&files))),
             files,
             stores: DashMap::new(),
             clusters: DashMap::new(),
@@ -276,8 +286,13 @@ impl Dispatcher {
         let leaf = !matches!(task, Task::Other);
         match &task {
             Task::Compile(compile) => trail.compile(compile),
-            Task::Link | Task::Archive | Task::Local(_) => trail.not_understood(),
+            Task::Link(link) => trail.understood([&link.output], &link.arguments),
+            Task::Archive(archive) => trail.understood([&archive.output], &archive.arguments),
+            Task::Local(_) => trail.not_understood(),
             Task::Other => {}
+        }
+        if let Task::Archive(archive) = &task {
+            archive.check_is_new(&invocation.cwd).map_err(|reason| (reason, leaf))?;
         }
         let config = config.map_err(|reason| (reason, leaf))?;
         if let Some(route) = route(&config, invocation) {
@@ -360,7 +375,7 @@ impl Dispatcher {
                     presence,
                     trail,
                     workers,
-                    tools: step.tools(),
+                    step,
                     relative,
                     rival,
                 };
@@ -387,7 +402,7 @@ impl Dispatcher {
                 let text = self.toolchains.appended_rules(compile, executed, &rules).await?;
                 Some((rules, text))
             }
-            (None, _) => None,
+            _ => None,
         };
         let (attempt, run) = match raced {
             Some((attempt, run)) => (attempt, Some(run)),

@@ -15,6 +15,7 @@ use crate::action::Checkout;
 use crate::action::Circumstances;
 use crate::action::CommandSpec;
 use crate::action::LINK;
+use crate::action::Reader;
 use crate::action::RelativeCommand;
 use crate::action::environment;
 use crate::compiler::Audit;
@@ -53,7 +54,7 @@ pub(super) struct Prepared {
 }
 
 /// What the name of the depfile that only farcc reads has after the source's.
-const AUDIT_SUFFIX: &str = ".farcc-audit.d";
+pub(super) const AUDIT_SUFFIX: &str = ".farcc-audit.d";
 
 impl Dispatcher {
     /// Finds the inputs and builds the Action.
@@ -63,7 +64,22 @@ impl Dispatcher {
         step: &Step,
         invocation: &Arc<Invocation>,
     ) -> Result<Prepared, Reason> {
-        let Step::Compile { compile, toolchain } = step;
+        match step {
+            Step::Compile { compile, toolchain } => {
+                self.prepare_compile(config, step, compile, toolchain, invocation).await
+            }
+            Step::Link { .. } | Step::Archive { .. } => self.prepare_link(config, step, invocation).await,
+        }
+    }
+
+    async fn prepare_compile(
+        &self,
+        config: &Config,
+        step: &Step,
+        compile: &Arc<Compile>,
+        toolchain: &Arc<Toolchain>,
+        invocation: &Arc<Invocation>,
+    ) -> Result<Prepared, Reason> {
         let scanned = self.find_inputs(compile, invocation, toolchain).await?;
         if scanned.uses_time {
             return Err(Reason::TimeMacro);
@@ -79,8 +95,8 @@ impl Dispatcher {
         let workspace = config.workspace.clone();
         let wants_relative = matches!(exec.root, Root::Auto | Root::Relative);
         let (step, invocation) = (step.clone(), Arc::clone(invocation));
+        let (compile, toolchain) = (Arc::clone(compile), Arc::clone(toolchain));
         let action = in_background(move || {
-            let Step::Compile { compile, toolchain } = &step;
             let circumstances = Circumstances {
                 toolchain: toolchain.tools.identity,
                 salt: &salt,
@@ -89,9 +105,9 @@ impl Dispatcher {
             };
             let subject = Subject {
                 step: &step,
-                compile,
+                compile: &compile,
                 invocation: &invocation,
-                toolchain,
+                toolchain: &toolchain,
                 circumstances: &circumstances,
                 listings: scans.sources().listings(),
             };
@@ -187,9 +203,10 @@ impl Subject<'_> {
             return Err(format!("{} asks for rules", rules.variable));
         }
         let text = |reason: Reason| reason.to_string();
-        let pwd = environment(&invocation.env, &invocation.cwd, &[]).map_err(text)?.remove("PWD");
+        let pwd =
+            environment(&invocation.env, &invocation.cwd, &[], Reader::Compiler).map_err(text)?.remove("PWD");
         let pwd = pwd.ok_or("the working directory has no name")?;
-        let mut arguments = vec![driver_name(compile, invocation)];
+        let mut arguments = vec![driver_name(&compile.driver, invocation)];
         arguments.extend(compile.relative_arguments(toolchain, invocation, &pwd, LINK)?);
         arguments.extend(step.additions(invocation).map_err(text)?);
         if compile.audit(None) == Audit::AddedDepfile {
@@ -202,7 +219,7 @@ impl Subject<'_> {
     fn action(&self, scanned: Scanned, checkout: Option<Checkout>) -> Result<Action, ActionError> {
         let Subject { step, compile, invocation, toolchain, circumstances, listings } = *self;
         let relocation = checkout.as_ref().map(|checkout| &*checkout.relocation);
-        let driver = driver_name(compile, invocation);
+        let driver = driver_name(&compile.driver, invocation);
         if relocation.is_some() && !Path::new(&driver).is_absolute() {
             return Err(ActionError::Bound("the compiler is named from the working directory".to_owned()));
         }
@@ -231,7 +248,8 @@ impl Subject<'_> {
         }
         let in_image = toolchain.tools.programs.iter().filter_map(|(path, _)| path.parent());
         let program_directories: Vec<_> = in_image.map(PathBuf::from).collect();
-        let mut environment = environment(&invocation.env, &invocation.cwd, &program_directories)?;
+        let mut environment =
+            environment(&invocation.env, &invocation.cwd, &program_directories, Reader::Compiler)?;
         if let Some(rules) = &appended {
             environment.insert(rules.variable.to_owned(), rules.value(APPENDED_NAME)?);
         }
@@ -241,7 +259,7 @@ impl Subject<'_> {
             move_environment(&mut environment, &invocation.cwd, relocation)?;
         }
         let cwd = &invocation.cwd;
-        let spec = CommandSpec { arguments, environment, cwd, directories, outputs, checkout };
+        let spec = CommandSpec { arguments, environment, cwd, directories, outputs, checkout, speaker: None };
         Action::new(&spec, scanned.inputs, circumstances, listings)
     }
 }
@@ -255,7 +273,7 @@ fn audit_depfile(compile: &Compile) -> PathBuf {
 }
 
 /// Gives `PWD` its value in the action; no other variable may name the workspace.
-fn move_environment(
+pub(super) fn move_environment(
     environment: &mut BTreeMap<String, String>,
     cwd: &Path,
     relocation: &Relocation,
@@ -275,18 +293,17 @@ fn move_environment(
 }
 
 /// The name under which a worker, which has the same system directories and no others, runs the driver.
-fn driver_name(compile: &Compile, invocation: &Invocation) -> OsString {
-    let driver = &compile.driver;
+pub(super) fn driver_name(driver: &Path, invocation: &Invocation) -> OsString {
     if !paths::is_system(&paths::lexically_normal(driver)) {
         // A link to a compiler of the image.
         let target = std::fs::canonicalize(driver);
-        return target.map_or_else(|_| driver.clone().into_os_string(), PathBuf::into_os_string);
+        return target.map_or_else(|_| driver.into(), PathBuf::into_os_string);
     }
     // Clang with -no-canonical-prefixes names its own headers relative to argv[0]. A compiler wrapper by the compiler's name
     // is another program than the driver.
     let named = invocation.argv.first().filter(|program| program.as_encoded_bytes().contains(&b'/'));
     let named = named.filter(|program| invocation.cwd.join(program) == *driver);
-    named.map_or_else(|| driver.clone().into_os_string(), OsString::clone)
+    named.map_or_else(|| driver.into(), OsString::clone)
 }
 
 /// What the launcher runs: the command as it was typed, and what is added to it.

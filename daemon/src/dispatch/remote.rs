@@ -19,7 +19,6 @@ use crate::action::find;
 use crate::action::install;
 use crate::compiler::Invocation;
 use crate::compiler::OutputKind;
-use crate::compiler::Tools;
 use crate::config::Config;
 use crate::config::Root;
 use crate::config::Strategy;
@@ -37,6 +36,7 @@ use crate::dispatch::local::audit_appended;
 use crate::dispatch::local::audit_depfile;
 use crate::dispatch::local::check_outputs;
 use crate::dispatch::racing::Winner;
+use crate::dispatch::step::Step;
 use crate::dispatch::workers::Subject;
 use crate::dispatch::workers::Workers;
 use crate::executor::remote::Fetched;
@@ -63,8 +63,8 @@ pub(super) struct Run<'a> {
     pub trail: &'a mut Trail,
     /// What the cluster's workers can do and have.
     pub workers: &'a Workers,
-    /// The programs that the command runs.
-    pub tools: &'a Arc<Tools>,
+    /// The command, and the programs that it runs.
+    pub step: &'a Step,
     /// The command by relative paths, or why there is none.
     pub relative: &'a Result<RelativeCommand, String>,
     /// What may begin here once it is known that the cluster has no result.
@@ -113,7 +113,8 @@ impl Run<'_> {
     pub(super) async fn run(mut self, action: &Arc<Action>, jobs: &Semaphore) -> Result<Answer, Reason> {
         let permit = jobs.acquire().await.map_err(|error| Reason::Internal(error.to_string()))?;
         self.executor.check_health()?;
-        let Run { executor, config, workers, tools, relative, store, .. } = self;
+        let Run { executor, config, workers, step, relative, store, .. } = self;
+        let tools = step.tools();
         let subject = Subject { action, tools, relative, config, executor, store };
         let mut rooted = workers.rooted(&subject).await?;
         let mut sent = executor.remote_action(&rooted.action).await?;
@@ -133,7 +134,7 @@ impl Run<'_> {
         }
         let rival = self.rival.take().filter(|_| may_be_ended(action, self.invocation.umask));
         let execution = async {
-            let executed = executor.execute(&sent, store, accept_cached, ahead).await;
+            let executed = executor.execute(&sent, step.mnemonic(), store, accept_cached, ahead).await;
             // A local run may go on for long, and needs none.
             drop(permit);
             self.check(action, rooted, executed?).await

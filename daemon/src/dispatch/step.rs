@@ -8,14 +8,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::compiler::AppendedRules;
+use crate::compiler::Archive;
+use crate::compiler::Archiver;
 use crate::compiler::Audit;
 use crate::compiler::Compile;
+use crate::compiler::ExpectedOutput;
 use crate::compiler::Invocation;
+use crate::compiler::Link;
+use crate::compiler::Linker;
 use crate::compiler::Product;
 use crate::compiler::Task;
 use crate::compiler::Toolchain;
 use crate::compiler::Tools;
 use crate::dispatch::Dispatcher;
+use crate::dispatch::linking::depfiles_of_link;
+use crate::dispatch::linking::outputs_of_archive;
+use crate::dispatch::linking::outputs_of_link;
+use crate::linker::LinkLine;
 use crate::paths;
 use crate::preprocessor::Family;
 use crate::reason::Reason;
@@ -25,6 +34,10 @@ use crate::reason::Reason;
 pub(super) enum Step {
     /// Sources into objects.
     Compile { compile: Arc<Compile>, toolchain: Arc<Toolchain> },
+    /// Objects into a program or a library; what the linker itself is told.
+    Link { link: Arc<Link>, linker: Arc<Linker>, line: Arc<LinkLine> },
+    /// Objects into an archive.
+    Archive { archive: Arc<Archive>, archiver: Arc<Archiver> },
 }
 
 impl Dispatcher {
@@ -39,8 +52,15 @@ impl Dispatcher {
                 let toolchain = self.toolchains.probe(&compile, invocation).await?;
                 Ok(Step::Compile { compile, toolchain })
             }
-            Task::Link => Err(Reason::Link),
-            Task::Archive => Err(Reason::Archive),
+            Task::Link(link) => {
+                let linker = self.linkers.probe(&link, invocation).await?;
+                let line = Arc::new(linker.line(&link)?);
+                Ok(Step::Link { link: Arc::new(*link), linker, line })
+            }
+            Task::Archive(archive) => {
+                let archiver = self.archivers.probe(&archive, invocation).await?;
+                Ok(Step::Archive { archive: Arc::new(*archive), archiver })
+            }
             Task::Other => Err(Reason::NotACompiler),
             Task::Local(reason) => Err(reason),
         }
@@ -52,6 +72,17 @@ impl Step {
     pub(super) fn class(&self) -> &'static str {
         match self {
             Step::Compile { .. } => "compile",
+            Step::Link { .. } => "link",
+            Step::Archive { .. } => "archive",
+        }
+    }
+
+    /// What servers show as the kind of action (REAPI, `RequestMetadata.action_mnemonic`).
+    pub(super) fn mnemonic(&self) -> &'static str {
+        match self {
+            Step::Compile { .. } => "Compile",
+            Step::Link { .. } => "Link",
+            Step::Archive { .. } => "Archive",
         }
     }
 
@@ -59,6 +90,47 @@ impl Step {
     pub(super) fn tools(&self) -> &Arc<Tools> {
         match self {
             Step::Compile { toolchain, .. } => &toolchain.tools,
+            Step::Link { linker, .. } => &linker.tools,
+            Step::Archive { archiver, .. } => &archiver.tools,
+        }
+    }
+
+    /// The program that the command names: absolute, symlinks not resolved.
+    pub(super) fn program(&self) -> &Path {
+        match self {
+            Step::Compile { compile, .. } => &compile.driver,
+            Step::Link { link, .. } => &link.driver,
+            Step::Archive { archive, .. } => &archive.program,
+        }
+    }
+
+    /// The arguments after the program's name, response files expanded.
+    pub(super) fn arguments(&self) -> &[OsString] {
+        match self {
+            Step::Compile { compile, .. } => &compile.arguments,
+            Step::Link { link, .. } => &link.arguments,
+            Step::Archive { archive, .. } => &archive.arguments,
+        }
+    }
+
+    /// The first thing that it makes, as written.
+    pub(super) fn product(&self) -> &Path {
+        match self {
+            Step::Compile { compile, .. } => {
+                let source = &compile.sources[0];
+                source.object.as_deref().unwrap_or(&source.path)
+            }
+            Step::Link { line, .. } => line.output(),
+            Step::Archive { archive, .. } => &archive.output,
+        }
+    }
+
+    /// All that it makes, as written.
+    pub(super) fn outputs(&self) -> Vec<ExpectedOutput> {
+        match self {
+            Step::Compile { compile, toolchain } => compile.outputs(toolchain.family),
+            Step::Link { linker, line, .. } => outputs_of_link(line, linker.flavour),
+            Step::Archive { archive, .. } => outputs_of_archive(archive),
         }
     }
 
@@ -69,6 +141,7 @@ impl Step {
     pub(super) fn appended_rules(&self, invocation: &Invocation) -> Result<Option<AppendedRules>, Reason> {
         match self {
             Step::Compile { compile, toolchain } => compile.appended_rules(invocation, toolchain.family),
+            Step::Link { .. } | Step::Archive { .. } => Ok(None),
         }
     }
 
@@ -76,6 +149,10 @@ impl Step {
     pub(super) fn audit(&self, appended: Option<&AppendedRules>) -> Audit {
         match self {
             Step::Compile { compile, .. } => compile.audit(appended),
+            Step::Link { line, .. } if depfiles_of_link(line).next().is_some() => Audit::Depfile,
+            Step::Link { linker, .. } if linker.reports_inputs => Audit::AddedDepfile,
+            // An archiver reads what it is given, and cannot tell.
+            Step::Link { .. } | Step::Archive { .. } => Audit::Nothing,
         }
     }
 
@@ -86,6 +163,10 @@ impl Step {
                 let depfiles = compile.sources.iter().filter_map(|source| source.depfile.as_ref());
                 depfiles.map(|depfile| paths::absolute(cwd, depfile)).collect()
             }
+            Step::Link { line, .. } => {
+                depfiles_of_link(line).map(|depfile| paths::absolute(cwd, &depfile)).collect()
+            }
+            Step::Archive { .. } => Vec::new(),
         }
     }
 
@@ -93,17 +174,23 @@ impl Step {
     pub(super) fn depfile_arguments(&self, path: &Path) -> Vec<OsString> {
         match self {
             Step::Compile { compile, .. } => compile.depfile_arguments(path).to_vec(),
+            Step::Link { link, .. } => link.depfile_arguments(path).to_vec(),
+            Step::Archive { .. } => Vec::new(),
         }
     }
 
-    /// What is added to the command's arguments, wherever it runs: what tells the compiler the colours of the user's
-    /// terminal, which it does not see, and what keeps Clang from writing into a precompiled header when each file in it
+    /// What is added to the command's arguments, wherever it runs: what tells the programs the colours of the user's
+    /// terminal, which they do not see, and what keeps Clang from writing into a precompiled header when each file in it
     /// was changed, which is another time on every machine.
     ///
     /// # Errors
     /// [`Reason::UnsupportedFlag`]: nothing can be added.
     pub(super) fn additions(&self, invocation: &Invocation) -> Result<Vec<OsString>, Reason> {
-        let Step::Compile { compile, toolchain } = self;
+        let (compile, toolchain) = match self {
+            Step::Compile { compile, toolchain } => (compile, toolchain),
+            Step::Link { link, linker, .. } => return Ok(link.colour_arguments(invocation, linker.flavour)),
+            Step::Archive { .. } => return Ok(Vec::new()),
+        };
         let unknown = || Reason::UnsupportedFlag("recorded switches on a terminal".to_owned());
         let mut added = compile.colour_arguments(invocation, toolchain.family).ok_or_else(unknown)?;
         if compile.product == Product::PrecompiledHeader && toolchain.family == Family::Clang {
@@ -116,6 +203,8 @@ impl Step {
     pub(super) fn is_bound_here(&self) -> Option<&'static str> {
         match self {
             Step::Compile { compile, toolchain } => compile.is_bound_here(toolchain.family),
+            Step::Link { link, .. } => link.is_bound_here(),
+            Step::Archive { .. } => None,
         }
     }
 }

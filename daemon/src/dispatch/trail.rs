@@ -2,6 +2,7 @@
 //! Decides nothing.
 
 use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -68,12 +69,16 @@ impl Trail {
 
     /// The command is a compile: these are the files that one may ask about.
     pub fn compile(&mut self, compile: &Compile) {
-        let cwd = &self.invocation.cwd;
         let files = compile.sources.iter().flat_map(|source| [&source.object, &source.depfile]);
+        self.understood(files.flatten(), &compile.arguments);
+    }
+
+    /// The command is understood: these are the files that one may ask about, and its arguments.
+    pub fn understood<'a>(&mut self, files: impl IntoIterator<Item = &'a PathBuf>, arguments: &[OsString]) {
+        let cwd = &self.invocation.cwd;
         let absolute = |path: &PathBuf| paths::lexically_normal(&paths::absolute(cwd, path));
-        self.outputs = files.flatten().map(absolute).collect();
-        self.ingredients = compile
-            .arguments
+        self.outputs = files.into_iter().map(absolute).collect();
+        self.ingredients = arguments
             .iter()
             .enumerate()
             .map(|(position, argument)| ingredient(Kind::Argument, argument, position.to_string().as_bytes()))

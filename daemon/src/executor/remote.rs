@@ -169,7 +169,7 @@ impl RemoteExecutor {
         }
     }
 
-    /// Sends what is missing, besides what was sent `ahead`, and executes `action`. Its exit status is the caller's to
+    /// Sends what is missing, besides what was sent `ahead`, and executes `action`, which servers show as `mnemonic`. Its exit status is the caller's to
     /// judge; the outputs of a failed one are not fetched. The action cache was asked before, so it is asked again only by
     /// the server.
     ///
@@ -178,12 +178,13 @@ impl RemoteExecutor {
     pub async fn execute(
         &self,
         action: &RemoteAction,
+        mnemonic: &str,
         store: &Arc<Store>,
         accept_cached: bool,
         ahead: Option<Ahead>,
     ) -> Result<Fetched, RemoteError> {
         let target = action.outputs.first().map_or("", String::as_str);
-        let client = self.client.for_action(&action.digest, "Compile", target);
+        let client = self.client.for_action(&action.digest, mnemonic, target);
         let mut options = ExecuteOptions {
             skip_cache_lookup: !accept_cached,
             inline_output_files: action.outputs.clone(),

@@ -277,7 +277,7 @@ impl Asker<'_> {
         let action = action.await.and_then(|action| action);
         let action = action.map_err(|reason| RemoteError::Refused(format!("ask a worker: {reason}")))?;
         let sent = self.executor.remote_action(&Arc::new(action)).await?;
-        Ok(self.executor.execute(&sent, self.store, false, None).await?.result)
+        Ok(self.executor.execute(&sent, "Probe", self.store, false, None).await?.result)
     }
 }
 

@@ -1,0 +1,287 @@
+//! From a link, or an archive, to its Action: inputs, outputs, and what is added to the command line.
+//! Knows nothing of results.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::action::Action;
+use crate::action::ActionError;
+use crate::action::Checkout;
+use crate::action::Circumstances;
+use crate::action::CommandSpec;
+use crate::action::Reader;
+use crate::action::Speaker;
+use crate::action::environment;
+use crate::compiler::Archive;
+use crate::compiler::Audit;
+use crate::compiler::ExpectedOutput;
+use crate::compiler::Invocation;
+use crate::compiler::Link;
+use crate::compiler::Linker;
+use crate::compiler::OutputKind;
+use crate::compiler::Placement;
+use crate::config::Config;
+use crate::config::Paths;
+use crate::config::Workspace;
+use crate::dispatch::Dispatcher;
+use crate::dispatch::Scanned;
+use crate::dispatch::in_background;
+use crate::dispatch::inputs::version;
+use crate::dispatch::policy::matching_route;
+use crate::dispatch::preparation::AUDIT_SUFFIX;
+use crate::dispatch::preparation::Prepared;
+use crate::dispatch::preparation::driver_name;
+use crate::dispatch::preparation::move_environment;
+use crate::dispatch::sharing;
+use crate::dispatch::sharing::Sharing;
+use crate::dispatch::step::Step;
+use crate::files::Files;
+use crate::files::InputFile;
+use crate::linker;
+use crate::linker::Flavour;
+use crate::linker::FurtherOutput;
+use crate::linker::LinkError;
+use crate::linker::LinkLine;
+use crate::linker::Surroundings;
+use crate::listings::Listings;
+use crate::paths;
+use crate::preprocessor::Family;
+use crate::reason::Reason;
+
+/// How an archive begins that names its members, and one that holds them (ar(5)).
+const ARCHIVES: [&[u8]; 2] = [b"!<thin>\n", b"!<arch>\n"];
+
+impl Dispatcher {
+    /// Finds the inputs of a link or an archive and builds its Action.
+    pub(super) async fn prepare_link(
+        &self,
+        config: &Config,
+        step: &Step,
+        invocation: &Arc<Invocation>,
+    ) -> Result<Prepared, Reason> {
+        let exec = &config.exec;
+        let of_route = matching_route(config, invocation).map(|route| route.platform.clone());
+        let platform = config.platform.of(step.class(), &of_route.unwrap_or_default());
+        let properties = platform.clone();
+        let (salt, timeout) = (exec.salt.clone(), exec.timeout);
+        let (shared, sharing) = (exec.paths == Paths::Shared, Arc::clone(&self.sharing));
+        let workspace = config.workspace.clone();
+        let read = self.link_inputs(step, invocation).await?;
+        let scans = Arc::clone(&self.scans);
+        let (step, invocation) = (step.clone(), Arc::clone(invocation));
+        let action = in_background(move || {
+            let toolchain = step.tools().identity;
+            let circumstances = Circumstances { toolchain, salt: &salt, platform: &platform, timeout };
+            let listings = scans.sources().listings();
+            let subject =
+                Subject { step: &step, invocation: &invocation, circumstances: &circumstances, listings };
+            let mut bound = None;
+            if shared {
+                match subject.shared_action(&read, &workspace, &sharing) {
+                    Ok(action) => return Ok((action, None)),
+                    Err(ActionError::Bound(why)) => bound = Some(why),
+                    Err(ActionError::Local(reason)) => return Err(reason),
+                }
+            }
+            match subject.action(read, None) {
+                Ok(action) => Ok((action, bound)),
+                Err(ActionError::Local(reason)) => Err(reason),
+                Err(ActionError::Bound(why)) => Err(Reason::Internal(why)),
+            }
+        });
+        let (action, bound) = action.await??;
+        let relative = Err("it is no compile".to_owned());
+        Ok(Prepared { action: Arc::new(action), not_sure: false, platform: properties, bound, relative })
+    }
+
+    /// What a link or an archive reads.
+    pub(super) async fn link_inputs(
+        &self,
+        step: &Step,
+        invocation: &Arc<Invocation>,
+    ) -> Result<Scanned, Reason> {
+        let (files, sources) = (Arc::clone(&self.files), Arc::clone(&self.link_sources));
+        let (step, invocation) = (step.clone(), Arc::clone(invocation));
+        in_background(move || {
+            let mut scanned = match &step {
+                Step::Compile { .. } => return Err(Reason::Internal("a compile is no link".to_owned())),
+                Step::Link { link, linker, line } => {
+                    inputs_of_link(link, linker, line, &invocation, &sources, &files)?
+                }
+                Step::Archive { archive, .. } => inputs_of_archive(archive, &invocation, &files)?,
+            };
+            for (path, _) in &step.tools().files {
+                scanned.inputs.push(Arc::new(version(path.clone(), &files)?));
+            }
+            Ok(scanned)
+        })
+        .await?
+    }
+}
+
+/// A link or an archive, and all that its Action is made of besides its inputs.
+struct Subject<'a> {
+    step: &'a Step,
+    invocation: &'a Invocation,
+    circumstances: &'a Circumstances<'a>,
+    listings: &'a Listings,
+}
+
+impl Subject<'_> {
+    /// The Action that is the same for every checkout.
+    ///
+    /// # Errors
+    /// [`ActionError::Bound`]: there is none.
+    fn shared_action(
+        &self,
+        read: &Scanned,
+        workspace: &Workspace,
+        sharing: &Sharing,
+    ) -> Result<Action, ActionError> {
+        let relocation = sharing::relocation(workspace, &self.invocation.cwd).map_err(ActionError::Bound)?;
+        if !self.step.depfiles(&self.invocation.cwd).is_empty() {
+            return Err(ActionError::Bound("it tells what it has read".to_owned()));
+        }
+        let mut arguments = self.step.arguments().iter();
+        if let Some(argument) = arguments.find(|argument| relocation.is_named_in(argument.as_bytes())) {
+            return Err(ActionError::Bound(format!("{} names the workspace", argument.display())));
+        }
+        if let Some((path, _)) = sharing.check(&read.inputs, &relocation, false)? {
+            return Err(ActionError::Bound(format!("{} names the workspace", path.display())));
+        }
+        let checkout = Checkout { relocation: Arc::new(relocation), family: Family::Gcc };
+        self.action(read.clone(), Some(checkout))
+    }
+
+    fn action(&self, read: Scanned, checkout: Option<Checkout>) -> Result<Action, ActionError> {
+        let Subject { step, invocation, circumstances, listings } = *self;
+        let cwd = &invocation.cwd;
+        let program = driver_name(step.program(), invocation);
+        if checkout.is_some() && !Path::new(&program).is_absolute() {
+            return Err(ActionError::Bound("the program is named from the working directory".to_owned()));
+        }
+        let named = invocation.argv.first().filter(|_| matches!(step, Step::Archive { .. }));
+        let speaker = named.and_then(|named| Speaker::new(named, &program));
+        let mut arguments = vec![program];
+        arguments.extend_from_slice(step.arguments());
+        arguments.extend(step.additions(invocation)?);
+        let mut outputs = step.outputs();
+        if step.audit(None) == Audit::AddedDepfile {
+            let mut audit = step.product().as_os_str().to_owned();
+            audit.push(AUDIT_SUFFIX);
+            arguments.extend(step.depfile_arguments(Path::new(&audit)));
+            outputs.push(ExpectedOutput::replacing(OutputKind::AuditDepfile, audit.into()));
+        }
+        for output in &mut outputs {
+            output.path = paths::absolute(cwd, &output.path);
+        }
+        let programs = step.tools().programs.iter().filter_map(|(path, _)| path.parent());
+        let programs: Vec<_> = programs.map(PathBuf::from).collect();
+        let mut environment = environment(&invocation.env, cwd, &programs, Reader::Linker)?;
+        let mut directories = read.directories;
+        directories.extend(environment.get("PWD").map(PathBuf::from));
+        if let Some(checkout) = &checkout {
+            move_environment(&mut environment, cwd, &checkout.relocation)?;
+        }
+        let spec = CommandSpec { arguments, environment, cwd, directories, outputs, checkout, speaker };
+        Action::new(&spec, read.inputs, circumstances, listings)
+    }
+}
+
+fn inputs_of_link(
+    link: &Link,
+    linker: &Linker,
+    line: &LinkLine,
+    invocation: &Invocation,
+    sources: &linker::Sources,
+    files: &Files,
+) -> Result<Scanned, Reason> {
+    let surroundings = Surroundings {
+        cwd: &invocation.cwd,
+        flavour: linker.flavour,
+        sysroot: &linker.sysroot,
+        search_directories: &linker.search_directories,
+        library_path: invocation.variable("LD_LIBRARY_PATH"),
+        run_path: invocation.variable("LD_RUN_PATH"),
+    };
+    let mut inputs = linker::resolve(line, &surroundings, sources).map_err(reason)?;
+    for file in link.read_by_driver() {
+        let path = paths::absolute(&invocation.cwd, &file);
+        // The driver looks elsewhere, too: what it found is among its programs' files.
+        if path.is_file() {
+            inputs.push(Arc::new(version(path, files)?));
+        }
+    }
+    Ok(Scanned { inputs, ..Scanned::default() })
+}
+
+fn reason(error: LinkError) -> Reason {
+    match error {
+        LinkError::Unsupported(_) => Reason::Link(error.to_string()),
+        LinkError::Missing(name) => Reason::InputMissing(name),
+        LinkError::Unreadable { path, error } => {
+            Reason::InputUnreadable(format!("{}: {error}", path.display()))
+        }
+        LinkError::NotSure(why) => Reason::NotSure(why),
+    }
+}
+
+fn inputs_of_archive(archive: &Archive, invocation: &Invocation, files: &Files) -> Result<Scanned, Reason> {
+    let mut inputs: Vec<Arc<InputFile>> = Vec::with_capacity(archive.inputs.len());
+    for input in &archive.inputs {
+        let input = version(paths::absolute(&invocation.cwd, input), files)?;
+        if archive.is_thin && is_archive(&input.path) {
+            return Err(Reason::Archive(format!("{} is an archive, too", input.path.display())));
+        }
+        inputs.push(Arc::new(input));
+    }
+    Ok(Scanned { inputs, ..Scanned::default() })
+}
+
+fn is_archive(path: &Path) -> bool {
+    let mut beginning = [0; 8];
+    let read =
+        std::fs::File::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut beginning));
+    read.is_ok() && ARCHIVES.iter().any(|magic| *magic == beginning)
+}
+
+/// What a link makes, as written.
+pub(super) fn outputs_of_link(line: &LinkLine, flavour: Flavour) -> Vec<ExpectedOutput> {
+    let placement = match flavour {
+        Flavour::Bfd | Flavour::Gold => Placement::Unlinked,
+        // They rename a temporary file.
+        Flavour::Lld | Flavour::Mold => Placement::Replaced,
+    };
+    let program = ExpectedOutput {
+        placement,
+        ..ExpectedOutput::replacing(OutputKind::Object, line.output().to_owned())
+    };
+    let mut outputs = vec![program];
+    for (path, kind) in line.further_outputs() {
+        outputs.push(match kind {
+            FurtherOutput::Map => ExpectedOutput::overwriting(OutputKind::Further, path),
+            FurtherOutput::DependencyFile => ExpectedOutput::overwriting(OutputKind::Depfile, path),
+            FurtherOutput::ImportLibrary => {
+                ExpectedOutput { placement, ..ExpectedOutput::replacing(OutputKind::Further, path) }
+            }
+        });
+    }
+    outputs
+}
+
+/// What an archive's command makes.
+pub(super) fn outputs_of_archive(archive: &Archive) -> Vec<ExpectedOutput> {
+    let placement = Placement::Unlinked;
+    vec![ExpectedOutput {
+        placement,
+        ..ExpectedOutput::replacing(OutputKind::Object, archive.output.clone())
+    }]
+}
+
+/// The depfiles that a link's own options ask for.
+pub(super) fn depfiles_of_link(line: &LinkLine) -> impl Iterator<Item = PathBuf> {
+    let outputs = line.further_outputs().into_iter();
+    outputs.filter(|(_, kind)| *kind == FurtherOutput::DependencyFile).map(|(path, _)| path)
+}
