@@ -293,3 +293,165 @@ impl<'a> ReadRef<'a> for Bounded<'a> {
         self.cache.read_bytes_at_until(range, delimiter)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn read(bytes: &[u8]) -> LinkerFile {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file.rewind().unwrap();
+        LinkerFile::read(file).unwrap()
+    }
+
+    /// A shared library for x86-64 with nothing but a section table, a dynamic section and its strings.
+    fn shared_library() -> Vec<u8> {
+        let strings = b"\0libself.so.1\0libb.so.1\0$ORIGIN/deep\0libc.so.6\0";
+        let at = |text: &[u8]| u64::try_from(memchr::memmem::find(strings, text).unwrap()).unwrap();
+        let entries = [
+            (1, at(b"libb.so.1")),
+            (1, at(b"libc.so.6")),
+            (14, at(b"libself")),
+            (15, at(b"libself")),
+            (29, at(b"$ORIGIN")),
+            (0, 0),
+            (1, at(b"libself")),
+        ];
+        let dynamic: Vec<u8> = entries
+            .iter()
+            .flat_map(|(tag, value): &(u64, u64)| [tag.to_le_bytes(), value.to_le_bytes()].concat())
+            .collect();
+        let section = |kind: u32, offset: usize, size: usize, link: u32, entry: u64| {
+            let mut header = Vec::new();
+            header.extend([0_u32.to_le_bytes(), kind.to_le_bytes()].concat());
+            let numbers = [0, 0, u64::try_from(offset).unwrap(), u64::try_from(size).unwrap()];
+            header.extend(numbers.iter().flat_map(|number: &u64| number.to_le_bytes()));
+            header.extend([link.to_le_bytes(), 0_u32.to_le_bytes()].concat());
+            header.extend([8_u64.to_le_bytes(), entry.to_le_bytes()].concat());
+            header
+        };
+        let (dynamic_at, strings_at) = (64, 64 + dynamic.len());
+        let sections_at = strings_at + strings.len();
+        let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+        file.extend([3_u16.to_le_bytes(), 62_u16.to_le_bytes()].concat());
+        file.extend(1_u32.to_le_bytes());
+        file.extend(
+            [0, 0, u64::try_from(sections_at).unwrap()].iter().flat_map(|number: &u64| number.to_le_bytes()),
+        );
+        file.extend(0_u32.to_le_bytes());
+        file.extend([64_u16, 56, 0, 64, 3, 0].iter().flat_map(|number| number.to_le_bytes()));
+        file.extend(&dynamic);
+        file.extend(strings);
+        file.extend(section(0, 0, 0, 0, 0));
+        file.extend(section(6, dynamic_at, dynamic.len(), 2, 16));
+        file.extend(section(3, strings_at, strings.len(), 0, 0));
+        file
+    }
+
+    fn archive(magic: &[u8], members: &[(&str, &[u8], bool)]) -> Vec<u8> {
+        let mut file = magic.to_vec();
+        for (name, content, is_inside) in members {
+            file.extend(
+                format!("{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 0, 644, content.len()).into_bytes(),
+            );
+            if *is_inside {
+                file.extend(*content);
+                file.extend(vec![b'\n'; content.len() % 2]);
+            }
+        }
+        file
+    }
+
+    #[test]
+    fn what_a_shared_library_needs() {
+        let file = read(&shared_library());
+        let names = |names: &[&str]| names.iter().map(OsString::from).collect::<Vec<_>>();
+        let expected = SharedLibrary {
+            soname: Some("libself.so.1".into()),
+            needed: names(&["libb.so.1", "libc.so.6"]),
+            run_path: Some("$ORIGIN/deep".into()),
+        };
+        assert_eq!(file.kind, Kind::Shared(expected));
+        let x86_64 = Target { is_64: true, is_little_endian: true, machine: 62 };
+        assert_eq!(file.target, Some(x86_64));
+        let archived = archive(b"!<arch>\n", &[("note/", b"text", true), ("a.o/", &shared_library(), true)]);
+        assert_eq!(read(&archived), LinkerFile { kind: Kind::Archive, target: Some(x86_64) });
+    }
+
+    #[test]
+    fn members_of_thin_archives() {
+        let names = b"dir/a long name.o/\nlib/b.o/\n";
+        let table = ("//", names.as_slice(), true);
+        let members = Kind::ThinArchive(vec!["dir/a long name.o".into(), "lib/b.o".into()]);
+        let whole =
+            archive(b"!<thin>\n", &[("/", b"symb", true), table, ("/0", b"", false), ("/19", b"", false)]);
+        assert_eq!(read(&whole).kind, members);
+        // A member of an archive within: GNU ar writes where it lies, too.
+        let nested = archive(b"!<thin>\n", &[table, ("/0", b"", false), ("/19:62", b"", false)]);
+        assert_eq!(read(&nested).kind, members);
+        // Cut behind the names, and in them.
+        assert_eq!(read(&whole[..whole.len() - 7]).kind, members);
+        assert_eq!(read(&archive(b"!<thin>\n", &[table])[..80]).kind, Kind::DamagedThinArchive);
+    }
+
+    #[test]
+    fn by_their_first_bytes() {
+        for (bytes, expected) in [
+            (b"BC\xc0\xde...".as_slice(), Kind::Bitcode),
+            (b"\xde\xc0\x17\x0b...", Kind::Bitcode),
+            (b"MZ\0\0", Kind::Other),
+            (b"\x7fELF", Kind::Other),
+            (b"!<arch>\n", Kind::Archive),
+            (b"!<thin>\n", Kind::ThinArchive(Vec::new())),
+            (b"", Kind::Script(Script::default())),
+        ] {
+            assert_eq!(read(bytes).kind, expected, "{bytes:?}");
+        }
+        let longest = usize::try_from(LONGEST_BYTES).unwrap();
+        assert_eq!(read(&vec![b' '; longest + 1]).kind, Kind::LongText);
+        assert_eq!(read(&vec![b' '; longest]).kind, Kind::Script(Script::default()));
+    }
+
+    #[test]
+    fn damaged_files_have_an_answer() {
+        let mut state = 3_u64;
+        let mut random = move |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from(state >> 33).unwrap() % below
+        };
+        let thin =
+            archive(b"!<thin>\n", &[("//", b"a.o/\nb.o/\n", true), ("/0", b"", false), ("/5", b"", false)]);
+        let seeds = [shared_library(), archive(b"!<arch>\n", &[("a.o/", &shared_library(), true)]), thin];
+        for seed in &seeds {
+            for cut in 0..seed.len().min(200) {
+                read(&seed[..cut]);
+            }
+            for _ in 0..2_000 {
+                let mut damaged = seed.clone();
+                for _ in 0..=random(4) {
+                    let at = random(damaged.len());
+                    damaged[at] = [0, 1, 0x7f, 0xff, b'9'][random(5)];
+                }
+                read(&damaged);
+            }
+        }
+    }
+
+    #[test]
+    fn a_size_is_not_believed() {
+        // The dynamic section as large as it can be, in a file with a hole.
+        let mut bytes = shared_library();
+        let sections_at = bytes.len() - 3 * 64;
+        bytes[sections_at + 64 + 32..][..8].copy_from_slice(&(1_u64 << 32).to_le_bytes());
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        file.set_len(1 << 34).unwrap();
+        file.rewind().unwrap();
+        let started = std::time::Instant::now();
+        assert_eq!(LinkerFile::read(file).unwrap().kind, Kind::Shared(SharedLibrary::default()));
+        assert!(started.elapsed().as_secs() < 5);
+    }
+}

@@ -57,7 +57,7 @@ pub(super) enum Item {
     /// An input by its library's name: `-l`.
     Library { name: OsString, forms: Forms },
     /// A library that a plugin may ask for at the end.
-    PluginLibrary(OsString),
+    PluginLibrary { name: OsString, forms: Forms },
     /// `-L`.
     Directory(OsString),
     /// `-T`.
@@ -80,6 +80,8 @@ pub(super) enum Forms {
     Archive,
     /// Archives for GNU ld, shared libraries as well for others: `-n`, `-N` and `-r`.
     ArchiveOfBfd,
+    /// Shared first, but perhaps archives alone for mold: not all its versions heed `--pop-state` in this.
+    SharedUnlessMold,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -114,11 +116,20 @@ impl LinkLine {
         while let Some(word) = reader.words.next() {
             reader.word(word)?;
         }
+        let at_the_end = reader.forms;
         let mut line = reader.line;
+        for item in &mut line.items {
+            // What a plugin adds comes after everything else.
+            if let Item::PluginLibrary { forms, .. } = item {
+                *forms = at_the_end;
+            }
+        }
         if line.kind == OutputKind::Relocatable {
             // `-r` counts for the whole line, wherever it stands.
             for item in &mut line.items {
-                if let Item::Library { forms: forms @ Forms::SharedAndArchive, .. } = item {
+                if let Item::Library { forms, .. } = item
+                    && *forms != Forms::Archive
+                {
                     *forms = Forms::ArchiveOfBfd;
                 }
             }
@@ -277,7 +288,7 @@ impl Reader<'_> {
             Meaning::Map => self.map(word, value)?,
             Meaning::ImportLibrary => line.further_outputs.push((value.into(), FurtherOutput::ImportLibrary)),
             Meaning::DependencyFile => {
-                line.further_outputs.push((value.into(), FurtherOutput::DependencyFile))
+                line.further_outputs.push((value.into(), FurtherOutput::DependencyFile));
             }
             Meaning::Library => line.items.push(Item::Library { name: value.into(), forms: self.forms }),
             Meaning::LibraryDirectory => line.items.push(Item::Directory(value.into())),
@@ -306,7 +317,11 @@ impl Reader<'_> {
             Meaning::NoPaging => self.forms = Forms::ArchiveOfBfd,
             Meaning::PushState if self.states.len() == MOST_STATES => return Err(unsupported(word)),
             Meaning::PushState => self.states.push(self.forms),
-            Meaning::PopState => self.forms = self.states.pop().ok_or_else(|| unsupported(word))?,
+            Meaning::PopState => {
+                let popped = self.states.pop().ok_or_else(|| unsupported(word))?;
+                let is_other = popped == Forms::SharedAndArchive && self.forms != Forms::SharedAndArchive;
+                self.forms = if is_other { Forms::SharedUnlessMold } else { popped };
+            }
             Meaning::IgnoreUnresolved => line.unresolved = Some(Unresolved::Ignored),
             Meaning::ReportUnresolved => line.unresolved = Some(Unresolved::Reported),
             Meaning::Unresolved => {
@@ -342,11 +357,11 @@ impl Reader<'_> {
             whole => bytes == whole,
         };
         let after = |prefix: &str| bytes.strip_prefix(prefix.as_bytes()).map(OsStr::from_bytes);
-        if HARMLESS_PLUGIN_OPTIONS.iter().any(|known| harmless(known)) {
+        if HARMLESS_PLUGIN_OPTIONS.iter().any(harmless) {
             return Ok(());
         }
         if let Some(library) = after("-pass-through=-l") {
-            self.line.items.push(Item::PluginLibrary(library.into()));
+            self.line.items.push(Item::PluginLibrary { name: library.into(), forms: self.forms });
         } else if let Some(profile) = after("sample-profile=").or_else(|| after("cs-profile-path=")) {
             self.line.items.push(Item::Text(profile.into()));
         } else if Path::new(value).file_name() != Some(OsStr::new("lto-wrapper")) {
@@ -397,7 +412,10 @@ mod tests {
                 Item::Library { name, forms: Forms::SharedAndArchive } => format!("so:{}", name.display()),
                 Item::Library { name, forms: Forms::Archive } => format!("a:{}", name.display()),
                 Item::Library { name, forms: Forms::ArchiveOfBfd } => format!("bfd:{}", name.display()),
-                Item::PluginLibrary(name) => format!("plugin:{}", name.display()),
+                Item::Library { name, forms: Forms::SharedUnlessMold } => {
+                    format!("popped:{}", name.display())
+                }
+                Item::PluginLibrary { name, forms } => format!("plugin:{}:{forms:?}", name.display()),
                 Item::Directory(name) => format!("dir:{}", name.display()),
                 Item::Script(path) => format!("script:{}", path.display()),
                 Item::Text(path) => format!("text:{}", path.display()),
@@ -420,7 +438,7 @@ mod tests {
             ),
             (
                 "--push-state -Bstatic -la --push-state -dy -lb --pop-state -lc --pop-state -ld",
-                "a:a so:b a:c so:d",
+                "a:a so:b a:c popped:d",
             ),
             ("-N -la", "bfd:a"),
             ("-la -r", "bfd:a"),
@@ -439,7 +457,8 @@ mod tests {
             ("-e main -emain -u x -ux -y t -znow -z now -O1 -O 2 -h n -hn -melf_i386 a.o", "a.o"),
             ("-dynamic-linker /lib/ld.so -soname n -init i -fini f -Map m -E -export-dynamic a.o", "a.o"),
             ("-( a.o -) --start-group b.o --end-group --start-lib c.o --end-lib", "a.o b.o c.o"),
-            ("-plugin-opt=-pass-through=-lgcc -plugin-opt -pass-through=-lc", "plugin:gcc plugin:c"),
+            ("-plugin-opt=-pass-through=-lc -static", "plugin:c:Archive"),
+            ("-plugin-opt -pass-through=-lc -Bstatic -Bdynamic", "plugin:c:SharedAndArchive"),
             ("-plugin-opt=sample-profile=p", "text:p"),
             ("-G 8 a.o -G8 b.o", "a.o b.o"),
         ] {

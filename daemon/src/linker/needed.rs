@@ -297,3 +297,53 @@ fn matching(file: &Path, pattern: &Path) -> Result<Vec<PathBuf>, LinkError> {
     // A directory that is not there has no files.
     Ok(Sources::matching(directory, name).unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_in_directories() {
+        for (directory, is_64, expected) in [
+            ("$ORIGIN", true, "/o"),
+            ("${ORIGIN}/../$LIB", true, "/o/../lib64"),
+            ("/x/${LIB}", false, "/x/lib"),
+            ("$PLATFORM/$x", true, "$PLATFORM/$x"),
+            ("", true, ""),
+        ] {
+            assert_eq!(expand(OsStr::new(directory), Path::new("/o"), is_64), expected, "{directory}");
+        }
+    }
+
+    #[test]
+    fn stems_of_names() {
+        for (name, expected) in [("libc.so.6", "libc.so."), ("libx.so", "libx.so"), ("a.so.1.so.2", "a.so.")]
+        {
+            assert_eq!(stem(OsStr::new(name)), expected.as_bytes(), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_configuration_of_the_dynamic_linker() {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["more", "more/b.conf", "more/a.conf", "more/.c.conf", "more/d"] {
+            let path = root.path().join(name);
+            if name == "more" {
+                std::fs::create_dir(path).unwrap()
+            } else {
+                std::fs::write(path, "").unwrap()
+            }
+        }
+        let file = root.path().join("ld.so.conf");
+        let read = |text: &str| {
+            let mut directories = Vec::new();
+            let included = read_configuration(&file, text.as_bytes(), &mut directories);
+            included.map(|included| (included, directories))
+        };
+        let (included, directories) =
+            read("# x\n/a/  # y\n /b=libc6\n\ninclude more/*.conf none/*\n").unwrap();
+        assert_eq!(included, ["a", "b"].map(|name| root.path().join(format!("more/{name}.conf"))));
+        assert_eq!(directories, ["/a", "/b"]);
+        assert!(matches!(read("include */x"), Err(LinkError::NotSure(_))));
+    }
+}

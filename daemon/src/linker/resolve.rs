@@ -77,9 +77,9 @@ pub fn resolve(
     }
     link.wanted_again()?;
     for item in &line.items {
-        if let Item::PluginLibrary(name) = item {
+        if let Item::PluginLibrary { name, forms } = item {
             // Asked for only if there is something to compile, and mostly named on the line as well.
-            link.library(name, Forms::default())?;
+            link.library(name, *forms)?;
         }
     }
     needed::follow(&mut link)?;
@@ -183,7 +183,7 @@ impl<'a> Link<'a> {
                         named.push(Named::File { path: Path::new(path), is_raw: false });
                     }
                 }
-                Item::PluginLibrary(_) => {}
+                Item::PluginLibrary { .. } => {}
             }
         }
         Ok(named)
@@ -194,6 +194,12 @@ impl<'a> Link<'a> {
         if has_defaults && self.line.default_directories == DefaultDirectories::Searched {
             for directory in self.surroundings.search_directories {
                 self.search_path.add(directory.as_os_str(), true);
+            }
+            if self.surroundings.flavour == Flavour::Gold {
+                // It does not tell them; these are always among them.
+                for directory in ["=/lib", "=/usr/lib"] {
+                    self.search_path.add(OsStr::new(directory), true);
+                }
             }
         }
     }

@@ -67,7 +67,7 @@ impl Script {
                 b"OUTPUT" => script.obstacle = Some(Obstacle::Output),
                 b"INCLUDE" => match lexer.next() {
                     Some(Token::Word { text: name, .. }) => {
-                        script.statements.push(Statement::Include(word_of(name)))
+                        script.statements.push(Statement::Include(word_of(name)));
                     }
                     _ => script.obstacle = Some(Obstacle::Unfinished),
                 },

@@ -93,7 +93,8 @@ pub(super) fn library_names(name: &OsStr, forms: Forms, flavour: Flavour) -> (Ve
         file
     };
     match forms {
-        Forms::SharedAndArchive => (vec![with(".so"), with(".a")], false),
+        Forms::SharedUnlessMold if flavour == Flavour::Mold => (vec![with(".so"), with(".a")], true),
+        Forms::SharedAndArchive | Forms::SharedUnlessMold => (vec![with(".so"), with(".a")], false),
         Forms::ArchiveOfBfd if flavour != Flavour::Bfd => (vec![with(".so"), with(".a")], true),
         Forms::Archive | Forms::ArchiveOfBfd => (vec![with(".a")], false),
     }

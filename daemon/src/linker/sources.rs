@@ -149,3 +149,45 @@ fn matches_pattern(pattern: &[u8], name: &[u8]) -> bool {
     }
     pattern[at..].iter().all(|byte| *byte == b'*')
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns() {
+        for (pattern, name, expected) in [
+            ("*.conf", "a.conf", true),
+            ("*.conf", "a.conf~", false),
+            ("a?c*", "abc", true),
+            ("a?c*", "ac", false),
+            ("*a*b*", "xaxbx", true),
+            ("", "", true),
+            ("**", "x", true),
+        ] {
+            assert_eq!(matches_pattern(pattern.as_bytes(), name.as_bytes()), expected, "{pattern} {name}");
+        }
+        let many = "*a".repeat(500);
+        assert!(!matches_pattern(many.as_bytes(), "a".repeat(499).as_bytes()));
+    }
+
+    #[test]
+    fn a_file_is_read_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.ld");
+        std::fs::write(&path, "INPUT(a.o)").unwrap();
+        let sources = Sources::new(Arc::new(Files::default()));
+        assert!(sources.is_file(&path) && !sources.is_file(directory.path()));
+        let input = sources.version(&path).unwrap();
+        let first = sources.read(&input).unwrap();
+        assert!(Arc::ptr_eq(&first, &sources.read(&input).unwrap()));
+        assert!(sources.size_bytes.load(Ordering::Relaxed) > 0);
+        std::fs::write(&path, "INPUT(b.o) ").unwrap();
+        let second = sources.read(&sources.version(&path).unwrap()).unwrap();
+        assert_ne!(first, second);
+        sources.known.clear();
+        assert!(matches!(sources.read(&input), Err(LinkError::NotSure(_))), "other bytes than the version's");
+        assert!(matches!(sources.version(&directory.path().join("none")), Err(LinkError::Missing(_))));
+        assert!(matches!(sources.version(directory.path()), Err(LinkError::Unreadable { .. })));
+    }
+}
