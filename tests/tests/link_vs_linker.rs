@@ -231,17 +231,18 @@ fn cases() -> Vec<Case> {
             ..case("script beside its file", "main.o -Llib -ls")
         },
         Case {
-            linkers: NOT_MOLD,
-            prepare: "gcc -shared b.o -o lib/libb.so; mv liba.a lib/libz.a
-                echo '/* x */ SEARCH_DIR(lib) GROUP ( -lz AS_NEEDED ( lib/libb.so ) )' > in.ld",
+            // gold heeds SEARCH_DIR only in the script of -T.
+            linkers: &["ld.bfd", "ld.lld", "ld.lld-19"],
+            prepare: "gcc -shared b.o -o lib/libb.so; mv liba.a lib/libqq.a
+                echo '/* x */ SEARCH_DIR(lib) GROUP ( -lqq AS_NEEDED ( lib/libb.so ) )' > in.ld",
             ..case("script as an input", "main.o in.ld")
         },
         Case {
             // gold ends by a segmentation fault.
             linkers: &["ld.bfd", "ld.lld", "ld.lld-19"],
-            prepare: "gcc -shared b.o -o lib/libb.so; mv liba.a lib/libz.a; mkdir scripts
+            prepare: "gcc -shared b.o -o lib/libb.so; mv liba.a lib/libqq.a; mkdir scripts
                 printf 'INCLUDE more.ld\\nGROUP ( AS_NEEDED ( lib/libb.so ) )' > in.ld
-                echo 'SEARCH_DIR(lib) INPUT(-lz)' > scripts/more.ld",
+                echo 'SEARCH_DIR(lib) INPUT(-lqq)' > scripts/more.ld",
             ..case("script that includes", "main.o in.ld -Lscripts")
         },
         Case {
@@ -364,6 +365,12 @@ fn cases() -> Vec<Case> {
             prepare: "echo 'int main(void) { return 0; }' > x.c; gcc -m32 -c x.c",
             drivers: &["gcc"],
             ..case(MULTILIB, "-m32 x.o -lm")
+        },
+        Case {
+            linkers: &["ld.lld", "ld.lld-19"],
+            drivers: &["clang"],
+            prepare: "mv liba.a lib; sed -i '1i #pragma comment(lib, \"a\")' main.c; $CC -c main.c; ar rc libm.a main.o",
+            ..case("library that an object asks for", "-Wl,-u,main libm.a -Llib")
         },
         Case { fails: true, ..case("missing library", "main.o a.o -lno_such_library") },
         // Clang says so itself.

@@ -28,8 +28,8 @@ use crate::linker::script::Script;
 /// How much of one file is read at most: many times what the headers of any real one take.
 const MOST_READ_BYTES: u64 = 64 << 20;
 
-/// The members of an archive that are looked at for its machine: the first ones may be no objects.
-const FIRST_MEMBERS: usize = 16;
+/// More libraries than the members of one archive ask for.
+const MOST_DEPENDENT: usize = 1 << 10;
 
 /// What a file was found to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub(super) struct LinkerFile {
     pub(super) kind: Kind,
     /// For which machine; None where the file does not say.
     pub(super) target: Option<Target>,
+    /// The libraries that objects ask for (`.deplibs`, LLVM Extensions, "SHT_LLVM_DEPENDENT_LIBRARIES"); only lld heeds them.
+    pub(super) dependent: Vec<OsString>,
 }
 
 /// For which machine code is.
@@ -99,13 +101,14 @@ impl LinkerFile {
     }
 
     fn of(kind: Kind) -> LinkerFile {
-        LinkerFile { kind, target: None }
+        LinkerFile { kind, target: None, dependent: Vec::new() }
     }
 
     /// About how much memory it takes, in bytes.
     pub(super) fn size_bytes(&self) -> usize {
         let names = |names: &[OsString]| -> usize { names.iter().map(|name| name.len() + 48).sum() };
         size_of::<LinkerFile>()
+            + names(&self.dependent)
             + match &self.kind {
                 Kind::Shared(library) => {
                     let paths = library.soname.iter().chain(&library.run_path);
@@ -163,7 +166,24 @@ fn elf_of<Elf: FileHeader<Endian = Endianness>>(data: Bounded) -> Option<LinkerF
     } else {
         Kind::Object
     };
-    Some(LinkerFile { kind, target: Some(target) })
+    let dependent = match kind {
+        Kind::Object => dependent_libraries(header, endian, data).unwrap_or_default(),
+        _ => Vec::new(),
+    };
+    Some(LinkerFile { kind, target: Some(target), dependent })
+}
+
+fn dependent_libraries<Elf: FileHeader<Endian = Endianness>>(
+    header: &Elf,
+    endian: Endianness,
+    data: Bounded,
+) -> Option<Vec<OsString>> {
+    let sections = header.section_headers(endian, data).ok()?;
+    let lists =
+        sections.iter().filter(|section| section.sh_type(endian) == elf::SHT_LLVM_DEPENDENT_LIBRARIES);
+    let texts = lists.filter_map(|section| section.data(endian, data).ok());
+    let names = texts.flat_map(|text| text.split(|byte| *byte == 0)).filter(|name| !name.is_empty());
+    Some(names.map(|name| OsStr::from_bytes(name).to_owned()).collect())
 }
 
 fn shared_library<Elf: FileHeader<Endian = Endianness>>(
@@ -202,16 +222,22 @@ fn shared_library<Elf: FileHeader<Endian = Endianness>>(
     Some(library)
 }
 
-/// An archive with its members: only their machine matters.
+/// An archive with its members: only their machine matters, and what they ask for.
 fn archive(data: Bounded) -> LinkerFile {
-    let target = ArchiveFile::parse(data).ok().and_then(|archive| {
-        let members = archive.members().take(FIRST_MEMBERS).map_while(Result::ok);
-        members.map(|member| member.file_range()).find_map(|(offset, size)| {
-            let end = offset.checked_add(size)?;
-            elf(Bounded { range: Some((offset, end)), ..data }).target
-        })
-    });
-    LinkerFile { kind: Kind::Archive, target }
+    let mut file = LinkerFile::of(Kind::Archive);
+    let Ok(archive) = ArchiveFile::parse(data) else { return file };
+    for member in archive.members().map_while(Result::ok) {
+        let (offset, size) = member.file_range();
+        let Some(end) = offset.checked_add(size) else { break };
+        let member = elf(Bounded { range: Some((offset, end)), ..data });
+        file.target = file.target.or(member.target);
+        for name in member.dependent {
+            if !file.dependent.contains(&name) && file.dependent.len() < MOST_DEPENDENT {
+                file.dependent.push(name);
+            }
+        }
+    }
+    file
 }
 
 fn thin_archive(data: Bounded) -> LinkerFile {
@@ -378,7 +404,8 @@ mod tests {
         let x86_64 = Target { is_64: true, is_little_endian: true, machine: 62 };
         assert_eq!(file.target, Some(x86_64));
         let archived = archive(b"!<arch>\n", &[("note/", b"text", true), ("a.o/", &shared_library(), true)]);
-        assert_eq!(read(&archived), LinkerFile { kind: Kind::Archive, target: Some(x86_64) });
+        let archived = read(&archived);
+        assert_eq!((archived.kind, archived.target), (Kind::Archive, Some(x86_64)));
     }
 
     #[test]

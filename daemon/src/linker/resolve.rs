@@ -258,7 +258,8 @@ impl<'a> Link<'a> {
 
     fn follow(&mut self, path: &Path, file: &Arc<LinkerFile>, forms: Forms) -> Result<(), LinkError> {
         match &file.kind {
-            Kind::Object | Kind::Archive | Kind::Bitcode | Kind::Other => Ok(()),
+            Kind::Object | Kind::Archive => self.dependent(path, file, forms),
+            Kind::Bitcode | Kind::Other => Ok(()),
             Kind::Shared(_) => {
                 if self.done.insert(path.to_owned()) {
                     self.shared.push((path.to_owned(), Arc::clone(file)));
@@ -301,6 +302,30 @@ impl<'a> Link<'a> {
     fn members(&mut self, path: &Path, members: &[OsString], forms: Forms) -> Result<(), LinkError> {
         let directory = path.parent().unwrap_or(path);
         members.iter().try_for_each(|member| self.open(&directory.join(member), forms))
+    }
+
+    /// The libraries that objects ask for; which members of an archive are linked is not known, so that one is nowhere may not
+    /// matter.
+    fn dependent(&mut self, path: &Path, file: &LinkerFile, forms: Forms) -> Result<(), LinkError> {
+        let is_heeded = self.surroundings.flavour == Flavour::Lld && !file.dependent.is_empty();
+        if !is_heeded || !self.done.insert(path.to_owned()) {
+            return Ok(());
+        }
+        if self.open.len() == DEEPEST {
+            return Err(not_sure(path, "is nested too deeply"));
+        }
+        self.open.push(path.to_owned());
+        for name in &file.dependent {
+            let here = self.surroundings.cwd.join(name);
+            if self.library(name, forms)? || self.on_search_path(std::slice::from_ref(name), false, forms)? {
+                continue;
+            }
+            if self.sources.is_file(&here) {
+                self.open(&here, forms)?;
+            }
+        }
+        self.open.pop();
+        Ok(())
     }
 
     /// A file that an option or `INCLUDE` names: as it is written, or else on the search path (ldfile_find_command_file).
@@ -384,11 +409,16 @@ impl<'a> Link<'a> {
         if bytes.starts_with(b"/") {
             places.truncate(1);
         }
-        let mut is_taken = false;
+        let (mut is_taken, mut is_found) = (false, false);
         for place in places {
-            is_taken |= self.try_open(&place, forms)? == Choice::Taken;
+            let choice = self.try_open(&place, forms)?;
+            is_taken |= choice == Choice::Taken;
+            is_found |= choice != Choice::Passed;
         }
-        if is_taken || (!bytes.starts_with(b"/") && self.on_search_path(&[name.to_owned()], false, forms)?) {
+        if !is_taken && !bytes.starts_with(b"/") {
+            is_found |= self.on_search_path(&[name.to_owned()], false, forms)?;
+        }
+        if is_found {
             return Ok(());
         }
         let mut names =
@@ -485,6 +515,13 @@ impl<'a> Link<'a> {
         Ok(choice)
     }
 
+    /// mold takes the first file that a script names for its machine, if it lies at that path.
+    fn starts_with_a_file(&self, script: &Script) -> bool {
+        let Some(Statement::Input(name)) = script.statements.first() else { return false };
+        let is_mold = self.surroundings.flavour == Flavour::Mold;
+        is_mold && self.sources.is_file(&self.surroundings.cwd.join(name))
+    }
+
     fn choice(&self, path: &Path, file: &LinkerFile) -> Choice {
         if self.surroundings.flavour == Flavour::Lld {
             // It takes the first that is there, and complains.
@@ -496,8 +533,7 @@ impl<'a> Link<'a> {
                     Some(target) => Some(target),
                     None => return Choice::Perhaps,
                 },
-                // mold looks at the first file that such a script names.
-                None if self.surroundings.flavour == Flavour::Mold => return Choice::Perhaps,
+                None if self.starts_with_a_file(script) => return Choice::Perhaps,
                 None => None,
             },
             Kind::ThinArchive(members) => members.first().and_then(|member| {
@@ -519,4 +555,208 @@ impl<'a> Link<'a> {
 
 fn not_sure(path: &Path, why: &str) -> LinkError {
     LinkError::NotSure(format!("{} {why}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::files::Files;
+
+    const OBJECT_64: &[u8] = b"64-bit";
+    const OBJECT_32: &[u8] = b"32-bit";
+
+    /// An ELF header without anything behind it.
+    fn object(is_64: bool) -> Vec<u8> {
+        let mut header = vec![0; if is_64 { 64 } else { 52 }];
+        header[..7].copy_from_slice(&[0x7f, b'E', b'L', b'F', if is_64 { 2 } else { 1 }, 1, 1]);
+        header[16..20].copy_from_slice(&[1, 0, if is_64 { 62 } else { 3 }, 0]);
+        header[20] = 1;
+        header
+    }
+
+    struct Case {
+        root: tempfile::TempDir,
+        flavour: Flavour,
+        sources: Sources,
+    }
+
+    impl Case {
+        fn new(flavour: Flavour, files: &[(&str, &[u8])]) -> Case {
+            let root = tempfile::tempdir().unwrap();
+            let sources = Sources::new(Arc::new(Files::default()));
+            let case = Case { root, flavour, sources };
+            for (name, content) in files {
+                case.write(name, content);
+            }
+            case
+        }
+
+        fn write(&self, name: &str, content: &[u8]) {
+            let path = self.root.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let content = match content {
+                OBJECT_64 => object(true),
+                OBJECT_32 => object(false),
+                other => other.to_owned(),
+            };
+            std::fs::write(path, content).unwrap();
+        }
+
+        fn resolve(&self, line: &str) -> Result<Vec<Arc<InputFile>>, LinkError> {
+            let words: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+            let defaults = [PathBuf::from("default")];
+            let surroundings = Surroundings {
+                cwd: self.root.path(),
+                flavour: self.flavour,
+                sysroot: Path::new(""),
+                search_directories: &defaults,
+                library_path: None,
+                run_path: None,
+            };
+            resolve(&LinkLine::parse(&words).unwrap(), &surroundings, &self.sources)
+        }
+
+        /// The files that are found, or the error.
+        fn found(&self, line: &str) -> String {
+            match self.resolve(line) {
+                Ok(inputs) => {
+                    let below = |input: &Arc<InputFile>| {
+                        input.path.strip_prefix(self.root.path()).unwrap().display().to_string()
+                    };
+                    inputs.iter().map(below).collect::<Vec<_>>().join(" ")
+                }
+                Err(error) => error.to_string().replace(&format!("{}/", self.root.path().display()), ""),
+            }
+        }
+    }
+
+    #[test]
+    fn libraries_by_directory_and_form() {
+        let files: &[(&str, &[u8])] = &[
+            ("m.o", OBJECT_64),
+            ("one/libx.a", b"!<arch>\n"),
+            ("two/libx.so", OBJECT_64),
+            ("two/libx.a", b"!<arch>\n"),
+            ("old/libx.so", OBJECT_32),
+            ("default/liby.so", OBJECT_64),
+        ];
+        for (flavour, line, expected) in [
+            (Flavour::Bfd, "m.o -lx -Lone -Ltwo", "m.o one/libx.a"),
+            (Flavour::Bfd, "m.o -Ltwo -lx -lx m.o", "m.o two/libx.so"),
+            (Flavour::Bfd, "m.o -Ltwo -Bstatic -lx", "m.o two/libx.a"),
+            (Flavour::Bfd, "m.o -Ltwo -r -lx", "m.o two/libx.a"),
+            (Flavour::Gold, "m.o -Ltwo -r -lx", "m.o two/libx.so two/libx.a"),
+            (Flavour::Bfd, "m.o -Lold -Ltwo -lx", "m.o old/libx.so two/libx.so"),
+            (Flavour::Lld, "m.o -Lold -Ltwo -lx", "m.o old/libx.so"),
+            (Flavour::Mold, "m.o -Lold -Ltwo -lx", "m.o old/libx.so two/libx.so"),
+            // Nothing says for which machine: whatever may be taken counts.
+            (Flavour::Bfd, "-Lold -Ltwo -lx", "old/libx.so two/libx.so two/libx.a"),
+            (Flavour::Bfd, "-melf_i386 -Lold -Ltwo -lx", "old/libx.so"),
+            (Flavour::Bfd, "m.o -ly", "m.o default/liby.so"),
+            (Flavour::Bfd, "m.o -nostdlib -ly", "find -ly"),
+            (Flavour::Lld, "m.o -ly", "find -ly"),
+            (Flavour::Bfd, "m.o -Ltwo -l:libx.a -lz", "find -lz"),
+            (Flavour::Bfd, "m.o -plugin-opt=-pass-through=-lz", "m.o"),
+            (Flavour::Bfd, "none.o", "find none.o"),
+            (Flavour::Bfd, "-b binary one/libx.a", "one/libx.a"),
+            (Flavour::Bfd, "m.o -Map=one", "understand the linker's option -Map=one"),
+        ] {
+            assert_eq!(Case::new(flavour, files).found(line), expected, "{flavour:?} {line}");
+        }
+    }
+
+    #[test]
+    fn scripts_and_what_they_name() {
+        let files: &[(&str, &[u8])] = &[
+            ("m.o", OBJECT_64),
+            ("n.o", OBJECT_64),
+            ("l/libx.a", b"!<arch>\n"),
+            ("l/own.o", OBJECT_64),
+            ("l/in.ld", b"INPUT(own.o, -lx)"),
+            ("l/both.ld", b"INPUT(own.o,n.o)"),
+            ("later.ld", b"INPUT(-lx) SEARCH_DIR(l)"),
+            ("adds.ld", b"SEARCH_DIR(l)"),
+            ("default.ld", b"SECTIONS { .text : { m.o(.text) *(.text) } .x : { absent.o(.x) own.o } }"),
+            ("hash.ld", b"# a comment\nINPUT(n.o)"),
+            ("output.ld", b"OUTPUT(x)"),
+            ("open.ld", b"INPUT(n.o"),
+            ("self.ld", b"INCLUDE self.ld"),
+            ("a.ld", b"INPUT(b.ld)"),
+            ("b.ld", b"INPUT(a.ld)"),
+            ("binary.ld", b"INCLUDE m.o"),
+            ("l/lib32.so", b"OUTPUT_FORMAT(elf32-i386) INPUT(none.o)"),
+            ("v.map", b"{ global: *; };"),
+        ];
+        for (flavour, line, expected) in [
+            (Flavour::Bfd, "m.o l/in.ld -Ll", "m.o l/in.ld l/own.o l/libx.a"),
+            (Flavour::Bfd, "l/both.ld", "l/both.ld l/own.o n.o"),
+            (Flavour::Bfd, "later.ld m.o", "later.ld l/libx.a m.o"),
+            (Flavour::Bfd, "-lx m.o adds.ld", "m.o adds.ld l/libx.a"),
+            (Flavour::Bfd, "-T later.ld m.o", "later.ld l/libx.a m.o"),
+            (Flavour::Bfd, "-Ll -T in.ld m.o", "l/in.ld l/own.o l/libx.a m.o"),
+            (Flavour::Bfd, "-T default.ld n.o -Ll", "default.ld m.o l/own.o n.o"),
+            (Flavour::Lld, "hash.ld", "hash.ld n.o"),
+            (
+                Flavour::Bfd,
+                "hash.ld",
+                "tell the linker's inputs: hash.ld is a script with a # that GNU ld does not know",
+            ),
+            (Flavour::Bfd, "output.ld", "understand the linker's option OUTPUT in output.ld"),
+            (Flavour::Bfd, "open.ld", "tell the linker's inputs: open.ld is a script without an end"),
+            (Flavour::Lld, "self.ld", "tell the linker's inputs: self.ld names itself"),
+            (Flavour::Bfd, "a.ld", "tell the linker's inputs: a.ld names itself"),
+            (Flavour::Bfd, "binary.ld", "tell the linker's inputs: m.o is no script"),
+            (Flavour::Bfd, "m.o -Ll -l32", "find -l32"),
+            (Flavour::Bfd, "m.o -shared --version-script=v.map", "v.map m.o"),
+            (Flavour::Bfd, "m.o -shared --version-script=none.map", "find none.map"),
+            (Flavour::Bfd, "m.o -R n.o -R l", "m.o n.o"),
+        ] {
+            assert_eq!(Case::new(flavour, files).found(line), expected, "{flavour:?} {line}");
+        }
+    }
+
+    #[test]
+    fn thin_archives_within_each_other() {
+        let thin = |name: &str| {
+            let table = format!("{name}/\n");
+            let header =
+                |name: &str, size: usize| format!("{name:<16}{:<12}{:<6}{:<6}{:<8}{size:<10}`\n", 0, 0, 0, 0);
+            let pad = "\n".repeat(table.len() % 2);
+            format!("!<thin>\n{}{table}{pad}{}", header("//", table.len()), header("/0", 1)).into_bytes()
+        };
+        let case = Case::new(Flavour::Bfd, &[("d/m.o", OBJECT_64)]);
+        case.write("d/in.a", &thin("m.o"));
+        case.write("out.a", &thin("d/in.a"));
+        case.write("loop.a", &thin("loop.a"));
+        case.write("gone.a", &thin("none.o"));
+        assert_eq!(case.found("out.a"), "out.a d/in.a d/m.o");
+        assert_eq!(case.found("loop.a"), "tell the linker's inputs: loop.a names itself");
+        assert_eq!(case.found("gone.a"), "find none.o");
+    }
+
+    #[test]
+    fn hostile_scripts_have_an_answer_soon() {
+        let case = Case::new(Flavour::Lld, &[]);
+        // Each names the next twice: without a memory, as many readings as a chessboard has grains.
+        for level in 0..12 {
+            let next = format!("INPUT(s{0}.ld s{0}.ld ./s{0}.ld)", level + 1);
+            case.write(&format!("s{level}.ld"), next.as_bytes());
+        }
+        case.write("s12.ld", b"INPUT(s13.o)");
+        case.write("s13.o", OBJECT_64);
+        // Words without end, none of which is a file.
+        let words: String = (0..100_000).map(|number| format!("w{number}.o ")).collect();
+        case.write("words.ld", format!("SECTIONS {{ {words} }}").as_bytes());
+        for number in 0..40 {
+            case.write(&format!("n{number}.ld"), format!("INPUT(n{}.ld)", number + 1).as_bytes());
+        }
+        let started = Instant::now();
+        assert!(case.found("s0.ld").contains("s13.o"));
+        assert_eq!(case.found("words.ld -La -Lb"), "words.ld");
+        assert!(case.found("n0.ld").ends_with("is nested too deeply"));
+        assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    }
 }
