@@ -6,7 +6,8 @@
 # Reads:   FARCC_LAUNCHER   path of the farcc program; else it is looked for beside this file, in ../bin, in the
 #                           PATH, and in the target directory of the clone that this file lies in.
 # Sets:    CMAKE_<LANG>_COMPILER_LAUNCHER for the languages that farcc knows, unless the user set it, and the global
-#          property RULE_LAUNCH_LINK, for links and archives, unless it is set. -DFARCC_LINKS=OFF leaves that alone.
+#          property RULE_LAUNCH_LINK, for links and archives, unless it is set. -DFARCC_LINKS=OFF, or the same in the environment,
+#          leaves that alone.
 # Writes:  .farcc-roots in the build directory: source and build directory, a line each, which are the workspace of
 #          `[exec] paths = "shared"`.
 #
@@ -76,7 +77,13 @@ foreach(farcc_language C CXX OBJC OBJCXX)
 endforeach()
 message(STATUS "farcc: compiles go through ${farcc_launcher}")
 
-if(NOT DEFINED FARCC_LINKS OR FARCC_LINKS)
+set(farcc_links ON)
+if(DEFINED FARCC_LINKS)
+  set(farcc_links "${FARCC_LINKS}")
+elseif(DEFINED ENV{FARCC_LINKS})
+  set(farcc_links "$ENV{FARCC_LINKS}")
+endif()
+if(farcc_links)
   get_property(farcc_users_launcher GLOBAL PROPERTY RULE_LAUNCH_LINK)
   if(NOT farcc_users_launcher)
     # A text for the shell.
@@ -88,6 +95,6 @@ endif()
 # Written only when it changes.
 file(GENERATE OUTPUT "${CMAKE_BINARY_DIR}/.farcc-roots" CONTENT "${CMAKE_SOURCE_DIR}\n${CMAKE_BINARY_DIR}\n")
 
-foreach(farcc_name language variable users_launcher launcher module_directory is_set_up name)
+foreach(farcc_name links language variable users_launcher launcher module_directory is_set_up name)
   unset(farcc_${farcc_name})
 endforeach()

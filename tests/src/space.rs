@@ -33,6 +33,7 @@ pub struct TestSpace {
     binaries: &'static Binaries,
     exec_root: &'static str,
     exec_toolchain: &'static str,
+    links: &'static str,
     keep: bool,
 }
 
@@ -97,6 +98,7 @@ impl TestSpace {
             binaries: binaries(),
             exec_root: "mirror",
             exec_toolchain: "trusted",
+            links: "ON",
             keep: false,
         };
         for directory in [space.workspace(), space.home(), space.farcc_dir(), space.serve_dir()] {
@@ -109,6 +111,12 @@ impl TestSpace {
     /// has no answer to what `auto` asks first.
     pub fn with_exec_root(mut self, exec_root: &'static str) -> TestSpace {
         self.exec_root = exec_root;
+        self
+    }
+
+    /// The same with links and archives of CMake's left alone: their run paths are absolute, which not every root can do.
+    pub fn without_links(mut self) -> TestSpace {
+        self.links = "OFF";
         self
     }
 
@@ -182,13 +190,14 @@ impl TestSpace {
         let mut path = self.binaries.directory().as_os_str().to_owned();
         path.push(":");
         path.push(SYSTEM_PATH);
-        let pairs: [(&str, OsString); 8] = [
+        let pairs: [(&str, OsString); 9] = [
             ("PATH", path),
             ("HOME", self.home().into()),
             ("FARCC_DIR", self.farcc_dir().into()),
             ("FARCC_CONFIG", self.config_file().into()),
             ("FARCC_EXEC_ROOT", self.exec_root.into()),
             ("FARCC_EXEC_TOOLCHAIN", self.exec_toolchain.into()),
+            ("FARCC_LINKS", self.links.into()),
             ("LC_ALL", "C".into()),
             ("FARCC_LOG", "info".into()),
         ];

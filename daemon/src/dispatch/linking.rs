@@ -1,6 +1,7 @@
 //! From a link, or an archive, to its Action: inputs, outputs, and what is added to the command line.
 //! Knows nothing of results.
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use crate::action::Checkout;
 use crate::action::Circumstances;
 use crate::action::CommandSpec;
 use crate::action::Reader;
+use crate::action::RelativeCommand;
 use crate::action::Speaker;
 use crate::action::environment;
 use crate::compiler::Archive;
@@ -24,6 +26,7 @@ use crate::compiler::OutputKind;
 use crate::compiler::Placement;
 use crate::config::Config;
 use crate::config::Paths;
+use crate::config::Root;
 use crate::config::Workspace;
 use crate::dispatch::Dispatcher;
 use crate::dispatch::Scanned;
@@ -68,6 +71,7 @@ impl Dispatcher {
         let (salt, timeout) = (exec.salt.clone(), exec.timeout);
         let (shared, sharing) = (exec.paths == Paths::Shared, Arc::clone(&self.sharing));
         let workspace = config.workspace.clone();
+        let wants_relative = matches!(exec.root, Root::Auto | Root::Relative);
         let read = self.link_inputs(step, invocation).await?;
         let scans = Arc::clone(&self.scans);
         let (step, invocation) = (step.clone(), Arc::clone(invocation));
@@ -78,21 +82,24 @@ impl Dispatcher {
             let subject =
                 Subject { step: &step, invocation: &invocation, circumstances: &circumstances, listings };
             let mut bound = None;
+            let mut relative = Err("it is not asked for".to_owned());
             if shared {
                 match subject.shared_action(&read, &workspace, &sharing) {
-                    Ok(action) => return Ok((action, None)),
+                    Ok(action) => return Ok((action, None, relative)),
                     Err(ActionError::Bound(why)) => bound = Some(why),
                     Err(ActionError::Local(reason)) => return Err(reason),
                 }
             }
+            if wants_relative {
+                relative = subject.relative_command();
+            }
             match subject.action(read, None) {
-                Ok(action) => Ok((action, bound)),
+                Ok(action) => Ok((action, bound, relative)),
                 Err(ActionError::Local(reason)) => Err(reason),
                 Err(ActionError::Bound(why)) => Err(Reason::Internal(why)),
             }
         });
-        let (action, bound) = action.await??;
-        let relative = Err("it is no compile".to_owned());
+        let (action, bound, relative) = action.await??;
         Ok(Prepared { action: Arc::new(action), not_sure: false, platform: properties, bound, relative })
     }
 
@@ -155,6 +162,32 @@ impl Subject<'_> {
         self.action(read.clone(), Some(checkout))
     }
 
+    /// The command as it is for workers on which no absolute path leads to its files: it must name none.
+    ///
+    /// # Errors
+    /// Why there is none, as a clause.
+    fn relative_command(&self) -> Result<RelativeCommand, String> {
+        let Subject { step, invocation, .. } = *self;
+        if !step.depfiles(&invocation.cwd).is_empty() {
+            return Err("it tells what it has read".to_owned());
+        }
+        if let Some(argument) = step.arguments().iter().find(|argument| names_outside(argument)) {
+            return Err(format!("{} names an absolute path", argument.display()));
+        }
+        let mut arguments = vec![driver_name(step.program(), invocation)];
+        arguments.extend_from_slice(step.arguments());
+        arguments.extend(step.additions(invocation).map_err(|reason| reason.to_string())?);
+        arguments.extend(self.audit_depfile().iter().flat_map(|audit| step.depfile_arguments(audit)));
+        Ok(RelativeCommand { arguments, family: Family::Gcc })
+    }
+
+    /// The depfile that only farcc reads, beside what is made, if there is one.
+    fn audit_depfile(&self) -> Option<PathBuf> {
+        let mut audit = self.step.product().as_os_str().to_owned();
+        audit.push(AUDIT_SUFFIX);
+        (self.step.audit(None) == Audit::AddedDepfile).then(|| audit.into())
+    }
+
     fn action(&self, read: Scanned, checkout: Option<Checkout>) -> Result<Action, ActionError> {
         let Subject { step, invocation, circumstances, listings } = *self;
         let cwd = &invocation.cwd;
@@ -168,11 +201,9 @@ impl Subject<'_> {
         arguments.extend_from_slice(step.arguments());
         arguments.extend(step.additions(invocation)?);
         let mut outputs = step.outputs();
-        if step.audit(None) == Audit::AddedDepfile {
-            let mut audit = step.product().as_os_str().to_owned();
-            audit.push(AUDIT_SUFFIX);
-            arguments.extend(step.depfile_arguments(Path::new(&audit)));
-            outputs.push(ExpectedOutput::replacing(OutputKind::AuditDepfile, audit.into()));
+        if let Some(audit) = self.audit_depfile() {
+            arguments.extend(step.depfile_arguments(&audit));
+            outputs.push(ExpectedOutput::replacing(OutputKind::AuditDepfile, audit));
         }
         for output in &mut outputs {
             output.path = paths::absolute(cwd, &output.path);
@@ -188,6 +219,22 @@ impl Subject<'_> {
         let spec = CommandSpec { arguments, environment, cwd, directories, outputs, checkout, speaker };
         Action::new(&spec, read.inputs, circumstances, listings)
     }
+}
+
+/// Whether a word has an absolute path in it that leads to none of the image's files: at its beginning, behind a flag of one
+/// letter, or behind what separates the parts of a list.
+fn names_outside(word: &OsStr) -> bool {
+    let bytes = word.as_bytes();
+    let begins = |at: usize| match at.checked_sub(1).map(|before| bytes[before]) {
+        None | Some(b'=' | b',' | b':' | b'@') => true,
+        Some(_) => at == 2 && bytes[0] == b'-',
+    };
+    let paths = memchr::memchr_iter(b'/', bytes).filter(|&at| begins(at)).map(|at| &bytes[at..]);
+    let ends = |path: &[u8]| path.iter().position(|byte| b",:".contains(byte)).unwrap_or(path.len());
+    paths.into_iter().any(|path| {
+        let path = Path::new(OsStr::from_bytes(&path[..ends(path)]));
+        !paths::is_system(&paths::lexically_normal(path))
+    })
 }
 
 fn inputs_of_link(
@@ -284,4 +331,31 @@ pub(super) fn outputs_of_archive(archive: &Archive) -> Vec<ExpectedOutput> {
 pub(super) fn depfiles_of_link(line: &LinkLine) -> impl Iterator<Item = PathBuf> {
     let outputs = line.further_outputs().into_iter();
     outputs.filter(|(_, kind)| *kind == FurtherOutput::DependencyFile).map(|(path, _)| path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absolute_paths_are_found_in_words() {
+        for (word, expected) in [
+            ("a.o", false),
+            ("sub/a.o", false),
+            ("../a.o", false),
+            ("/home/u/a.o", true),
+            ("/usr/lib/crt1.o", false),
+            ("/usr/../home/a.o", true),
+            ("-L/home/u", true),
+            ("-Lsub/dir", false),
+            ("-Wl,-rpath,/home/u/lib", true),
+            ("-Wl,-rpath,/usr/lib:/home/u/lib", true),
+            ("-Wl,-rpath,$ORIGIN/../lib", false),
+            ("-Wl,--version-script=/home/u/a.map", true),
+            ("-Wl,-dynamic-linker,/lib64/ld.so", false),
+            ("--sysroot=/opt/s", true),
+        ] {
+            assert_eq!(names_outside(word.as_ref()), expected, "{word}");
+        }
+    }
 }
