@@ -26,7 +26,7 @@ use crate::linker::script::LONGEST_BYTES;
 use crate::linker::script::Script;
 
 /// How much of one file is read at most: many times what the headers of any real one take.
-const MOST_READ_BYTES: u64 = 64 << 20;
+const MOST_READ_BYTES: u64 = 32 << 20;
 
 /// More libraries than the members of one archive ask for.
 const MOST_DEPENDENT: usize = 1 << 10;

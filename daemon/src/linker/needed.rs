@@ -329,9 +329,9 @@ mod tests {
         for name in ["more", "more/b.conf", "more/a.conf", "more/.c.conf", "more/d"] {
             let path = root.path().join(name);
             if name == "more" {
-                std::fs::create_dir(path).unwrap()
+                std::fs::create_dir(path).unwrap();
             } else {
-                std::fs::write(path, "").unwrap()
+                std::fs::write(path, "").unwrap();
             }
         }
         let file = root.path().join("ld.so.conf");

@@ -37,6 +37,9 @@ use crate::linker::search::target_named;
 /// Scripts and thin archives within each other: GNU ld allows ten.
 const DEEPEST: usize = 16;
 
+/// Thousands of libraries in a hundred directories.
+const MOST_LOOKUPS: usize = 1 << 20;
+
 /// More files than any link reads.
 const MOST_INPUTS: usize = 1 << 20;
 
@@ -66,6 +69,7 @@ pub fn resolve(
         open: Vec::new(),
         done: HashSet::default(),
         wanted: Vec::new(),
+        lookups: 0,
         shared: Vec::new(),
     };
     link.check_map()?;
@@ -102,6 +106,8 @@ pub(super) struct Link<'a> {
     done: HashSet<PathBuf>,
     /// Libraries that were nowhere: a script may yet add a directory.
     wanted: Vec<(OsString, Forms)>,
+    /// How often a name was looked for in a directory.
+    lookups: usize,
     /// The shared libraries, in order.
     pub(super) shared: Vec<(PathBuf, Arc<LinkerFile>)>,
 }
@@ -487,6 +493,12 @@ impl<'a> Link<'a> {
     }
 
     fn on_search_path(&mut self, names: &[OsString], is_open: bool, forms: Forms) -> Result<bool, LinkError> {
+        self.lookups += names.len() * self.search_path.len();
+        if self.lookups > MOST_LOOKUPS {
+            return Err(LinkError::NotSure(
+                "too many libraries are looked for in too many directories".into(),
+            ));
+        }
         let mut is_found = false;
         for directory in self.search_path.directories() {
             for name in names {
@@ -750,12 +762,15 @@ mod tests {
         // Words without end, none of which is a file.
         let words: String = (0..100_000).map(|number| format!("w{number}.o ")).collect();
         case.write("words.ld", format!("SECTIONS {{ {words} }}").as_bytes());
+        let far = (0..20_000).map(|number| format!("SEARCH_DIR(d{number}) INPUT(-lx{number}) "));
+        case.write("far.ld", far.collect::<String>().as_bytes());
         for number in 0..40 {
             case.write(&format!("n{number}.ld"), format!("INPUT(n{}.ld)", number + 1).as_bytes());
         }
         let started = Instant::now();
         assert!(case.found("s0.ld").contains("s13.o"));
         assert_eq!(case.found("words.ld -La -Lb"), "words.ld");
+        assert!(case.found("far.ld").starts_with("tell the linker's inputs: too many"));
         assert!(case.found("n0.ld").ends_with("is nested too deeply"));
         assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
     }

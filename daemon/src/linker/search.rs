@@ -7,6 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
 
+use foldhash::HashSet;
+
 use crate::linker::Flavour;
 use crate::linker::file::Target;
 use crate::linker::line::Forms;
@@ -17,9 +19,10 @@ pub(super) struct SearchPath<'a> {
     cwd: &'a Path,
     sysroot: PathBuf,
     directories: Vec<Directory>,
+    known: HashSet<Directory>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Directory {
     path: PathBuf,
     /// Not from `-L`: the libraries that libraries need are looked for in these alone.
@@ -31,14 +34,14 @@ impl<'a> SearchPath<'a> {
         // The root directory changes nothing.
         let is_root = sysroot.components().all(|part| part == std::path::Component::RootDir);
         let sysroot = if is_root { PathBuf::new() } else { cwd.join(sysroot) };
-        SearchPath { cwd, sysroot, directories: Vec::new() }
+        SearchPath { cwd, sysroot, directories: Vec::new(), known: HashSet::default() }
     }
 
     /// Adds a directory at the end, if it is not there yet.
     pub(super) fn add(&mut self, name: &OsStr, is_default: bool) {
         let path = self.cwd.join(self.in_sysroot(name).unwrap_or_else(|| name.into()));
         let directory = Directory { path, is_default };
-        if !self.directories.contains(&directory) {
+        if self.known.insert(directory.clone()) {
             self.directories.push(directory);
         }
     }
