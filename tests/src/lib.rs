@@ -15,6 +15,7 @@ pub mod debian;
 pub mod execve_trace;
 pub mod fake_reapi;
 pub mod hostile;
+pub mod open_trace;
 pub mod oracle;
 pub mod plain_build;
 pub mod plain_worker;

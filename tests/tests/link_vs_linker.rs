@@ -7,7 +7,6 @@
 
 use std::collections::BTreeSet;
 use std::collections::HashMap;
-use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -19,6 +18,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::SystemTime;
 
+use farcc_tests::open_trace::TRACED;
+use farcc_tests::open_trace::Trace;
+use farcc_tests::open_trace::canonical;
 use farcc_tests::prerequisites::find_program;
 use farcc_tests::prerequisites::require;
 use farcc_tests::skipped;
@@ -79,65 +81,6 @@ impl Linker {
         let own = Trace::read(trace.path(), Path::new("/")).opened;
         Linker { program, name, flavour, search_directories, own }
     }
-}
-
-const TRACED: &str =
-    "trace=open,openat,stat,newfstatat,access,faccessat,faccessat2,execve,clone,clone3,fork,vfork";
-
-/// What a linker's processes opened, and what they looked for; not what the programs that they start did.
-struct Trace {
-    opened: BTreeSet<PathBuf>,
-    looked_at: BTreeSet<PathBuf>,
-}
-
-impl Trace {
-    fn read(log: &Path, cwd: &Path) -> Trace {
-        let mut trace = Trace { opened: BTreeSet::new(), looked_at: BTreeSet::new() };
-        let mut others: HashSet<String> = HashSet::new();
-        let mut unfinished: HashMap<String, String> = HashMap::new();
-        let mut started = 0;
-        for line in std::fs::read_to_string(log).unwrap_or_default().lines() {
-            let Some((pid, call)) = line.split_once(' ') else { continue };
-            let call = call.trim_start();
-            let whole = if let Some(first) = call.strip_suffix(" <unfinished ...>") {
-                unfinished.insert(pid.to_owned(), first.to_owned());
-                continue;
-            } else if let Some(rest) = call.strip_prefix("<... ") {
-                let first = unfinished.remove(pid).unwrap_or_default();
-                let rest = rest.split_once("resumed>").map_or("", |(_, rest)| rest);
-                format!("{first}{rest}")
-            } else {
-                call.to_owned()
-            };
-            let Some((head, result)) = whole.rsplit_once(" = ") else { continue };
-            let has_succeeded = !result.trim_start().starts_with('-');
-            if head.starts_with("execve(") {
-                started += usize::from(has_succeeded);
-                if has_succeeded && started > 1 {
-                    others.insert(pid.to_owned());
-                }
-            } else if head.starts_with("clone") || head.contains("fork(") {
-                if others.contains(pid) {
-                    others.insert(result.trim().to_owned());
-                }
-            } else if !others.contains(pid)
-                && let Some(path) = head.split('"').nth(1)
-            {
-                let path = cwd.join(path);
-                let is_read =
-                    head.starts_with("open") && !head.contains("O_WRONLY") && !head.contains("O_CREAT");
-                if has_succeeded && is_read && path.is_file() {
-                    trace.opened.insert(canonical(&path));
-                }
-                trace.looked_at.insert(canonical(&path));
-            }
-        }
-        trace
-    }
-}
-
-fn canonical(path: &Path) -> PathBuf {
-    path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
 /// A small project and how it is linked.
