@@ -1,6 +1,8 @@
 //! What the daemon remembers of files on disk: which bytes a path had when its `stat` looked as it does.
 //! Knows nothing of what is in a file, nor why it is wanted.
 
+mod fresh;
+
 use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::fs::File;
@@ -17,6 +19,10 @@ use rustix::fs::AtFlags;
 use rustix::fs::Stat;
 
 use crate::digest::Digest;
+
+pub use fresh::Watch;
+
+use fresh::Fresh;
 
 /// How coarse a file system's clock may be: a file whose last change lies within this of the moment it was
 /// looked at may change again without its `stat` showing it.
@@ -149,6 +155,7 @@ pub struct InputFile {
 
 /// The digests of files, each computed once per version. Shared by all connections.
 pub struct Files {
+    fresh: Fresh,
     // By `OsString`: a `Path` hashes component by component, which takes several times as long.
     versions: DashMap<OsString, Version, RandomState>,
     now: fn() -> SystemTime,
@@ -163,7 +170,7 @@ impl Default for Files {
 impl Files {
     /// An empty memory with its own clock, so that tests can make it coarse.
     pub fn with_clock(now: fn() -> SystemTime) -> Files {
-        Files { versions: DashMap::default(), now }
+        Files { fresh: Fresh::new(), versions: DashMap::default(), now }
     }
 
     /// The current version of the file at `path` (absolute), from memory if its `stat` is unchanged and can be
@@ -174,6 +181,9 @@ impl Files {
     pub fn version(&self, path: &Path) -> io::Result<Version> {
         let fingerprint = Fingerprint::of(path)?;
         if let Some(version) = self.remembered(path, fingerprint) {
+            return Ok(version);
+        }
+        if let Some(version) = self.fresh.known(path).filter(|version| version.fingerprint == fingerprint) {
             return Ok(version);
         }
         if !fingerprint.is_regular() {
@@ -195,6 +205,22 @@ impl Files {
             .get(path.as_os_str())
             .map(|entry| *entry)
             .filter(|version| version.fingerprint == fingerprint)
+    }
+
+    /// Watches a file that is about to be put into its place. None: that cannot be had.
+    pub fn watch(&self, file: &File) -> Option<Watch> {
+        self.fresh.watch(file)
+    }
+
+    /// Records that a file with these bytes was put at `path`, watched since before. It is not read again as long as nobody
+    /// writes to it.
+    pub fn put(&self, path: &Path, digest: Digest, watch: &Watch) {
+        for (path, version) in self.fresh.settled((self.now)()) {
+            self.versions.insert(path, version);
+        }
+        if let Ok(fingerprint) = Fingerprint::of(path) {
+            self.fresh.put(path, Version { fingerprint, digest }, watch);
+        }
     }
 
     /// Records a version that was read by others. `looked_at`: the moment before its bytes were read. What was
@@ -249,6 +275,54 @@ mod tests {
         let files = Files::with_clock(long_after);
         let version = files.version(&path).unwrap();
         assert_eq!(files.remembered(&path, version.fingerprint), Some(version));
+    }
+
+    /// A file that was put at `path` as outputs are: its content, under another name before.
+    fn put(files: &Files, path: &Path, content: &str) {
+        let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap()).unwrap();
+        std::io::Write::write_all(&mut file, content.as_bytes()).unwrap();
+        let watch = files.watch(file.as_file()).unwrap();
+        file.persist(path).unwrap();
+        // A digest that nothing has: whoever gives it back has not read the file.
+        files.put(path, Digest::of(b"put"), &watch);
+    }
+
+    #[test]
+    fn what_was_put_into_place_is_not_read_until_somebody_writes_to_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let files = Files::default();
+        let digest = |name: &str| files.version(&at(name)).unwrap().digest;
+        put(&files, &at("a.o"), "one");
+        put(&files, &at("b.o"), "one");
+        assert_eq!((digest("a.o"), digest("b.o")), (Digest::of(b"put"), Digest::of(b"put")));
+        // As long, and perhaps within the same tick of the clock.
+        std::fs::write(at("a.o"), "two").unwrap();
+        assert_eq!((digest("a.o"), digest("b.o")), (Digest::of(b"two"), Digest::of(b"put")));
+        // Another file is there.
+        std::fs::write(at("c.o"), "new").unwrap();
+        std::fs::rename(at("c.o"), at("b.o")).unwrap();
+        assert_eq!(digest("b.o"), Digest::of(b"new"));
+        // By another name.
+        put(&files, &at("d.o"), "one");
+        std::fs::hard_link(at("d.o"), at("e.o")).unwrap();
+        put(&files, &at("f.o"), "one");
+        std::fs::write(at("e.o"), "two").unwrap();
+        assert_eq!((digest("d.o"), digest("f.o")), (Digest::of(b"two"), Digest::of(b"put")));
+    }
+
+    #[test]
+    fn what_was_put_into_place_is_remembered_when_it_has_settled() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let files = Files::with_clock(long_after);
+        put(&files, &at("a.o"), "one");
+        put(&files, &at("b.o"), "one");
+        std::fs::write(at("b.o"), "two").unwrap();
+        put(&files, &at("c.o"), "one");
+        let remembered = |name: &str| files.remembered(&at(name), Fingerprint::of(&at(name)).unwrap());
+        assert_eq!(remembered("a.o").unwrap().digest, Digest::of(b"put"));
+        assert_eq!((remembered("b.o"), remembered("c.o")), (None, None));
     }
 
     #[test]

@@ -148,13 +148,7 @@ fn read(path: &Path, fingerprint: Fingerprint) -> io::Result<Listing> {
         links: HashSet::new(),
         is_reliable: false,
     };
-    let file_system = rustix::fs::statfs(path)?.f_type;
-    #[allow(
-        clippy::unnecessary_cast,
-        clippy::useless_conversion,
-        reason = "its type differs by architecture"
-    )]
-    if !LOCAL_FILE_SYSTEMS.contains(&(i64::from(file_system))) {
+    if !is_of_this_machine(&rustix::fs::statfs(path)?) {
         return Ok(listing);
     }
     for entry in std::fs::read_dir(path)? {
@@ -173,6 +167,20 @@ fn read(path: &Path, fingerprint: Fingerprint) -> io::Result<Listing> {
     // A change while the names were read may be in them or not.
     listing.is_reliable = tells_cases_apart(path, &listing.names) && Fingerprint::of(path)? == fingerprint;
     Ok(listing)
+}
+
+/// Whether all changes of an open file come through this machine's kernel.
+pub fn is_local(file: &std::fs::File) -> bool {
+    rustix::fs::fstatfs(file).is_ok_and(|file_system| is_of_this_machine(&file_system))
+}
+
+fn is_of_this_machine(file_system: &rustix::fs::StatFs) -> bool {
+    #[allow(
+        clippy::unnecessary_cast,
+        clippy::useless_conversion,
+        reason = "its type differs by architecture"
+    )]
+    LOCAL_FILE_SYSTEMS.contains(&(i64::from(file_system.f_type)))
 }
 
 /// Whether a name with its letters' case changed is another name: a directory can be marked otherwise on ext4, F2FS,

@@ -2,6 +2,7 @@
 //! from their place into the store.
 //! Knows nothing of who ran the command.
 
+use std::fs::File;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -15,6 +16,7 @@ use crate::compiler::ExpectedOutput;
 use crate::compiler::OutputKind;
 use crate::compiler::Placement;
 use crate::digest::Digest;
+use crate::files::Files;
 use crate::paths;
 use crate::reason::Reason;
 use crate::store::Store;
@@ -108,7 +110,7 @@ impl Output {
 }
 
 /// Puts every output of the action's `result` into its place, one by one, in the order of their kinds; atomically but where the
-/// compiler overwrites as well. `umask` is the user's; `is_wanted` is asked right before each.
+/// compiler overwrites as well. `umask` is the user's; `is_wanted` is asked right before each. `files` learns what is where.
 ///
 /// # Errors
 /// When an output is missing in the result or the store, cannot be written, or is not wanted any more. Outputs
@@ -119,6 +121,7 @@ pub fn install(
     result: &re::ActionResult,
     umask: u32,
     is_wanted: &dyn Fn() -> bool,
+    files: &Files,
 ) -> Result<(), InstallError> {
     let mut in_order: Vec<_> =
         action.outputs.iter().filter(|output| output.kind != OutputKind::AuditDepfile).collect();
@@ -151,7 +154,15 @@ pub fn install(
             Placement::Appended => store.append(&digest, path, mode),
             Placement::Overwritten => store.overwrite(&digest, path, mode),
             Placement::Unlinked if is_nothing(path) => store.overwrite(&digest, path, mode),
-            Placement::Replaced | Placement::Unlinked => store.install(&digest, path, mode),
+            Placement::Replaced | Placement::Unlinked => {
+                let mut watch = None;
+                let whole = &mut |file: &File| watch = files.watch(file);
+                let installed = store.install_whole(&digest, path, mode, whole);
+                if let (Ok(true), Some(watch)) = (&installed, &watch) {
+                    files.put(path, digest, watch);
+                }
+                installed
+            }
         };
         if !installed? {
             return Err(InstallError::Gone(output.path.clone()));

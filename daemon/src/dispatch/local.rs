@@ -33,6 +33,7 @@ use crate::dispatch::attempt::Audited;
 use crate::dispatch::claims::Claim;
 use crate::dispatch::in_background;
 use crate::dispatch::verification;
+use crate::files::Files;
 use crate::files::Fingerprint;
 use crate::files::InputFile;
 use crate::paths;
@@ -117,6 +118,7 @@ pub(super) fn hit(
     action: &Action,
     umask: u32,
     presence: &Presence,
+    files: &Files,
 ) -> Result<Option<(Verdict, Option<Duration>)>, StoreError> {
     let Some(result) = store.action_result(&action.key)? else { return Ok(None) };
     if result.exit_code != 0 {
@@ -128,7 +130,7 @@ pub(super) fn hit(
     ) else {
         return Ok(None);
     };
-    match install(store, action, &result, umask, &|| presence.is_there()) {
+    match install(store, action, &result, umask, &|| presence.is_there(), files) {
         Ok(()) => {
             let (stdout, stderr) = (action.messages_here(stdout), action.messages_here(stderr));
             Ok(Some((Verdict::Completed { exit_code: 0, stdout, stderr }, execution_time(&result))))

@@ -376,6 +376,7 @@ impl Dispatcher {
                     trail,
                     workers,
                     step,
+                    files: &self.files,
                     relative,
                     rival,
                 };
@@ -477,8 +478,8 @@ impl Dispatcher {
         presence: &Presence,
     ) -> Option<(Verdict, Option<Duration>)> {
         let (store, action) = (Arc::clone(store), Arc::clone(action));
-        let (umask, presence) = (invocation.umask, presence.clone());
-        let hit = in_background(move || local::hit(&store, &action, umask, &presence)).await;
+        let (umask, presence, files) = (invocation.umask, presence.clone(), Arc::clone(&self.files));
+        let hit = in_background(move || local::hit(&store, &action, umask, &presence, &files)).await;
         match hit {
             Ok(Ok(hit)) => hit,
             // A store that cannot be read is a miss; the command goes on.

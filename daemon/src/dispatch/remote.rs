@@ -42,6 +42,7 @@ use crate::dispatch::workers::Workers;
 use crate::executor::remote::Fetched;
 use crate::executor::remote::RemoteError;
 use crate::executor::remote::RemoteExecutor;
+use crate::files::Files;
 use crate::reason::Reason;
 use crate::stats::Outcome;
 use crate::store::Store;
@@ -65,6 +66,8 @@ pub(super) struct Run<'a> {
     pub workers: &'a Workers,
     /// The command, and the programs that it runs.
     pub step: &'a Step,
+    /// What is known of the files of this machine.
+    pub files: &'a Arc<Files>,
     /// The command by relative paths, or why there is none.
     pub relative: &'a Result<RelativeCommand, String>,
     /// What may begin here once it is known that the cluster has no result.
@@ -208,8 +211,9 @@ impl Run<'_> {
             Made::Failure(verdict) => return Ok(Answer::There(verdict)),
         };
         let (store, action, umask) = (Arc::clone(self.store), Arc::clone(action), self.invocation.umask);
-        let presence = self.presence.clone();
-        let installed = in_background(move || keep(&store, &action, &result, umask, &|| presence.is_there()));
+        let (presence, files) = (self.presence.clone(), Arc::clone(self.files));
+        let installed =
+            in_background(move || keep(&store, &action, &result, umask, &|| presence.is_there(), &files));
         let verdict = installed.await??;
         self.trail.ended(outcome, None);
         self.trail.spared(execution.filter(|_| outcome == Outcome::HitRemote));
@@ -251,8 +255,9 @@ fn keep(
     result: &re::ActionResult,
     umask: u32,
     is_wanted: &dyn Fn() -> bool,
+    files: &Files,
 ) -> Result<Verdict, Reason> {
-    install(store, action, result, umask, is_wanted).map_err(|error| match error {
+    install(store, action, result, umask, is_wanted, files).map_err(|error| match error {
         InstallError::NotMade(_) => Reason::RemoteError(error.to_string()),
         InstallError::Unwanted => Reason::Abandoned,
         InstallError::Gone(_) | InstallError::Store(_) => Reason::Store(error.to_string()),

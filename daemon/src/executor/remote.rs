@@ -288,9 +288,10 @@ impl RemoteExecutor {
     ) -> Result<Fetched, RemoteError> {
         let mut downloaded = self.fetch_messages(action, &mut result).await?;
         let function = action.digest.function();
-        let (mut inline, mut wanted) = (Vec::new(), Vec::new());
+        let (mut inline, mut wanted, mut made) = (Vec::new(), Vec::new(), Vec::new());
         for file in &mut result.output_files {
             let digest = parse(function, file.digest.as_ref())?;
+            made.push(digest);
             let contents = std::mem::take(&mut file.contents);
             if contents.len() as u64 == digest.size_bytes() {
                 downloaded += digest.size_bytes();
@@ -312,6 +313,8 @@ impl RemoteExecutor {
                 here.ok_or_else(|| RemoteError::Refused(format!("fetch {digest}: it did not come")))?;
             file.digest = Some(here.into());
         }
+        // What reads them next need not be sent, nor asked for.
+        self.client.has_made(made);
         let bytes = Bytes { uploaded: 0, downloaded, stored: downloaded };
         Ok(Fetched { result, bytes })
     }

@@ -91,6 +91,11 @@ impl Client {
         self.shared.presence.forget(digests);
     }
 
+    /// Learns that the server has `digests`, since it made them or has just sent them.
+    pub fn has_made(&self, digests: Vec<Digest>) {
+        self.shared.presence.learn(digests, Known::Present, Instant::now());
+    }
+
     /// The answers that together cover `digests`; joins questions under way, and the open one.
     fn ask(&self, digests: &[Digest]) -> Vec<Answer> {
         let questions = &self.shared.questions;

@@ -234,6 +234,20 @@ impl Store {
     /// # Errors
     /// When the blob cannot be read or the destination's directory not be written to.
     pub fn install(&self, digest: &Digest, destination: &Path, mode: u32) -> Result<bool, StoreError> {
+        self.install_whole(digest, destination, mode, &mut |_| {})
+    }
+
+    /// The same; `whole` is shown the file when nothing more is written to it, before it is put at its place.
+    ///
+    /// # Errors
+    /// As [`install`](Store::install).
+    pub fn install_whole(
+        &self,
+        digest: &Digest,
+        destination: &Path,
+        mode: u32,
+        whole: &mut dyn FnMut(&File),
+    ) -> Result<bool, StoreError> {
         let Some(blob) = self.open_sized(digest)? else { return Ok(false) };
         let failed = |error| StoreError::new("install", destination, error);
         let directory = match destination.parent() {
@@ -247,6 +261,7 @@ impl Store {
             return Ok(false);
         }
         temporary.as_file().set_permissions(Permissions::from_mode(mode & 0o7777)).map_err(failed)?;
+        whole(temporary.as_file());
         temporary.persist(destination).map_err(|error| failed(error.error))?;
         Ok(true)
     }
