@@ -10,6 +10,8 @@ pub enum Reason {
     NotACompiler,
     /// A link that is not understood, or that compiles as well; what about it.
     Link(String),
+    /// A link that the configuration keeps here for its size; how large its inputs are.
+    BigLink(String),
     /// An archiver's command that changes a file in place, or is not understood; what about it.
     Archive(String),
     /// The command only prints about the compiler: `--version`, `-v`, `-print-…`, `-dumpversion`.
@@ -112,6 +114,7 @@ impl Reason {
         match self {
             Reason::NotACompiler => "not_a_compiler",
             Reason::Link(_) => "link",
+            Reason::BigLink(_) => "big_link",
             Reason::Archive(_) => "archive",
             Reason::Information => "information",
             Reason::Preprocess => "preprocess",
@@ -162,6 +165,7 @@ impl Reason {
     pub fn detail(&self) -> Option<String> {
         match self {
             Reason::Link(detail)
+            | Reason::BigLink(detail)
             | Reason::Archive(detail)
             | Reason::UnsupportedLanguage(detail)
             | Reason::UnsupportedFlag(detail)

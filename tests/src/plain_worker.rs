@@ -129,7 +129,10 @@ fn execute(
         let _ = std::fs::remove_dir(at);
     }
     let made = command.output_paths.iter().filter_map(|path| match std::fs::read(cwd.join(path)) {
-        Ok(bytes) => Some(inputs.output_file(path, &bytes, false)),
+        Ok(bytes) => {
+            let mode = std::fs::metadata(cwd.join(path)).unwrap().permissions().mode();
+            Some(inputs.output_file(path, &bytes, mode & 0o100 != 0))
+        }
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => panic!("failed to read {path}: {error}"),
     });

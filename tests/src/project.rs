@@ -291,3 +291,38 @@ pub const GOOGLETEST_PRECOMPILED: Project = Project {
     test: "cd build && for test in googletest/sample*_unittest; do ./$test || exit 1; done",
     lay: lay_googletest_precompiled,
 };
+
+/// zlib, with code that is made at link time.
+pub const ZLIB_OPTIMISED: Project = Project {
+    name: "zlib-optimised",
+    packages: &["zlib"],
+    programs: &["cmake", "ninja"],
+    recipe: Recipe::CMake(
+        "-DCMAKE_BUILD_TYPE=Release -DCMAKE_POLICY_DEFAULT_CMP0069=NEW -DCMAKE_INTERPROCEDURAL_OPTIMIZATION=ON",
+    ),
+    test: "cd build && ctest --output-on-failure",
+    lay: lay_zlib,
+};
+
+/// fmt with its tests, as a shared library.
+pub const FMT_SHARED: Project = Project {
+    name: "fmt-shared",
+    packages: &["fmtlib", "googletest"],
+    programs: &["cmake", "ninja"],
+    recipe: Recipe::CMake("-DCMAKE_BUILD_TYPE=Release -DFMT_DOC=OFF -DFMT_TEST=ON -DBUILD_SHARED_LIBS=ON"),
+    test: "cd build && ctest --output-on-failure -j2",
+    lay: lay_fmt,
+};
+
+/// GoogleTest with its samples, in archives that name their members.
+pub const GOOGLETEST_THIN: Project = Project {
+    name: "gtest-thin",
+    packages: &["googletest"],
+    programs: &["cmake", "ninja"],
+    recipe: Recipe::CMake(
+        "-DCMAKE_BUILD_TYPE=Debug -Dgtest_build_samples=ON \
+         \"-DCMAKE_CXX_ARCHIVE_CREATE=<CMAKE_AR> qcT <TARGET> <LINK_FLAGS> <OBJECTS>\"",
+    ),
+    test: "cd build && for test in googletest/sample*_unittest; do ./$test || exit 1; done",
+    lay: nothing,
+};

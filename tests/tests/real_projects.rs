@@ -13,14 +13,17 @@ use farcc_tests::plain_build::Site;
 use farcc_tests::project::Compiler;
 use farcc_tests::project::FMT_CMAKE;
 use farcc_tests::project::FMT_PRECOMPILED;
+use farcc_tests::project::FMT_SHARED;
 use farcc_tests::project::GOOGLETEST_CMAKE;
 use farcc_tests::project::GOOGLETEST_PRECOMPILED;
+use farcc_tests::project::GOOGLETEST_THIN;
 use farcc_tests::project::LUA_MAKE;
 use farcc_tests::project::LZO_MASQUERADE;
 use farcc_tests::project::Project;
 use farcc_tests::project::XZ_AUTOTOOLS;
 use farcc_tests::project::ZLIB_CMAKE;
 use farcc_tests::project::ZLIB_MAKE;
+use farcc_tests::project::ZLIB_OPTIMISED;
 use farcc_tests::say;
 use farcc_tests::serve_process::ServeProcess;
 use farcc_tests::skipped;
@@ -171,6 +174,31 @@ fn fmt_by_cmake_with_clang() {
 #[test]
 fn googletest_by_cmake_with_gcc() {
     in_full_tier(try_project, &GOOGLETEST_CMAKE, Compiler::Gcc);
+}
+
+#[test]
+fn zlib_optimised_with_gcc() {
+    in_full_tier(try_project, &ZLIB_OPTIMISED, Compiler::Gcc);
+}
+
+#[test]
+fn zlib_optimised_with_clang() {
+    in_full_tier(try_project, &ZLIB_OPTIMISED, Compiler::Clang);
+}
+
+#[test]
+fn fmt_shared_with_gcc() {
+    in_full_tier(try_project, &FMT_SHARED, Compiler::Gcc);
+}
+
+#[test]
+fn googletest_thin_with_gcc() {
+    in_full_tier(try_project, &GOOGLETEST_THIN, Compiler::Gcc);
+}
+
+#[test]
+fn googletest_thin_with_clang() {
+    in_full_tier(try_project, &GOOGLETEST_THIN, Compiler::Clang);
 }
 
 #[test]

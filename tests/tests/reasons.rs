@@ -88,6 +88,11 @@ const CASES: &[Case] = &[
         script: "cp \"$(readlink -f /usr/bin/clang)\" clang; sleep 1.5; $F ./clang -c a.c",
     },
     Case {
+        reason: "big_link",
+        configuration: "[remote]\naddress = 'grpc://127.0.0.1:1'\n[link]\nlocal_above = '1 kB'\n",
+        script: "gcc -c main.c && $F gcc main.o -o main && ./main",
+    },
+    Case {
         reason: "store",
         configuration: "[cache]\ndir = '/proc/no/such/store'\n",
         script: "$F gcc -c a.c",

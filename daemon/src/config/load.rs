@@ -18,7 +18,7 @@ use crate::process::env_value;
 
 /// Sections whose keys can be overridden by `FARCC_<SECTION>_<KEY>`. `[platform]` has no fixed keys and is overridden
 /// as a whole, by `FARCC_PLATFORM`; `[[route]]` is a list and is not.
-const SECTIONS: &[&str] = &["remote", "exec", "workspace", "cache", "status"];
+const SECTIONS: &[&str] = &["remote", "exec", "link", "workspace", "cache", "status"];
 
 /// Why a configuration cannot be used. The message names file and line, or the variable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

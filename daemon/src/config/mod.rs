@@ -34,6 +34,8 @@ pub struct Config {
     pub platform: Platform,
     /// `[exec]`: where and how commands run.
     pub exec: Exec,
+    /// `[link]`: what large links are spared.
+    pub link: Link,
     /// `[workspace]`: what belongs to the project.
     pub workspace: Workspace,
     /// `[[route]]`: rules that send a command elsewhere; the first match wins.
@@ -212,6 +214,24 @@ impl Default for Exec {
             salt: String::new(),
             verify: 0.0,
         }
+    }
+}
+
+/// `[link]`. How large a link is, its inputs say together.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Link {
+    /// Larger ones run on this machine: their inputs take longer to send than they take to link. 0: none does.
+    pub local_above: ByteSize,
+    /// From this size on a link is heavy. 0: none is.
+    pub heavy_above: ByteSize,
+    /// Heavy links at a time on this machine, whose memory they share.
+    pub heavy_jobs: usize,
+}
+
+impl Default for Link {
+    fn default() -> Link {
+        Link { local_above: ByteSize::b(0), heavy_above: ByteSize::gib(1), heavy_jobs: 2 }
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Instant;
 use std::time::SystemTime;
 
 use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::action::Action;
 use crate::action::InstallError;
@@ -70,6 +71,8 @@ pub(super) struct Purpose {
     pub reason: Reason,
     /// The result that it is to have, if it is run to compare.
     pub expected: Option<re::ActionResult>,
+    /// Its share of this machine's memory, if it is a heavy link.
+    pub heavy: Option<OwnedSemaphorePermit>,
 }
 
 /// A command that the launcher runs, and what is needed to keep its result.
@@ -92,6 +95,8 @@ pub struct Pending {
     verify_directory: PathBuf,
     /// Its outputs are nobody else's meanwhile, or the result is not kept.
     claim: Claim,
+    /// Its share of this machine's memory, if it is a heavy link.
+    _heavy: Option<OwnedSemaphorePermit>,
     trail: Trail,
     handed_over: Instant,
 }
@@ -161,7 +166,7 @@ impl Pending {
         directories: &Directories,
     ) -> Pending {
         let Attempt { argv, audited, before, began } = attempt;
-        let Purpose { invocation, config, reason, expected } = purpose;
+        let Purpose { invocation, config, reason, expected, heavy } = purpose;
         let verify_directory = directories.verify();
         Pending {
             argv,
@@ -175,6 +180,7 @@ impl Pending {
             expected,
             verify_directory,
             claim,
+            _heavy: heavy,
             trail,
             handed_over: began,
         }

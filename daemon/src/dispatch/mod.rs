@@ -57,8 +57,10 @@ use crate::store::Store;
 use attempt::LocalCommand;
 use claims::Claims;
 use local::Purpose;
+use policy::is_heavy;
 use policy::not_shared;
 use policy::route;
+use policy::too_big;
 use remote::Answer;
 use remote::Rival;
 use sharing::Sharing;
@@ -124,6 +126,8 @@ pub struct Dispatcher {
     link_sources: Arc<linker::Sources>,
     stores: DashMap<(PathBuf, u64), Arc<Store>>,
     clusters: DashMap<(Remote, usize), Arc<Cluster>>,
+    /// Who may link heavily on this machine, by how many may at a time.
+    heavy: DashMap<usize, Arc<Semaphore>>,
     claims: Arc<Claims>,
     sharing: Arc<Sharing>,
     workers: Workers,
@@ -236,6 +240,7 @@ impl Dispatcher {
             files,
             stores: DashMap::new(),
             clusters: DashMap::new(),
+            heavy: DashMap::new(),
             claims: Arc::default(),
             sharing: Arc::default(),
             workers: Workers::new(directories.state.join("workers")),
@@ -349,17 +354,20 @@ impl Dispatcher {
         let argv = || preparation::argv_here(step, executed, invocation, &prepared.action);
         let audit_directory = self.directories.audit();
         let mut raced = None;
-        let reason = match self.cluster(config)? {
+        let stays = not_shared(config, step).map(Reason::ToolchainNotShared);
+        let stays = stays.or_else(|| too_big(config, step, &prepared.action));
+        let reason = match (self.cluster(config)?, stays) {
             _ if expected.is_some() => Reason::Verify,
-            None => Reason::NoRemote,
-            Some(_) if not_shared(config, step).is_some() => {
-                Reason::ToolchainNotShared(not_shared(config, step).unwrap_or_default())
-            }
-            Some(cluster) => {
+            (None, _) => Reason::NoRemote,
+            (Some(_), Some(reason)) => reason,
+            (Some(cluster), None) => {
                 let executor = &cluster.executor;
                 let (workers, relative) = (&self.workers, &prepared.relative);
                 // What is run to compare runs alone, and what has appended its rules cannot be undone.
-                let races = config.exec.strategy == Strategy::Racing && !sampled && appended.is_none();
+                let races = config.exec.strategy == Strategy::Racing
+                    && !sampled
+                    && appended.is_none()
+                    && !is_heavy(config, step, &prepared.action);
                 let rival = match races {
                     true => {
                         let command = LocalCommand { step, invocation, argv: argv()?, appended: None };
@@ -412,9 +420,20 @@ impl Dispatcher {
                 (command.attempt(&prepared.action, &audit_directory), None)
             }
         };
+        let heavy = match is_heavy(config, step, &prepared.action) {
+            true => {
+                let jobs = config.link.heavy_jobs.clamp(1, Semaphore::MAX_PERMITS);
+                let links = Arc::clone(
+                    self.heavy.entry(jobs).or_insert_with(|| Arc::new(Semaphore::new(jobs))).value(),
+                );
+                // It is never closed.
+                links.acquire_owned().await.ok()
+            }
+            false => None,
+        };
         let trail = std::mem::replace(trail, Trail::new(Arc::clone(invocation)));
         let (invocation, config) = (Arc::clone(invocation), Arc::clone(config));
-        let purpose = Purpose { invocation, config, reason, expected };
+        let purpose = Purpose { invocation, config, reason, expected, heavy };
         let action = Arc::clone(&prepared.action);
         let pending =
             Box::new(Pending::new(attempt, purpose, action, store, claim, trail, &self.directories));

@@ -1,6 +1,9 @@
 //! What the configuration and the toolchain say about where a command may run.
 //! Knows nothing of actions and results.
 
+use bytesize::ByteSize;
+
+use crate::action::Action;
 use crate::compiler::Invocation;
 use crate::config::Config;
 use crate::config::Destination;
@@ -26,6 +29,29 @@ pub(super) fn matching_route<'a>(config: &'a Config, invocation: &Invocation) ->
     }
     let line = invocation.argv.join(std::ffi::OsStr::new(" "));
     config.routes.iter().find(|route| route.pattern.is_match(line.as_encoded_bytes()))
+}
+
+/// Whether a size is over a limit of the configuration's, which is off where it is 0.
+fn is_above(limit: ByteSize, size_bytes: u64) -> bool {
+    limit.as_u64() > 0 && size_bytes > limit.as_u64()
+}
+
+/// What the inputs of a link have together, in bytes; None: it is no link.
+fn link_bytes(step: &Step, action: &Action) -> Option<u64> {
+    let sizes = action.inputs.iter().map(|input| input.version.digest.size_bytes());
+    matches!(step, Step::Link { .. }).then(|| sizes.sum())
+}
+
+/// Why a link stays here for its size.
+pub(super) fn too_big(config: &Config, step: &Step, action: &Action) -> Option<Reason> {
+    let size_bytes = link_bytes(step, action).filter(|&size| is_above(config.link.local_above, size))?;
+    let size = ByteSize::b(size_bytes);
+    Some(Reason::BigLink(format!("{size} of inputs, and [link] local_above is {}", config.link.local_above)))
+}
+
+/// Whether a link takes much of this machine's memory.
+pub(super) fn is_heavy(config: &Config, step: &Step, action: &Action) -> bool {
+    link_bytes(step, action).is_some_and(|size| is_above(config.link.heavy_above, size))
 }
 
 /// A program of the toolchain that a worker with the same image would not have, or why it would make other bytes.
