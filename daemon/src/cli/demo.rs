@@ -245,7 +245,7 @@ fn report(builds: &[(&str, &Build)]) -> anyhow::Result<()> {
             of("hit_local"),
         ));
     }
-    text.push_str("Links, archives and the code generator ran here, as they do in this version.\n");
+    text.push_str("The code generator ran here, as all other commands do in this version.\n");
     print(text)?;
     Ok(())
 }
