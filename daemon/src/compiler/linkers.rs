@@ -42,8 +42,6 @@ pub struct Linker {
     pub sysroot: PathBuf,
     /// Where the linker looks after all `-L`, as it says itself.
     pub search_directories: Vec<PathBuf>,
-    /// Whether it can tell what it has read.
-    pub reports_inputs: bool,
     record: Record,
 }
 
@@ -54,7 +52,7 @@ pub struct Linkers {
 }
 
 /// The form of the record; another one is ignored.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// A linker as it is kept on disk.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -169,6 +167,12 @@ impl Linkers {
 }
 
 impl Linker {
+    /// Whether it tells what it has read for this link.
+    pub fn reports_inputs(&self, line: &LinkLine) -> bool {
+        // mold (as of 1.10) writes nothing where it makes a relocatable file.
+        self.record.reports_inputs && !(self.flavour == Flavour::Mold && line.is_relocatable())
+    }
+
     /// What the linker is told when `link` runs.
     ///
     /// # Errors
@@ -196,7 +200,6 @@ impl Recollection for Linker {
             tools: Arc::new(record.tools.tools(Vec::new())?),
             sysroot: record.sysroot.clone(),
             search_directories: record.search_directories.clone(),
-            reports_inputs: record.reports_inputs,
             record,
         })
     }

@@ -384,6 +384,30 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
+    async fn a_link_behind_the_driver_that_leads_elsewhere_is_noticed() {
+        let space = tempfile::tempdir().unwrap();
+        let bin = space.path().join("bin");
+        std::fs::create_dir(&bin).unwrap();
+        let others: Vec<_> = ["one", "two"].iter().map(|name| space.path().join(name)).collect();
+        for (other, byte) in others.iter().zip([1, 2]) {
+            let mut content = std::fs::read("/usr/bin/as").unwrap();
+            content.push(byte);
+            std::fs::write(other, content).unwrap();
+            std::fs::set_permissions(other, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        symlink(&others[0], bin.join("as")).unwrap();
+        let toolchains = toolchains(&space.path().join("records"));
+        let mut invocation = invocation(space.path(), "/usr/bin/gcc -c a.c");
+        invocation.env[0].1 = format!("{}:/usr/bin", bin.display()).into();
+        let compile = compile(&invocation);
+        let before = toolchains.probe(&compile, &invocation).await.unwrap();
+        std::fs::remove_file(bin.join("as")).unwrap();
+        symlink(&others[1], bin.join("as")).unwrap();
+        let after = toolchains.probe(&compile, &invocation).await.unwrap();
+        assert_ne!(before.tools.identity, after.tools.identity);
+    }
+
+    #[tokio::test]
     async fn a_changed_program_behind_the_driver_is_noticed() {
         let space = tempfile::tempdir().unwrap();
         let (first, second) = (space.path().join("first"), space.path().join("second"));

@@ -84,6 +84,8 @@ pub(super) struct ToolsRecord {
     files: Vec<ProgramRecord>,
     /// Programs found along `PATH`, and where.
     lookups: Vec<(String, PathBuf)>,
+    /// Programs that are named by symlinks, and what those lead to.
+    links: Vec<(PathBuf, Stamp)>,
     /// Directories that did not exist.
     absent: Vec<PathBuf>,
     /// Files and directories that decide what the driver and the loader choose.
@@ -188,6 +190,14 @@ impl Named {
             }
             found.push(program);
         }
+        let is_link = |program: &&PathBuf| {
+            std::fs::canonicalize(cwd.join(program)).is_ok_and(|target| target != **program)
+        };
+        let links = found.iter().filter(is_link).filter_map(|program| {
+            let program = cwd.join(program);
+            Stamp::of(&program).ok().map(|stamp| (program, stamp))
+        });
+        let links = links.collect();
         let plugins: Vec<_> = self.plugins.iter().map(|plugin| cwd.join(plugin)).collect();
         let programs = programs::with_libraries(&found, &plugins, env, cwd).await?;
         let programs = digests(files, programs, started).await?;
@@ -207,6 +217,7 @@ impl Named {
             programs,
             files: read,
             lookups,
+            links,
             absent: self.absent,
             watched: watched.chain(overriding).map(stamped).collect(),
         })
@@ -244,6 +255,7 @@ impl ToolsRecord {
         let is_same = |file: &ProgramRecord| Stamp::of(&file.path).is_ok_and(|stamp| stamp == file.stamp);
         self.programs.iter().all(is_same)
             && self.files.iter().all(is_same)
+            && self.links.iter().all(|(link, stamp)| Stamp::of(link).is_ok_and(|now| now == *stamp))
             && self.watched.iter().all(|(path, stamp)| Stamp::of(path).ok() == *stamp)
             && self.absent.iter().all(|directory| !cwd.join(directory).exists())
             && self.lookups.iter().all(|(name, program)| found(name).as_ref() == Some(program))

@@ -150,7 +150,7 @@ impl Step {
         match self {
             Step::Compile { compile, .. } => compile.audit(appended),
             Step::Link { line, .. } if depfiles_of_link(line).next().is_some() => Audit::Depfile,
-            Step::Link { linker, .. } if linker.reports_inputs => Audit::AddedDepfile,
+            Step::Link { linker, line, .. } if linker.reports_inputs(line) => Audit::AddedDepfile,
             // An archiver reads what it is given, and cannot tell.
             Step::Link { .. } | Step::Archive { .. } => Audit::Nothing,
         }
