@@ -365,7 +365,7 @@ fn is_installed(compiler: &str) -> bool {
 
 /// Every case with each installed compiler and each variant.
 fn runs(cases: &[CommandCase]) -> Vec<Run<'_>> {
-    prerequisites::require(&["gcc", "g++", "clang", "ccache"]);
+    prerequisites::require(&["gcc", "g++", "clang", "ccache", "ld.lld", "llvm-ar", "llvm-strip", "mold"]);
     prerequisites::require_of_gcc(&["cc1obj"]);
     let compilers: BTreeSet<&str> =
         cases.iter().flat_map(|case| &case.compilers).map(String::as_str).collect();

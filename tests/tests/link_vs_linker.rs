@@ -51,7 +51,7 @@ struct Linker {
 
 impl Linker {
     fn installed() -> Vec<Linker> {
-        require(&["gcc", "g++", "clang", "strace"]);
+        require(&["gcc", "g++", "clang", "strace", "ld.lld", "mold"]);
         let names = ["ld.bfd", "ld.gold", "ld.lld", "ld.lld-19", "mold"];
         let installed = names.into_iter().filter_map(|name| {
             let program = find_program(name);

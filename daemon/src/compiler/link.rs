@@ -143,17 +143,22 @@ impl Link {
         ["-Xlinker".into(), option]
     }
 
-    /// What to append so that messages keep the colours that the user's terminal would have got.
-    pub fn colour_arguments(&self, invocation: &Invocation, flavour: Flavour) -> Vec<OsString> {
+    /// What to append so that messages keep the colours that the user's terminal would have got, and so that all is over when
+    /// the driver ends: mold leaves a process behind that tidies up, and holds the streams that are to be kept.
+    pub fn additions(&self, invocation: &Invocation, flavour: Flavour) -> Vec<OsString> {
         let capable = invocation.variable("TERM").is_some_and(|term| term != "dumb" && !term.is_empty());
         let is_chosen =
             self.arguments.iter().any(|word| memchr::memmem::find(word.as_bytes(), b"color-").is_some());
         // The others have none.
         let has_colours = matches!(flavour, Flavour::Lld | Flavour::Mold);
-        match invocation.stderr_is_terminal && capable && has_colours && !is_chosen {
-            true => vec!["-Xlinker".into(), "--color-diagnostics=always".into()],
-            false => Vec::new(),
+        let mut added: Vec<&str> = Vec::new();
+        if invocation.stderr_is_terminal && capable && has_colours && !is_chosen {
+            added.push("--color-diagnostics=always");
         }
+        if flavour == Flavour::Mold {
+            added.push("--no-fork");
+        }
+        added.into_iter().flat_map(|option| ["-Xlinker".into(), option.into()]).collect()
     }
 }
 

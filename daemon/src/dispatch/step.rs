@@ -188,7 +188,7 @@ impl Step {
     pub(super) fn additions(&self, invocation: &Invocation) -> Result<Vec<OsString>, Reason> {
         let (compile, toolchain) = match self {
             Step::Compile { compile, toolchain } => (compile, toolchain),
-            Step::Link { link, linker, .. } => return Ok(link.colour_arguments(invocation, linker.flavour)),
+            Step::Link { link, linker, .. } => return Ok(link.additions(invocation, linker.flavour)),
             Step::Archive { .. } => return Ok(Vec::new()),
         };
         let unknown = || Reason::UnsupportedFlag("recorded switches on a terminal".to_owned());
