@@ -11,6 +11,7 @@ use farcc_tests::plain_worker;
 use farcc_tests::plain_worker::Abilities;
 use farcc_tests::plain_worker::plain_worker;
 use farcc_tests::prerequisites;
+use farcc_tests::serve_process::ServeProcess;
 use farcc_tests::skipped;
 use farcc_tests::space::TestSpace;
 use farcc_tests::space::wait_until;
@@ -148,4 +149,69 @@ fn what_the_cluster_has_made_is_neither_sent_nor_asked_for() {
         assert!(!cluster.asked().contains(&digest), "{made} was asked for");
         assert_eq!(cluster.times_stored(&digest), 0, "{made} was sent");
     }
+}
+
+/// What is linked by `command` is what it makes without farcc, whatever it was before.
+#[track_caller]
+fn assert_as_plain(space: &TestSpace, command: &str) {
+    let content = |launcher: &str| {
+        let script = command.replace("$F", launcher);
+        let finished = space.sh("", &format!("rm -f app; {script}"));
+        (finished.status, std::fs::read(space.workspace().join("app")).ok())
+    };
+    let plain = content("");
+    assert!(content("farcc") == plain, "{command}");
+}
+
+#[test]
+fn whatever_leads_a_driver_to_another_linker_or_library_is_noticed() {
+    prerequisites::require(&["gcc", "clang"]);
+    let space = TestSpace::new("links-led");
+    space.configure("");
+    space.write("main.c", "int main(void) { return 0; }\n");
+    space.write("q.c", "int q;\n");
+    space.sh("", "gcc -c main.c && mkdir bin lq dir && gcc -shared -fPIC q.c -o lq/libqq.so").success();
+    space.sh("", "ln -s /usr/bin/ld.bfd bin/ld; ln -s /usr/bin/ld.bfd dir/ld").success();
+    space.sh("", "cp \"$(gcc -print-file-name=liblto_plugin.so)\" p.so; touch x").success();
+    // A program that changed a moment ago is not asked about itself.
+    std::thread::sleep(Duration::from_millis(1200));
+    let commands = [
+        "PATH=$PWD/bin:$PATH $F gcc main.o -o app",
+        "PATH=$PWD/bin:$PATH $F clang main.o -o app",
+        "PATH=$PWD/late:$PATH $F clang main.o -o app",
+        "$F gcc -Bdir/ main.o -o app",
+        "LIBRARY_PATH=$PWD/lp:$PWD/lq $F gcc main.o -Wl,--no-as-needed -lqq -o app",
+        "$F gcc -Wl,-plugin,./p.so main.o -o app",
+        "$F gcc --sysroot=$PWD/sr -shared -nostartfiles -nodefaultlibs main.o -L lq -lqq -o app",
+    ];
+    space.sh("", "mkdir late").success();
+    for command in commands {
+        assert_as_plain(&space, command);
+    }
+    space.sh("", "ln -sfn /usr/bin/ld.gold bin/ld; ln -s /usr/bin/ld.gold late/ld").success();
+    space
+        .sh("", "mkdir -p dir/x86_64-linux-gnu/12; ln -s /usr/bin/ld.gold dir/x86_64-linux-gnu/12/ld")
+        .success();
+    space.sh("", "mkdir lp; gcc -shared -fPIC q.c -Wl,-soname,other.so -o lp/libqq.so").success();
+    space.sh("", "gcc -shared -fPIC q.c -o p.so").success();
+    space.sh("", "mkdir -p sr/usr/lib; cp lp/libqq.so sr/usr/lib").success();
+    for command in commands {
+        assert_as_plain(&space, command);
+    }
+}
+
+/// By its name, a worker would find the image's own.
+#[test]
+fn a_linker_that_only_this_machine_takes_is_not_asked_of_workers() {
+    prerequisites::require(&["gcc"]);
+    let space = TestSpace::new("links-own-linker");
+    let server = ServeProcess::start(&space, "cluster");
+    space.configure_remote(server.address());
+    space.write("main.c", "int main(void) { return 0; }\n");
+    space.sh("", "gcc -c main.c && mkdir bin && ln -s /usr/bin/ld.gold bin/ld").success();
+    assert_as_plain(&space, "PATH=$PWD/bin:$PATH $F gcc main.o -o app");
+    let stats = space.stats();
+    assert_eq!(stats.reason("toolchain_not_shared"), 1, "{}", stats.0);
+    assert_as_plain(&space, "$F gcc main.o -o app");
+    assert_eq!(space.stats().verdict("executed_remote"), 1, "{}", space.stats().0);
 }

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::path::PathBuf;
 
+use crate::digest::Digest;
 use crate::files::Fingerprint;
 use crate::process::env_value;
 use crate::reason::Reason;
@@ -44,15 +45,21 @@ const VARIABLES: &[&str] = &[
     "TERM_URLS",
 ];
 
-/// The environment that `env` comes down to for a `reader` in `cwd` whose toolchain's programs lie in
-/// `program_directories`: those come first in the worker's PATH, since a driver looks there for `as` and `ld`.
+/// Where a worker looks for programs by their names: where `programs` lie first, since a driver looks there for `as` and
+/// `ld`.
+pub fn worker_path(programs: &[(PathBuf, Digest)]) -> impl Iterator<Item = &Path> {
+    let directories = programs.iter().filter_map(|(program, _)| program.parent());
+    directories.chain(["/usr/bin", "/bin"].map(Path::new))
+}
+
+/// The environment that `env` comes down to for a `reader` in `cwd` that runs `programs`.
 ///
 /// # Errors
 /// When a variable that matters is not UTF-8.
 pub fn environment(
     env: &[(OsString, OsString)],
     cwd: &Path,
-    program_directories: &[PathBuf],
+    programs: &[(PathBuf, Digest)],
     reader: Reader,
 ) -> Result<BTreeMap<String, String>, Reason> {
     let mut environment = BTreeMap::new();
@@ -74,9 +81,7 @@ pub fn environment(
     let pwd = logical_directory(env, cwd).to_str().ok_or_else(not_utf8)?.to_owned();
     environment.insert("PWD".to_owned(), pwd);
     let mut path = Vec::new();
-    for directory in
-        program_directories.iter().map(PathBuf::as_path).chain(["/usr/bin", "/bin"].map(Path::new))
-    {
+    for directory in worker_path(programs) {
         if let Some(directory) = directory.to_str()
             && !path.contains(&directory)
         {
@@ -104,7 +109,8 @@ mod tests {
 
     fn of(env: &[(&str, &str)], cwd: &Path) -> BTreeMap<String, String> {
         let env: Vec<_> = env.iter().map(|(name, value)| (name.into(), value.into())).collect();
-        environment(&env, cwd, &["/opt/as/bin".into(), "/usr/bin".into()], Reader::Compiler).unwrap()
+        let programs = ["/opt/as/bin/as", "/usr/bin/cc"].map(|path| (path.into(), Digest::of(b"")));
+        environment(&env, cwd, &programs, Reader::Compiler).unwrap()
     }
 
     #[test]

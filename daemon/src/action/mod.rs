@@ -34,6 +34,7 @@ use crate::reason::Reason;
 pub use checkout::Checkout;
 pub use environment::Reader;
 pub use environment::environment;
+pub use environment::worker_path;
 pub use execution_time::executed_here;
 pub use execution_time::execution_time;
 pub use input_root::InputRoot;

@@ -3,6 +3,9 @@
 //! Knows nothing of who ran the command.
 
 use std::fs::File;
+use std::fs::Permissions;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -152,8 +155,8 @@ pub fn install(
         let path = output.path.as_path();
         let installed = match output.placement {
             Placement::Appended => store.append(&digest, path, mode),
-            Placement::Overwritten => store.overwrite(&digest, path, mode),
-            Placement::Unlinked if is_nothing(path) => store.overwrite(&digest, path, mode),
+            Placement::Overwritten => overwrite(store, &digest, path, mode),
+            Placement::Unlinked if is_nothing(path) => overwrite(store, &digest, path, mode),
             Placement::Replaced | Placement::Unlinked => {
                 let mut watch = None;
                 let whole = &mut |file: &File| watch = files.watch(file);
@@ -169,6 +172,22 @@ pub fn install(
         }
     }
     Ok(())
+}
+
+/// Writes over a file, which keeps its mode; a program can be run nevertheless (bfd/opncls.c, `_maybe_make_executable`).
+fn overwrite(store: &Store, digest: &Digest, path: &Path, mode: u32) -> Result<bool, StoreError> {
+    let written = store.overwrite(digest, path, mode)?;
+    let executable = mode & 0o111;
+    if written
+        && executable != 0
+        && let Ok(metadata) = std::fs::metadata(path)
+        && metadata.mode() & executable != executable
+    {
+        let permissions = Permissions::from_mode((metadata.mode() | executable) & 0o777);
+        let failed = |error| StoreError::new("set the mode of", path, error);
+        std::fs::set_permissions(path, permissions).map_err(failed)?;
+    }
+    Ok(written)
 }
 
 /// Whether an empty file is there, or a symlink that leads to one or nowhere.
@@ -203,7 +222,7 @@ pub fn collect(store: &Store, action: &Action) -> Result<Vec<re::OutputFile>, St
         files.push(re::OutputFile {
             path: output.remote.clone(),
             digest: Some(digest.into()),
-            is_executable: std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o100 != 0,
+            is_executable: metadata.mode() & 0o100 != 0,
             ..re::OutputFile::default()
         });
     }

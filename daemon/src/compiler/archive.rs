@@ -110,6 +110,10 @@ impl Archive {
     /// # Errors
     /// The reason why the command runs locally.
     pub(super) fn read(invocation: &Invocation, kind: ArchiverKind) -> Result<Archive, Reason> {
+        // Options behind the files are files for it.
+        if invocation.variable("POSIXLY_CORRECT").is_some() {
+            return Err(Reason::UnsupportedEnvironment("POSIXLY_CORRECT".to_owned()));
+        }
         let program = invocation.executable().ok_or_else(|| {
             Reason::ToolchainProbe(format!("find {} in PATH", invocation.argv[0].to_string_lossy()))
         })?;

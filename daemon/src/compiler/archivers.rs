@@ -42,7 +42,7 @@ pub struct Archivers {
 }
 
 /// The form of the record; another one is ignored.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// An archiver as it is kept on disk.
 #[derive(Debug, Clone, Serialize, Deserialize)]

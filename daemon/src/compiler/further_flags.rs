@@ -25,7 +25,12 @@ pub(super) fn check_configuration(file: &Path, is_named: bool) -> Result<(), Rea
 /// # Errors
 /// [`Reason::ToolchainProbe`] with the word that is not.
 pub(super) fn check_specs(file: &Path) -> Result<(), Reason> {
-    check_spec_sections(&read(file)?).map_err(|why| refused(file, &why))
+    let text = read(file)?;
+    if text.contains("%:getenv") {
+        // What a variable brings in is in no key.
+        return Err(refused(file, &not_known("%:getenv")));
+    }
+    check_spec_sections(&text).map_err(|why| refused(file, &why))
 }
 
 fn refused(file: &Path, why: &str) -> Reason {

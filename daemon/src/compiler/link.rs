@@ -31,7 +31,7 @@ pub struct Link {
 /// Variables that bring other inputs or outputs into a linker (GNU ld manual, "Environment Variables"; LLD's and mold's
 /// option references).
 pub(super) const UNSUPPORTED_VARIABLES: &[&str] =
-    &["GNUTARGET", "LDEMULATION", "LLD_REPRODUCE", "LLD_VERSION", "MOLD_REPRO"];
+    &["GNUTARGET", "LDEMULATION", "LLD_REPRODUCE", "LLD_VERSION", "MOLD_DEBUG", "MOLD_REPRO"];
 
 /// Suffixes of files that a driver compiles before it links, besides those of the languages that farcc knows.
 const OTHER_SOURCES: &[&str] = &[
@@ -61,24 +61,11 @@ impl Link {
             return Err(Reason::UnsupportedEnvironment((*variable).to_owned()));
         }
         let link = Link { driver, output, arguments: command_line.words(), command_line };
-        let has_lto = link.optimises();
         for argument in &link.command_line.arguments {
             let understood = match argument.meaning {
                 Meaning::Unsupported => false,
                 Meaning::Intermediates => return Err(Reason::Intermediates(argument.text())),
-                // Where code is made, there is more to it than what the linker is told.
-                Meaning::Writes(_)
-                | Meaning::WritesFile
-                | Meaning::CompilationDatabase
-                | Meaning::Dump
-                | Meaning::Plugin
-                | Meaning::PluginArgument
-                | Meaning::ProfileUse
-                | Meaning::ProfileDirectory
-                | Meaning::Recorded
-                | Meaning::Xclang
-                | Meaning::LlvmOption
-                | Meaning::ReadsFile => !has_lto,
+                _ if makes_code_otherwise(argument.meaning) => !link.optimises(),
                 // What is no directory is the beginning of programs' names.
                 Meaning::ProgramDirectory => invocation.cwd.join(argument.value()).is_dir(),
                 _ => true,
@@ -98,6 +85,11 @@ impl Link {
     /// `-B`.
     pub(super) fn program_directories(&self) -> impl Iterator<Item = &Path> {
         self.command_line.with(Meaning::ProgramDirectory).filter_map(Argument::path)
+    }
+
+    /// `--sysroot`.
+    pub(super) fn sysroots(&self) -> impl Iterator<Item = &Path> {
+        self.command_line.with(Meaning::Sysroot).filter_map(Argument::path)
     }
 
     /// Whether what the driver answers depends on the working directory.
@@ -130,6 +122,15 @@ impl Link {
         last.is_some_and(|argument| !argument.text().starts_with("-fno-lto"))
     }
 
+    /// The flag that must not meet inputs of which code is made at link time: it would ask for further files, or for code of
+    /// this machine.
+    pub fn asks_more_of_code(&self) -> Option<String> {
+        let asks = |argument: &&Argument| {
+            makes_code_otherwise(argument.meaning) || argument.meaning == Meaning::Native && !self.optimises()
+        };
+        self.command_line.arguments.iter().find(asks).map(Argument::text)
+    }
+
     /// Why another machine would make other bytes of it.
     pub fn is_bound_here(&self) -> Option<&'static str> {
         let is_bound = self.optimises() && self.command_line.has(Meaning::Native);
@@ -160,6 +161,25 @@ impl Link {
         }
         added.into_iter().flat_map(|option| ["-Xlinker".into(), option.into()]).collect()
     }
+}
+
+/// Whether there is more to a flag, where code is made, than what the linker is told.
+fn makes_code_otherwise(meaning: Meaning) -> bool {
+    matches!(
+        meaning,
+        Meaning::Writes(_)
+            | Meaning::WritesFile
+            | Meaning::CompilationDatabase
+            | Meaning::Dump
+            | Meaning::Plugin
+            | Meaning::PluginArgument
+            | Meaning::ProfileUse
+            | Meaning::ProfileDirectory
+            | Meaning::Recorded
+            | Meaning::Xclang
+            | Meaning::LlvmOption
+            | Meaning::ReadsFile
+    )
 }
 
 /// Refuses sources: the same command would compile them.

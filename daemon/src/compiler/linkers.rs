@@ -52,7 +52,7 @@ pub struct Linkers {
 }
 
 /// The form of the record; another one is ignored.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// A linker as it is kept on disk.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -71,6 +71,9 @@ pub(super) struct Record {
 /// Variables that decide what a driver tells its linker, besides those that decide which programs it uses (GCC manual,
 /// "Environment Variables Affecting GCC").
 const KEY_VARIABLES: &[&str] = &["LIBRARY_PATH", "SOURCE_DATE_EPOCH"];
+
+/// Options by which a linker shows how it was called, with what farcc adds.
+const TALKATIVE: &[&str] = &["-v", "-V", "--verbose", "--version"];
 
 /// Programs that GCC's `collect2` takes instead of the linker, if they are there (gcc/collect2.cc, `main`).
 const INSTEAD_OF_LINKER: &[&str] = &["real-ld", "collect-ld"];
@@ -111,6 +114,7 @@ impl Linkers {
         let answer = asker.plan().await?;
         check_files_of_flags(&answer.flag_files, link, invocation)?;
         let linker = asker.linker(&answer).await?;
+        let linker = by_name(linker, invocation);
         let path = find_executable(&linker, &invocation.cwd, invocation.variable("PATH"))
             .ok_or_else(|| Reason::ToolchainProbe(format!("find {} in PATH", linker.to_string_lossy())))?;
         let version = asker.ask(&path, &["--version"]).await?;
@@ -132,7 +136,7 @@ impl Linkers {
             version: version.clone(),
             target: answer.target,
             driver: link.driver.clone(),
-            programs: vec![answer.plan[0].clone(), linker],
+            programs: vec![by_name(answer.plan[0].clone(), invocation), linker],
             plugins: line.plugins().map(Path::to_owned).collect(),
             files: answer.flag_files,
             absent: Vec::new(),
@@ -140,6 +144,7 @@ impl Linkers {
         };
         named.files.extend(plugins_of_binutils(&path, &mut named.watched));
         named.watched.extend(link.program_directories().map(Path::to_owned));
+        named.watched.extend(candidates(link, invocation, &named.target));
         let wrappers = arguments.iter().filter_map(|word| word.as_bytes().strip_prefix(b"-plugin-opt="));
         let wrappers = wrappers.filter(|program| program.ends_with(b"/lto-wrapper")).map(OsStr::from_bytes);
         named.programs.extend(wrappers.map(OsStr::to_owned));
@@ -180,7 +185,16 @@ impl Linker {
     pub fn line(&self, link: &Link) -> Result<LinkLine, Reason> {
         let words = link.shape().fill(&self.record.plan, &link.output);
         let words = words.ok_or_else(|| Reason::Link("the driver's plan is not understood".to_owned()))?;
-        LinkLine::parse(&words).map_err(|error| Reason::Link(error.to_string()))
+        let line = LinkLine::parse(&words).map_err(|error| Reason::Link(error.to_string()))?;
+        if words.iter().any(|word| TALKATIVE.iter().any(|option| word == option)) {
+            return Err(Reason::Information);
+        }
+        // Of others, neither the content nor the libraries are known.
+        let is_planned = |plugin: &Path| self.record.plan.iter().any(|word| word == plugin.as_os_str());
+        if let Some(plugin) = line.plugins().find(|plugin| !is_planned(plugin)) {
+            return Err(Reason::Link(format!("{} is a plugin", plugin.display())));
+        }
+        Ok(line)
     }
 }
 
@@ -295,6 +309,35 @@ impl Asker<'_> {
         let output = program.output(probe::TIMEOUT).await.map_err(|error| failed(&error.to_string()))?;
         if output.status.success() { Ok(output) } else { Err(failed(&probe::first_error(&output.stderr))) }
     }
+}
+
+/// A program as it would be found along `PATH`, if that is where the driver has found it.
+fn by_name(program: OsString, invocation: &Invocation) -> OsString {
+    let path = Path::new(&program);
+    let name = path.file_name().unwrap_or_default();
+    let found = find_executable(name, &invocation.cwd, invocation.variable("PATH"));
+    if found.as_deref() == Some(path) { name.to_owned() } else { program }
+}
+
+/// Directories that a driver passes on to the linker, or takes programs and files from, if they are there: whether they are,
+/// and what is in them, decides its plan.
+fn candidates(link: &Link, invocation: &Invocation, target: &str) -> Vec<PathBuf> {
+    let mut candidates = Vec::new();
+    for directory in invocation.directories_of("LIBRARY_PATH") {
+        candidates.extend(["", "..", target].map(|below| directory.join(below)));
+    }
+    for sysroot in link.sysroots() {
+        let below = ["", "lib", "lib64", "usr", "usr/lib", "usr/lib64"];
+        candidates.extend(below.map(|below| sysroot.join(below)));
+    }
+    let named = link.program_directories().map(|directory| invocation.cwd.join(directory));
+    for directory in named.chain(invocation.directories_of("COMPILER_PATH")) {
+        let of_target = directory.join(target);
+        let versions = std::fs::read_dir(invocation.cwd.join(&of_target)).into_iter().flatten().flatten();
+        candidates.extend(versions.map(|entry| entry.path()).filter(|path| path.is_dir()));
+        candidates.push(of_target);
+    }
+    candidates
 }
 
 /// Refuses files of flags that bring in what is not understood.

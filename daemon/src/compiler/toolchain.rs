@@ -39,7 +39,7 @@ pub struct Toolchain {
 }
 
 /// The form of the record; another one is ignored.
-pub(super) const FORMAT: u32 = 5;
+pub(super) const FORMAT: u32 = 6;
 
 /// A toolchain as it is kept on disk.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -50,6 +50,10 @@ pub struct Tools {
     pub programs: Vec<(PathBuf, Digest)>,
     /// Specs, configuration files and lists that they read by themselves, symlinks resolved.
     pub files: Vec<(PathBuf, Digest)>,
+    /// Those that were found along `PATH`: by which name, and which program that is.
+    pub lookups: Vec<(String, PathBuf)>,
+    /// Those that are named by symlinks, the one that the command names left out: the name, and which program it leads to.
+    pub links: Vec<(PathBuf, PathBuf)>,
     /// Directories of headers that come with them.
     pub headers: Vec<PathBuf>,
     /// Of all digests, version and target: two with the same identity make the same of the same.
@@ -78,6 +82,7 @@ pub(super) struct Named {
 /// [`Tools`] as they are kept on disk, with all that shows whether they are still the same.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct ToolsRecord {
+    driver: PathBuf,
     version: String,
     target: String,
     programs: Vec<ProgramRecord>,
@@ -85,7 +90,7 @@ pub(super) struct ToolsRecord {
     /// Programs found along `PATH`, and where.
     lookups: Vec<(String, PathBuf)>,
     /// Programs that are named by symlinks, and what those lead to.
-    links: Vec<(PathBuf, Stamp)>,
+    links: Vec<(PathBuf, PathBuf, Stamp)>,
     /// Directories that did not exist.
     absent: Vec<PathBuf>,
     /// Files and directories that decide what the driver and the loader choose.
@@ -181,7 +186,7 @@ impl Named {
         let Invocation { cwd, .. } = invocation;
         let path = env_value(&invocation.env, "PATH");
         let mut lookups = Vec::new();
-        let mut found = vec![self.driver];
+        let mut found = vec![self.driver.clone()];
         for name in &self.programs {
             let program = find_executable(name, cwd, path)
                 .ok_or_else(|| Reason::ToolchainProbe(format!("find {} in PATH", name.to_string_lossy())))?;
@@ -190,14 +195,13 @@ impl Named {
             }
             found.push(program);
         }
-        let is_link = |program: &&PathBuf| {
-            std::fs::canonicalize(cwd.join(program)).is_ok_and(|target| target != **program)
-        };
-        let links = found.iter().filter(is_link).filter_map(|program| {
+        let named = found.iter().filter_map(|program| {
             let program = cwd.join(program);
-            Stamp::of(&program).ok().map(|stamp| (program, stamp))
+            let target = std::fs::canonicalize(&program).ok()?;
+            let stamp = Stamp::of(&program).ok()?;
+            (target != program).then_some((program, target, stamp))
         });
-        let links = links.collect();
+        let links = named.collect();
         let plugins: Vec<_> = self.plugins.iter().map(|plugin| cwd.join(plugin)).collect();
         let programs = programs::with_libraries(&found, &plugins, env, cwd).await?;
         let programs = digests(files, programs, started).await?;
@@ -212,6 +216,7 @@ impl Named {
             (path, stamp)
         };
         Ok(ToolsRecord {
+            driver: self.driver,
             version: self.version,
             target: self.target,
             programs,
@@ -255,7 +260,7 @@ impl ToolsRecord {
         let is_same = |file: &ProgramRecord| Stamp::of(&file.path).is_ok_and(|stamp| stamp == file.stamp);
         self.programs.iter().all(is_same)
             && self.files.iter().all(is_same)
-            && self.links.iter().all(|(link, stamp)| Stamp::of(link).is_ok_and(|now| now == *stamp))
+            && self.links.iter().all(|(link, _, stamp)| Stamp::of(link).is_ok_and(|now| now == *stamp))
             && self.watched.iter().all(|(path, stamp)| Stamp::of(path).ok() == *stamp)
             && self.absent.iter().all(|directory| !cwd.join(directory).exists())
             && self.lookups.iter().all(|(name, program)| found(name).as_ref() == Some(program))
@@ -273,8 +278,16 @@ impl ToolsRecord {
         for (_, digest) in programs.iter().chain(&files) {
             hasher.field(Digest::hash(digest));
         }
+        let target_of = |found: &PathBuf| {
+            let link = self.links.iter().find(|(link, ..)| link == found);
+            link.map_or_else(|| found.clone(), |(_, target, _)| target.clone())
+        };
+        let lookups = self.lookups.iter().map(|(name, found)| (name.clone(), target_of(found))).collect();
+        let others = self.links.iter().filter(|(link, ..)| *link != self.driver);
+        let links = others.map(|(link, target, _)| (link.clone(), target.clone())).collect();
         let (version, target) = (self.version.clone(), self.target.clone());
-        Some(Tools { version, target, programs, files, headers, identity: hasher.finish() })
+        let identity = hasher.finish();
+        Some(Tools { version, target, programs, files, lookups, links, headers, identity })
     }
 }
 

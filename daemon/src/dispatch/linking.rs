@@ -56,6 +56,9 @@ use crate::reason::Reason;
 /// How an archive begins that names its members, and one that holds them (ar(5)).
 const ARCHIVES: [&[u8]; 2] = [b"!<thin>\n", b"!<arch>\n"];
 
+/// What stands in objects of which code is made at link time: names of GCC's sections, the beginning of LLVM's bitcode.
+const OPTIMISED: [&[u8]; 2] = [b".gnu.lto_", b"BC\xC0\xDE"];
+
 impl Dispatcher {
     /// Finds the inputs of a link or an archive and builds its Action.
     pub(super) async fn prepare_link(
@@ -208,9 +211,8 @@ impl Subject<'_> {
         for output in &mut outputs {
             output.path = paths::absolute(cwd, &output.path);
         }
-        let programs = step.tools().programs.iter().filter_map(|(path, _)| path.parent());
-        let programs: Vec<_> = programs.map(PathBuf::from).collect();
-        let mut environment = environment(&invocation.env, cwd, &programs, Reader::Linker)?;
+        let programs = &step.tools().programs;
+        let mut environment = environment(&invocation.env, cwd, programs, Reader::Linker)?;
         let mut directories = read.directories;
         directories.extend(environment.get("PWD").map(PathBuf::from));
         if let Some(checkout) = &checkout {
@@ -261,6 +263,16 @@ fn inputs_of_link(
             inputs.push(Arc::new(version(path, files)?));
         }
     }
+    if let Some(flag) = link.asks_more_of_code() {
+        for input in inputs.iter().filter(|input| !paths::is_system(&input.path)) {
+            let bytes = std::fs::read(&input.path);
+            let bytes = bytes
+                .map_err(|error| Reason::InputUnreadable(format!("{}: {error}", input.path.display())))?;
+            if OPTIMISED.iter().any(|mark| memchr::memmem::find(&bytes, mark).is_some()) {
+                return Err(Reason::UnsupportedFlag(flag));
+            }
+        }
+    }
     Ok(Scanned { inputs, ..Scanned::default() })
 }
 
@@ -298,8 +310,10 @@ fn is_archive(path: &Path) -> bool {
 pub(super) fn outputs_of_link(line: &LinkLine, flavour: Flavour) -> Vec<ExpectedOutput> {
     let placement = match flavour {
         Flavour::Bfd | Flavour::Gold => Placement::Unlinked,
-        // They rename a temporary file.
-        Flavour::Lld | Flavour::Mold => Placement::Replaced,
+        // It renames a temporary file.
+        Flavour::Lld => Placement::Replaced,
+        // It writes into the file that is there.
+        Flavour::Mold => Placement::Overwritten,
     };
     let program = ExpectedOutput {
         placement,

@@ -4,7 +4,9 @@
 use bytesize::ByteSize;
 
 use crate::action::Action;
+use crate::action::worker_path;
 use crate::compiler::Invocation;
+use crate::compiler::Tools;
 use crate::config::Config;
 use crate::config::Destination;
 use crate::config::Route;
@@ -62,5 +64,18 @@ pub(super) fn not_shared(config: &Config, step: &Step) -> Option<String> {
     }
     let elsewhere = step.tools().programs.iter().find(|(path, _)| !paths::is_system(path));
     let elsewhere = elsewhere.map(|(path, _)| path.display().to_string());
+    let elsewhere = elsewhere.or_else(|| named_elsewhere(step.tools()));
     elsewhere.or_else(|| step.is_bound_here().map(str::to_owned))
+}
+
+/// A program that this command's `PATH` leads to by a name by which a worker would find another, or none.
+fn named_elsewhere(tools: &Tools) -> Option<String> {
+    let directories: Vec<_> = worker_path(&tools.programs).collect();
+    let finds = |name: &str| {
+        let found = directories.iter().map(|directory| directory.join(name)).find(|path| path.is_file())?;
+        std::fs::canonicalize(found).ok()
+    };
+    let name = tools.lookups.iter().find(|(name, target)| finds(name).as_ref() != Some(target));
+    let link = || tools.links.iter().find(|(link, _)| !paths::is_system(link));
+    name.map(|(name, _)| name.clone()).or_else(|| link().map(|(link, _)| link.display().to_string()))
 }

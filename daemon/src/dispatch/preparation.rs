@@ -246,10 +246,8 @@ impl Subject<'_> {
         for output in &mut outputs {
             output.path = paths::absolute(&invocation.cwd, &output.path);
         }
-        let in_image = toolchain.tools.programs.iter().filter_map(|(path, _)| path.parent());
-        let program_directories: Vec<_> = in_image.map(PathBuf::from).collect();
         let mut environment =
-            environment(&invocation.env, &invocation.cwd, &program_directories, Reader::Compiler)?;
+            environment(&invocation.env, &invocation.cwd, &toolchain.tools.programs, Reader::Compiler)?;
         if let Some(rules) = &appended {
             environment.insert(rules.variable.to_owned(), rules.value(APPENDED_NAME)?);
         }

@@ -60,7 +60,7 @@ pub struct StoreError {
 }
 
 impl StoreError {
-    fn new(operation: &'static str, path: &Path, source: io::Error) -> StoreError {
+    pub(crate) fn new(operation: &'static str, path: &Path, source: io::Error) -> StoreError {
         StoreError { operation, path: path.to_owned(), source }
     }
 

@@ -25,6 +25,11 @@ pub(super) struct Needed {
 /// The programs and libraries that `action` runs, and its driver by the name that a worker runs it by.
 pub(super) fn programs(tools: &Tools, action: &Action) -> Vec<Needed> {
     let mut needed = parts(tools);
+    // What is behind a name is another program on some.
+    for (link, target) in tools.links.iter().filter(|(link, _)| paths::is_system(link)) {
+        let digest = tools.programs.iter().find(|(path, _)| path == target).map(|(_, digest)| *digest);
+        needed.extend(digest.map(|digest| Needed { path: link.clone(), digest, is_input: false }));
+    }
     let command = re::Command::decode(action.command.as_slice()).unwrap_or_default();
     if let Some(driver) = command.arguments.first() {
         let cwd = Path::new("/").join(&command.working_directory);
