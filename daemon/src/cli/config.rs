@@ -116,6 +116,8 @@ mod tests {
             [exec]
             jobs = 7    # $FARCC_EXEC_JOBS
 
+            [link]
+
             [platform]
             "a.b" = "c"    # FILE
 

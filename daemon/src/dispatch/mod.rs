@@ -3,6 +3,7 @@
 
 mod attempt;
 mod claims;
+mod configured;
 mod inputs;
 mod inspection;
 mod linking;
@@ -43,7 +44,6 @@ use crate::config::Config;
 use crate::config::Configurations;
 use crate::config::Remote;
 use crate::config::Strategy;
-use crate::executor::remote::RemoteExecutor;
 use crate::files::Files;
 use crate::history::History;
 use crate::linker;
@@ -56,6 +56,7 @@ use crate::store::Store;
 
 use attempt::LocalCommand;
 use claims::Claims;
+use configured::Cluster;
 use local::Purpose;
 use policy::is_heavy;
 use policy::not_shared;
@@ -148,12 +149,6 @@ struct Read {
     task: Task,
 }
 
-/// One cluster, and how many commands it may have at a time.
-struct Cluster {
-    executor: RemoteExecutor,
-    jobs: Semaphore,
-}
-
 /// How long a command waits for its turn. Some are held for long: by a compiler that does not answer, by a file on a dead
 /// network file system.
 const TURN_PATIENCE: Duration = Duration::from_secs(2);
@@ -163,9 +158,6 @@ fn turns() -> usize {
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     (2 * processors).max(16)
 }
-
-/// More stores and clusters than anybody configures: beyond, those in memory are forgotten and opened again.
-const MOST_CONFIGURED: usize = 64;
 
 /// Where the daemon keeps things, all absolute, and what it was started with.
 #[derive(Debug, Clone)]
@@ -420,17 +412,7 @@ impl Dispatcher {
                 (command.attempt(&prepared.action, &audit_directory), None)
             }
         };
-        let heavy = match is_heavy(config, step, &prepared.action) {
-            true => {
-                let jobs = config.link.heavy_jobs.clamp(1, Semaphore::MAX_PERMITS);
-                let links = Arc::clone(
-                    self.heavy.entry(jobs).or_insert_with(|| Arc::new(Semaphore::new(jobs))).value(),
-                );
-                // It is never closed.
-                links.acquire_owned().await.ok()
-            }
-            false => None,
-        };
+        let heavy = self.heavy(config, step, &prepared.action).await;
         let trail = std::mem::replace(trail, Trail::new(Arc::clone(invocation)));
         let (invocation, config) = (Arc::clone(invocation), Arc::clone(config));
         let purpose = Purpose { invocation, config, reason, expected, heavy };
@@ -525,21 +507,6 @@ impl Dispatcher {
         });
     }
 
-    async fn store(&self, config: &Config) -> Result<Arc<Store>, Reason> {
-        let directory = config.cache.dir.clone().unwrap_or_else(|| self.directories.store.clone());
-        let max_size_bytes = config.cache.max_size.as_u64();
-        let key = (directory.clone(), max_size_bytes);
-        if let Some(store) = self.stores.get(&key) {
-            return Ok(Arc::clone(&store));
-        }
-        let store = in_background(move || Store::open(&directory, max_size_bytes)).await?;
-        let store = store.map_err(|error| Reason::Store(error.to_string()))?;
-        if self.stores.len() >= MOST_CONFIGURED {
-            self.stores.clear();
-        }
-        Ok(Arc::clone(self.stores.entry(key).or_insert_with(|| Arc::new(store)).value()))
-    }
-
     /// Removes what is over the limit of the history, and what killed daemons left.
     pub fn sweep(&self) {
         if let Err(error) = self.history.trim(MAX_HISTORY_BYTES) {
@@ -557,25 +524,6 @@ impl Dispatcher {
                 Err(error) => tracing::warn!("failed to {error}"),
             }
         }
-    }
-
-    /// The cluster of a command; none if its configuration names none or wants local runs.
-    fn cluster(&self, config: &Config) -> Result<Option<Arc<Cluster>>, Reason> {
-        if !config.remote.is_configured() || config.exec.strategy == Strategy::Local {
-            return Ok(None);
-        }
-        let jobs = config.exec.jobs.clamp(1, Semaphore::MAX_PERMITS);
-        let key = (config.remote.clone(), jobs);
-        if let Some(cluster) = self.clusters.get(&key) {
-            return Ok(Some(Arc::clone(&cluster)));
-        }
-        let executor = RemoteExecutor::new(&config.remote, &self.directories.environment)
-            .map_err(|error| Reason::Configuration(error.to_string()))?;
-        let cluster = Cluster { executor, jobs: Semaphore::new(jobs) };
-        if self.clusters.len() >= MOST_CONFIGURED {
-            self.clusters.clear();
-        }
-        Ok(Some(Arc::clone(self.clusters.entry(key).or_insert_with(|| Arc::new(cluster)).value())))
     }
 }
 
