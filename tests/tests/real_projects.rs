@@ -197,11 +197,6 @@ fn googletest_thin_with_gcc() {
 }
 
 #[test]
-fn googletest_thin_with_clang() {
-    in_full_tier(try_project, &GOOGLETEST_THIN, Compiler::Clang);
-}
-
-#[test]
 fn xz_by_autotools_with_gcc() {
     in_full_tier(try_project, &XZ_AUTOTOOLS, Compiler::Gcc);
 }
