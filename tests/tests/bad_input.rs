@@ -255,7 +255,7 @@ fn a_broken_configuration_costs_only_the_commands_that_have_it() {
     space.write("main.c", "int main(void) { return 0; }\n");
     for (command, reason) in [
         ("gcc -Xassembler --warn -c main.c -o main.o", "(unsupported_flag: -Xassembler --warn)"),
-        ("gcc main.o -o main", "(link)"),
+        ("gcc main.c -o main", "(link: main.c is compiled by the same command)"),
     ] {
         let words: Vec<&str> = std::iter::once("farcc").chain(command.split(' ')).collect();
         space.run("", &words).success();
