@@ -161,8 +161,11 @@ impl Demo {
         let mut configure: Vec<OsString> =
             ["-G", "Ninja", "-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-S"].map(OsString::from).to_vec();
         configure.extend([source.into(), "-B".into(), build.clone().into()]);
-        configure.push(format!("-DCMAKE_C_COMPILER_LAUNCHER={launcher}").into());
-        configure.push(format!("-DCMAKE_CXX_COMPILER_LAUNCHER={launcher}").into());
+        for step in ["COMPILER", "LINKER"] {
+            for language in ["C", "CXX"] {
+                configure.push(format!("-DCMAKE_{language}_{step}_LAUNCHER={launcher}").into());
+            }
+        }
         self.tool("cmake", configure, true).await?;
         // The configure step's own compiles are not the project's.
         self.farccd(&["stats", "--reset"]).await?;
