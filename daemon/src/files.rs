@@ -209,17 +209,18 @@ impl Files {
 
     /// Watches a file that is about to be put into its place. None: that cannot be had.
     pub fn watch(&self, file: &File) -> Option<Watch> {
+        for (path, version) in self.fresh.settled((self.now)()) {
+            self.versions.insert(path, version);
+        }
         self.fresh.watch(file)
     }
 
     /// Records that a file with these bytes was put at `path`, watched since before. It is not read again as long as nobody
     /// writes to it.
     pub fn put(&self, path: &Path, digest: Digest, watch: &Watch) {
-        for (path, version) in self.fresh.settled((self.now)()) {
-            self.versions.insert(path, version);
-        }
-        if let Ok(fingerprint) = Fingerprint::of(path) {
-            self.fresh.put(path, Version { fingerprint, digest }, watch);
+        match Fingerprint::of(path) {
+            Ok(fingerprint) => self.fresh.put(path, Version { fingerprint, digest }, watch),
+            Err(_) => self.fresh.unwatch(watch),
         }
     }
 
@@ -249,6 +250,9 @@ impl Files {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::Ordering;
+
     use super::*;
 
     fn long_after() -> SystemTime {
@@ -323,6 +327,22 @@ mod tests {
         let remembered = |name: &str| files.remembered(&at(name), Fingerprint::of(&at(name)).unwrap());
         assert_eq!(remembered("a.o").unwrap().digest, Digest::of(b"put"));
         assert_eq!((remembered("b.o"), remembered("c.o")), (None, None));
+    }
+
+    #[test]
+    fn when_too_many_are_watched_there_is_room_again_after_they_have_settled() {
+        // So long ago that nothing has settled.
+        static SECONDS: AtomicU64 = AtomicU64::new(0);
+        let clock = || SystemTime::UNIX_EPOCH + Duration::from_secs(SECONDS.load(Ordering::Relaxed));
+        let directory = tempfile::tempdir().unwrap();
+        let files = Files::with_clock(clock);
+        for number in 0..fresh::MOST_WATCHED {
+            put(&files, &directory.path().join(number.to_string()), "one");
+        }
+        let another = tempfile::NamedTempFile::new_in(directory.path()).unwrap();
+        assert!(files.watch(another.as_file()).is_none());
+        SECONDS.store(u64::from(u32::MAX), Ordering::Relaxed);
+        assert!(files.watch(another.as_file()).is_some());
     }
 
     #[test]

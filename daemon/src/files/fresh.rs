@@ -23,7 +23,7 @@ use crate::files::Version;
 use crate::listings;
 
 /// More files than are put into place in a second; each takes some kernel memory, of which each user has a limit.
-const MOST_WATCHED: usize = 4096;
+pub(super) const MOST_WATCHED: usize = 4096;
 
 /// Events that are read at a time, about.
 const EVENT_BYTES: usize = 4096;
@@ -98,12 +98,17 @@ impl Fresh {
                 // Something else is there by now, or somebody has written to it.
                 _ => {}
             }
-            if let Some(inotify) = &self.inotify {
-                // A file that was removed is watched no more.
-                let _ = inotify::remove_watch(inotify, watch);
-            }
+            self.unwatch(&Watch(watch));
         }
         settled
+    }
+
+    /// Ends a watch.
+    pub(super) fn unwatch(&self, watch: &Watch) {
+        if let Some(inotify) = &self.inotify {
+            // A file that was removed is watched no more.
+            let _ = inotify::remove_watch(inotify, watch.0);
+        }
     }
 
     /// Forgets those to which somebody has written. Under the lock, since whoever asks next must know what was read here; it
