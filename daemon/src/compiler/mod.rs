@@ -49,6 +49,7 @@ pub use linkers::Linkers;
 pub use outputs::ExpectedOutput;
 pub use outputs::OutputKind;
 pub use outputs::Placement;
+pub use relative::by_link;
 pub use sources::Product;
 pub use sources::Source;
 pub use task::Task;

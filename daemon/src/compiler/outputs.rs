@@ -1,4 +1,4 @@
-//! The files that a compile makes: their names, and how the compiler puts them into place.
+//! The files that a command makes: their names, and how the compiler puts them into place.
 //! Knows nothing of what is in them, nor of how they are brought back from a worker.
 //!
 //! The names are those that GCC 12 ("Options Controlling the Kind of Output", `-dumpbase`) and Clang 14 to 19 give; the
@@ -10,13 +10,18 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
 
+use crate::compiler::Archive;
 use crate::compiler::CommandLine;
 use crate::compiler::Compile;
+use crate::compiler::Linker;
 use crate::compiler::Product;
 use crate::compiler::Source;
 use crate::compiler::command_line::Argument;
 use crate::compiler::flag_table::Further;
 use crate::compiler::flag_table::Meaning;
+use crate::linker::Flavour;
+use crate::linker::FurtherOutput;
+use crate::linker::LinkLine;
 use crate::preprocessor::Family;
 use crate::preprocessor::Language;
 use crate::reason::Reason;
@@ -227,6 +232,37 @@ fn is_optional(further: Further, family: Family) -> bool {
         // Clang 14 writes notes that nobody asked for, Clang 19 does not.
         Further::CoverageCounts => true,
         _ => false,
+    }
+}
+
+impl Linker {
+    /// All files that a link makes for the user.
+    pub fn outputs(&self, line: &LinkLine) -> Vec<ExpectedOutput> {
+        let placement = match self.flavour {
+            Flavour::Bfd | Flavour::Gold => Placement::Unlinked,
+            // It renames a temporary file.
+            Flavour::Lld => Placement::Replaced,
+            // It writes into the file that is there.
+            Flavour::Mold => Placement::Overwritten,
+        };
+        let binary = |kind, path| ExpectedOutput { placement, ..ExpectedOutput::replacing(kind, path) };
+        let mut outputs = vec![binary(OutputKind::Object, line.output().to_owned())];
+        for (path, kind) in line.further_outputs() {
+            outputs.push(match kind {
+                FurtherOutput::Map => ExpectedOutput::overwriting(OutputKind::Further, path),
+                FurtherOutput::DependencyFile => ExpectedOutput::overwriting(OutputKind::Depfile, path),
+                FurtherOutput::ImportLibrary => binary(OutputKind::Further, path),
+            });
+        }
+        outputs
+    }
+}
+
+impl Archive {
+    /// What the command makes.
+    pub fn outputs(&self) -> Vec<ExpectedOutput> {
+        let made = ExpectedOutput::replacing(OutputKind::Object, self.output.clone());
+        vec![ExpectedOutput { placement: Placement::Unlinked, ..made }]
     }
 }
 

@@ -54,18 +54,13 @@ impl Compile {
         if toolchain.family == Family::Clang {
             words.extend(["-fdebug-compilation-dir".into(), pwd.into()]);
         }
-        words.extend(self.mapped_arguments(|path| from(link, path)));
+        words.extend(self.mapped_arguments(|path| by_link(link, path)));
         Ok(words)
-    }
-
-    /// A path of the command's as [`relative_arguments`](Compile::relative_arguments) has it.
-    pub fn by_link(&self, link: &str, path: &Path) -> PathBuf {
-        from(link, path)
     }
 }
 
 /// `path` by way of `link`; relative ones and those of the image stay what they are.
-fn from(link: &str, path: &Path) -> PathBuf {
+pub fn by_link(link: &str, path: &Path) -> PathBuf {
     if path.is_relative() || paths::is_system(path) {
         return path.to_owned();
     }

@@ -12,7 +12,6 @@ use crate::dispatch::Dispatcher;
 use crate::dispatch::Read;
 use crate::dispatch::Scanned;
 use crate::dispatch::in_background;
-use crate::dispatch::step::Step;
 use crate::reason::Reason;
 
 /// What the dispatcher remembers of sources, for reports.
@@ -72,10 +71,8 @@ impl Dispatcher {
     pub async fn scan(&self, invocation: &Arc<Invocation>) -> Result<Scanned, Reason> {
         let asked = Arc::clone(invocation);
         let (executed, task) = in_background(move || resolve(&asked)).await?;
-        match self.step(task, &executed).await? {
-            Step::Compile { compile, toolchain } => self.find_inputs(&compile, &executed, &toolchain).await,
-            step @ (Step::Link { .. } | Step::Archive { .. }) => self.link_inputs(&step, &executed).await,
-        }
+        let step = self.step(task, &executed).await?;
+        self.inputs(&step, &executed).await
     }
 
     /// What is remembered of sources at this moment.

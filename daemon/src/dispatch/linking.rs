@@ -1,57 +1,33 @@
-//! From a link, or an archive, to its Action: inputs, outputs, and what is added to the command line.
+//! What is particular to links and archives when their Action is made: what they read, why they cannot be shared, and how
+//! they are told in relative paths.
 //! Knows nothing of results.
 
 use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::action::Action;
 use crate::action::ActionError;
-use crate::action::Checkout;
-use crate::action::Circumstances;
-use crate::action::CommandSpec;
-use crate::action::Reader;
-use crate::action::RelativeCommand;
-use crate::action::Speaker;
-use crate::action::environment;
 use crate::compiler::Archive;
-use crate::compiler::Audit;
-use crate::compiler::ExpectedOutput;
 use crate::compiler::Invocation;
 use crate::compiler::Link;
 use crate::compiler::Linker;
-use crate::compiler::OutputKind;
-use crate::compiler::Placement;
-use crate::config::Config;
-use crate::config::Paths;
-use crate::config::Root;
-use crate::config::Workspace;
 use crate::dispatch::Dispatcher;
 use crate::dispatch::Scanned;
 use crate::dispatch::in_background;
 use crate::dispatch::inputs::version;
-use crate::dispatch::policy::matching_route;
-use crate::dispatch::preparation::AUDIT_SUFFIX;
-use crate::dispatch::preparation::Prepared;
-use crate::dispatch::preparation::driver_name;
-use crate::dispatch::preparation::move_environment;
-use crate::dispatch::sharing;
 use crate::dispatch::sharing::Sharing;
 use crate::dispatch::step::Step;
 use crate::files::Files;
 use crate::files::InputFile;
 use crate::linker;
-use crate::linker::Flavour;
-use crate::linker::FurtherOutput;
 use crate::linker::LinkError;
 use crate::linker::LinkLine;
 use crate::linker::Surroundings;
-use crate::listings::Listings;
 use crate::paths;
-use crate::preprocessor::Family;
 use crate::reason::Reason;
+use crate::relocation::Relocation;
 
 /// How an archive begins that names its members, and one that holds them (ar(5)).
 const ARCHIVES: [&[u8]; 2] = [b"!<thin>\n", b"!<arch>\n"];
@@ -60,52 +36,6 @@ const ARCHIVES: [&[u8]; 2] = [b"!<thin>\n", b"!<arch>\n"];
 const OPTIMISED: [&[u8]; 2] = [b".gnu.lto_", b"BC\xC0\xDE"];
 
 impl Dispatcher {
-    /// Finds the inputs of a link or an archive and builds its Action.
-    pub(super) async fn prepare_link(
-        &self,
-        config: &Config,
-        step: &Step,
-        invocation: &Arc<Invocation>,
-    ) -> Result<Prepared, Reason> {
-        let exec = &config.exec;
-        let of_route = matching_route(config, invocation).map(|route| route.platform.clone());
-        let platform = config.platform.of(step.class(), &of_route.unwrap_or_default());
-        let properties = platform.clone();
-        let (salt, timeout) = (exec.salt.clone(), exec.timeout);
-        let (shared, sharing) = (exec.paths == Paths::Shared, Arc::clone(&self.sharing));
-        let workspace = config.workspace.clone();
-        let wants_relative = matches!(exec.root, Root::Auto | Root::Relative);
-        let read = self.link_inputs(step, invocation).await?;
-        let scans = Arc::clone(&self.scans);
-        let (step, invocation) = (step.clone(), Arc::clone(invocation));
-        let action = in_background(move || {
-            let toolchain = step.tools().identity;
-            let circumstances = Circumstances { toolchain, salt: &salt, platform: &platform, timeout };
-            let listings = scans.sources().listings();
-            let subject =
-                Subject { step: &step, invocation: &invocation, circumstances: &circumstances, listings };
-            let mut bound = None;
-            let mut relative = Err("it is not asked for".to_owned());
-            if shared {
-                match subject.shared_action(&read, &workspace, &sharing) {
-                    Ok(action) => return Ok((action, None, relative)),
-                    Err(ActionError::Bound(why)) => bound = Some(why),
-                    Err(ActionError::Local(reason)) => return Err(reason),
-                }
-            }
-            if wants_relative {
-                relative = subject.relative_command();
-            }
-            match subject.action(read, None) {
-                Ok(action) => Ok((action, bound, relative)),
-                Err(ActionError::Local(reason)) => Err(reason),
-                Err(ActionError::Bound(why)) => Err(Reason::Internal(why)),
-            }
-        });
-        let (action, bound, relative) = action.await??;
-        Ok(Prepared { action: Arc::new(action), not_sure: false, platform: properties, bound, relative })
-    }
-
     /// What a link or an archive reads.
     pub(super) async fn link_inputs(
         &self,
@@ -131,95 +61,45 @@ impl Dispatcher {
     }
 }
 
-/// A link or an archive, and all that its Action is made of besides its inputs.
-struct Subject<'a> {
-    step: &'a Step,
-    invocation: &'a Invocation,
-    circumstances: &'a Circumstances<'a>,
-    listings: &'a Listings,
+/// Says whether what a link or an archive makes shows no checkout: nothing of it is moved.
+///
+/// # Errors
+/// [`ActionError::Bound`]: it does.
+pub(super) fn check_sharing(
+    step: &Step,
+    invocation: &Invocation,
+    read: &Scanned,
+    relocation: &Relocation,
+    sharing: &Sharing,
+) -> Result<(), ActionError> {
+    check_untold(step, invocation).map_err(ActionError::Bound)?;
+    let names = |argument: &&OsString| relocation.is_named_in(argument.as_bytes());
+    if let Some(argument) = step.arguments().iter().find(names) {
+        return Err(ActionError::Bound(format!("{} names the workspace", argument.display())));
+    }
+    match sharing.check(&read.inputs, relocation, false)? {
+        Some((path, _)) => Err(ActionError::Bound(format!("{} names the workspace", path.display()))),
+        None => Ok(()),
+    }
 }
 
-impl Subject<'_> {
-    /// The Action that is the same for every checkout.
-    ///
-    /// # Errors
-    /// [`ActionError::Bound`]: there is none.
-    fn shared_action(
-        &self,
-        read: &Scanned,
-        workspace: &Workspace,
-        sharing: &Sharing,
-    ) -> Result<Action, ActionError> {
-        let relocation = sharing::relocation(workspace, &self.invocation.cwd).map_err(ActionError::Bound)?;
-        if !self.step.depfiles(&self.invocation.cwd).is_empty() {
-            return Err(ActionError::Bound("it tells what it has read".to_owned()));
-        }
-        let mut arguments = self.step.arguments().iter();
-        if let Some(argument) = arguments.find(|argument| relocation.is_named_in(argument.as_bytes())) {
-            return Err(ActionError::Bound(format!("{} names the workspace", argument.display())));
-        }
-        if let Some((path, _)) = sharing.check(&read.inputs, &relocation, false)? {
-            return Err(ActionError::Bound(format!("{} names the workspace", path.display())));
-        }
-        let checkout = Checkout { relocation: Arc::new(relocation), family: Family::Gcc };
-        self.action(read.clone(), Some(checkout))
+/// The arguments as they are, for workers on which no absolute path leads to its files: they must name none.
+///
+/// # Errors
+/// Why there are none, as a clause.
+pub(super) fn relative_arguments(step: &Step, invocation: &Invocation) -> Result<Vec<OsString>, String> {
+    check_untold(step, invocation)?;
+    match step.arguments().iter().find(|argument| names_outside(argument)) {
+        Some(argument) => Err(format!("{} names an absolute path", argument.display())),
+        None => Ok(step.arguments().to_vec()),
     }
+}
 
-    /// The command as it is for workers on which no absolute path leads to its files: it must name none.
-    ///
-    /// # Errors
-    /// Why there is none, as a clause.
-    fn relative_command(&self) -> Result<RelativeCommand, String> {
-        let Subject { step, invocation, .. } = *self;
-        if !step.depfiles(&invocation.cwd).is_empty() {
-            return Err("it tells what it has read".to_owned());
-        }
-        if let Some(argument) = step.arguments().iter().find(|argument| names_outside(argument)) {
-            return Err(format!("{} names an absolute path", argument.display()));
-        }
-        let mut arguments = vec![driver_name(step.program(), invocation)];
-        arguments.extend_from_slice(step.arguments());
-        arguments.extend(step.additions(invocation).map_err(|reason| reason.to_string())?);
-        arguments.extend(self.audit_depfile().iter().flat_map(|audit| step.depfile_arguments(audit)));
-        Ok(RelativeCommand { arguments, family: Family::Gcc })
-    }
-
-    /// The depfile that only farcc reads, beside what is made, if there is one.
-    fn audit_depfile(&self) -> Option<PathBuf> {
-        let mut audit = self.step.product().as_os_str().to_owned();
-        audit.push(AUDIT_SUFFIX);
-        (self.step.audit(None) == Audit::AddedDepfile).then(|| audit.into())
-    }
-
-    fn action(&self, read: Scanned, checkout: Option<Checkout>) -> Result<Action, ActionError> {
-        let Subject { step, invocation, circumstances, listings } = *self;
-        let cwd = &invocation.cwd;
-        let program = driver_name(step.program(), invocation);
-        if checkout.is_some() && !Path::new(&program).is_absolute() {
-            return Err(ActionError::Bound("the program is named from the working directory".to_owned()));
-        }
-        let named = invocation.argv.first().filter(|_| matches!(step, Step::Archive { .. }));
-        let speaker = named.and_then(|named| Speaker::new(named, &program));
-        let mut arguments = vec![program];
-        arguments.extend_from_slice(step.arguments());
-        arguments.extend(step.additions(invocation)?);
-        let mut outputs = step.outputs();
-        if let Some(audit) = self.audit_depfile() {
-            arguments.extend(step.depfile_arguments(&audit));
-            outputs.push(ExpectedOutput::replacing(OutputKind::AuditDepfile, audit));
-        }
-        for output in &mut outputs {
-            output.path = paths::absolute(cwd, &output.path);
-        }
-        let programs = &step.tools().programs;
-        let mut environment = environment(&invocation.env, cwd, programs, Reader::Linker)?;
-        let mut directories = read.directories;
-        directories.extend(environment.get("PWD").map(PathBuf::from));
-        if let Some(checkout) = &checkout {
-            move_environment(&mut environment, cwd, &checkout.relocation)?;
-        }
-        let spec = CommandSpec { arguments, environment, cwd, directories, outputs, checkout, speaker };
-        Action::new(&spec, read.inputs, circumstances, listings)
+/// Refuses what writes down the names of the files that it has read.
+fn check_untold(step: &Step, invocation: &Invocation) -> Result<(), String> {
+    match step.depfiles(&invocation.cwd).is_empty() {
+        true => Ok(()),
+        false => Err("it tells what it has read".to_owned()),
     }
 }
 
@@ -304,47 +184,6 @@ fn is_archive(path: &Path) -> bool {
     let read =
         std::fs::File::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut beginning));
     read.is_ok() && ARCHIVES.iter().any(|magic| *magic == beginning)
-}
-
-/// What a link makes, as written.
-pub(super) fn outputs_of_link(line: &LinkLine, flavour: Flavour) -> Vec<ExpectedOutput> {
-    let placement = match flavour {
-        Flavour::Bfd | Flavour::Gold => Placement::Unlinked,
-        // It renames a temporary file.
-        Flavour::Lld => Placement::Replaced,
-        // It writes into the file that is there.
-        Flavour::Mold => Placement::Overwritten,
-    };
-    let program = ExpectedOutput {
-        placement,
-        ..ExpectedOutput::replacing(OutputKind::Object, line.output().to_owned())
-    };
-    let mut outputs = vec![program];
-    for (path, kind) in line.further_outputs() {
-        outputs.push(match kind {
-            FurtherOutput::Map => ExpectedOutput::overwriting(OutputKind::Further, path),
-            FurtherOutput::DependencyFile => ExpectedOutput::overwriting(OutputKind::Depfile, path),
-            FurtherOutput::ImportLibrary => {
-                ExpectedOutput { placement, ..ExpectedOutput::replacing(OutputKind::Further, path) }
-            }
-        });
-    }
-    outputs
-}
-
-/// What an archive's command makes.
-pub(super) fn outputs_of_archive(archive: &Archive) -> Vec<ExpectedOutput> {
-    let placement = Placement::Unlinked;
-    vec![ExpectedOutput {
-        placement,
-        ..ExpectedOutput::replacing(OutputKind::Object, archive.output.clone())
-    }]
-}
-
-/// The depfiles that a link's own options ask for.
-pub(super) fn depfiles_of_link(line: &LinkLine) -> impl Iterator<Item = PathBuf> {
-    let outputs = line.further_outputs().into_iter();
-    outputs.filter(|(_, kind)| *kind == FurtherOutput::DependencyFile).map(|(path, _)| path)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 mod attempt;
 mod claims;
+mod compiling;
 mod configured;
 mod inputs;
 mod inspection;

@@ -7,6 +7,8 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::action::ActionError;
+use crate::action::Reader;
 use crate::compiler::AppendedRules;
 use crate::compiler::Archive;
 use crate::compiler::Archiver;
@@ -21,13 +23,11 @@ use crate::compiler::Task;
 use crate::compiler::Toolchain;
 use crate::compiler::Tools;
 use crate::dispatch::Dispatcher;
-use crate::dispatch::linking::depfiles_of_link;
-use crate::dispatch::linking::outputs_of_archive;
-use crate::dispatch::linking::outputs_of_link;
 use crate::linker::LinkLine;
 use crate::paths;
 use crate::preprocessor::Family;
 use crate::reason::Reason;
+use crate::relocation::Relocation;
 
 /// A command, and the programs that do its work.
 #[derive(Clone)]
@@ -125,12 +125,47 @@ impl Step {
         }
     }
 
+    /// What it is to its environment.
+    pub(super) fn reader(&self) -> Reader {
+        match self {
+            Step::Compile { .. } => Reader::Compiler,
+            Step::Link { .. } | Step::Archive { .. } => Reader::Linker,
+        }
+    }
+
+    /// Whose way of writing names its rules and messages have.
+    pub(super) fn family(&self) -> Family {
+        match self {
+            Step::Compile { toolchain, .. } => toolchain.family,
+            // Linkers write rules, if at all, as GCC does (ld/ldfile.c); those that are asked for are sent nowhere else.
+            Step::Link { .. } | Step::Archive { .. } => Family::Gcc,
+        }
+    }
+
+    /// The arguments of the action.
+    ///
+    /// # Errors
+    /// [`ActionError::Bound`]: they cannot be moved.
+    pub(super) fn arguments_there(
+        &self,
+        invocation: &Invocation,
+        relocation: Option<&Relocation>,
+    ) -> Result<Vec<OsString>, ActionError> {
+        let Step::Compile { compile, toolchain } = self else { return Ok(self.arguments().to_vec()) };
+        match relocation {
+            Some(relocation) => {
+                compile.relocated_arguments(toolchain, invocation, relocation).map_err(ActionError::Bound)
+            }
+            None => Ok(compile.portable_arguments(toolchain)?),
+        }
+    }
+
     /// All that it makes, as written.
     pub(super) fn outputs(&self) -> Vec<ExpectedOutput> {
         match self {
             Step::Compile { compile, toolchain } => compile.outputs(toolchain.family),
-            Step::Link { linker, line, .. } => outputs_of_link(line, linker.flavour),
-            Step::Archive { archive, .. } => outputs_of_archive(archive),
+            Step::Link { linker, line, .. } => linker.outputs(line),
+            Step::Archive { archive, .. } => archive.outputs(),
         }
     }
 
@@ -149,7 +184,7 @@ impl Step {
     pub(super) fn audit(&self, appended: Option<&AppendedRules>) -> Audit {
         match self {
             Step::Compile { compile, .. } => compile.audit(appended),
-            Step::Link { line, .. } if depfiles_of_link(line).next().is_some() => Audit::Depfile,
+            Step::Link { line, .. } if line.depfiles().next().is_some() => Audit::Depfile,
             Step::Link { linker, line, .. } if linker.reports_inputs(line) => Audit::AddedDepfile,
             // An archiver reads what it is given, and cannot tell.
             Step::Link { .. } | Step::Archive { .. } => Audit::Nothing,
@@ -163,9 +198,7 @@ impl Step {
                 let depfiles = compile.sources.iter().filter_map(|source| source.depfile.as_ref());
                 depfiles.map(|depfile| paths::absolute(cwd, depfile)).collect()
             }
-            Step::Link { line, .. } => {
-                depfiles_of_link(line).map(|depfile| paths::absolute(cwd, &depfile)).collect()
-            }
+            Step::Link { line, .. } => line.depfiles().map(|depfile| paths::absolute(cwd, depfile)).collect(),
             Step::Archive { .. } => Vec::new(),
         }
     }

@@ -147,6 +147,12 @@ impl LinkLine {
         self.further_outputs.clone()
     }
 
+    /// The files in which the linker is to tell what it has read.
+    pub fn depfiles(&self) -> impl Iterator<Item = &Path> {
+        let outputs = self.further_outputs.iter();
+        outputs.filter(|(_, kind)| *kind == FurtherOutput::DependencyFile).map(|(path, _)| path.as_path())
+    }
+
     /// The plugins, which are programs that the linker loads, not inputs.
     pub fn plugins(&self) -> impl Iterator<Item = &Path> {
         self.plugins.iter().map(PathBuf::as_path)
