@@ -153,10 +153,13 @@ pub fn install(
         };
         let mode = (if is_executable { 0o777 } else { 0o666 }) & !umask;
         let path = output.path.as_path();
+        // Programs can be run in any case (bfd/opncls.c, `_maybe_make_executable`).
+        let runnable = |there| there | mode & 0o111;
         let installed = match output.placement {
             Placement::Appended => store.append(&digest, path, mode),
-            Placement::Overwritten => overwrite(store, &digest, path, mode),
-            Placement::Unlinked if is_nothing(path) => overwrite(store, &digest, path, mode),
+            Placement::Overwritten => overwrite(store, &digest, path, mode, runnable),
+            Placement::Renewed => overwrite(store, &digest, path, mode, |_| mode),
+            Placement::Unlinked if is_nothing(path) => overwrite(store, &digest, path, mode, runnable),
             Placement::Replaced | Placement::Unlinked => {
                 let mut watch = None;
                 let whole = &mut |file: &File| watch = files.watch(file);
@@ -174,18 +177,21 @@ pub fn install(
     Ok(())
 }
 
-/// Writes over a file, which keeps its mode; a program can be run nevertheless (bfd/opncls.c, `_maybe_make_executable`).
-fn overwrite(store: &Store, digest: &Digest, path: &Path, mode: u32) -> Result<bool, StoreError> {
+/// Writes over a file, which is made with `mode` if it is not there; else its mode is what `renewed` makes of it.
+fn overwrite(
+    store: &Store,
+    digest: &Digest,
+    path: &Path,
+    mode: u32,
+    renewed: impl Fn(u32) -> u32,
+) -> Result<bool, StoreError> {
     let written = store.overwrite(digest, path, mode)?;
-    let executable = mode & 0o111;
-    if written
-        && executable != 0
-        && let Ok(metadata) = std::fs::metadata(path)
-        && metadata.mode() & executable != executable
-    {
-        let permissions = Permissions::from_mode((metadata.mode() | executable) & 0o777);
+    if written && let Ok(metadata) = std::fs::metadata(path) {
+        let there = metadata.mode() & 0o777;
         let failed = |error| StoreError::new("set the mode of", path, error);
-        std::fs::set_permissions(path, permissions).map_err(failed)?;
+        if renewed(there) != there {
+            std::fs::set_permissions(path, Permissions::from_mode(renewed(there))).map_err(failed)?;
+        }
     }
     Ok(written)
 }

@@ -66,6 +66,8 @@ pub enum Placement {
     Unlinked,
     /// It is opened and written anew, so that its mode, its other names and the symlink that leads to it stay.
     Overwritten,
+    /// The same, but it gets the mode of a new file.
+    Renewed,
     /// What is there stays, and the output follows it.
     Appended,
 }
@@ -242,8 +244,8 @@ impl Linker {
             Flavour::Bfd | Flavour::Gold => Placement::Unlinked,
             // It renames a temporary file.
             Flavour::Lld => Placement::Replaced,
-            // It writes into the file that is there.
-            Flavour::Mold => Placement::Overwritten,
+            // It writes into the file that is there (mold, `open_or_create_file`).
+            Flavour::Mold => Placement::Renewed,
         };
         let binary = |kind, path| ExpectedOutput { placement, ..ExpectedOutput::replacing(kind, path) };
         let mut outputs = vec![binary(OutputKind::Object, line.output().to_owned())];
