@@ -29,12 +29,6 @@ use crate::paths;
 use crate::reason::Reason;
 use crate::relocation::Relocation;
 
-/// How an archive begins that names its members, and one that holds them (ar(5)).
-const ARCHIVES: [&[u8]; 2] = [b"!<thin>\n", b"!<arch>\n"];
-
-/// What stands in objects of which code is made at link time: names of GCC's sections, the beginning of LLVM's bitcode.
-const OPTIMISED: [&[u8]; 2] = [b".gnu.lto_", b"BC\xC0\xDE"];
-
 impl Dispatcher {
     /// What a link or an archive reads.
     pub(super) async fn link_inputs(
@@ -50,7 +44,7 @@ impl Dispatcher {
                 Step::Link { link, linker, line } => {
                     inputs_of_link(link, linker, line, &invocation, &sources, &files)?
                 }
-                Step::Archive { archive, .. } => inputs_of_archive(archive, &invocation, &files)?,
+                Step::Archive { archive, .. } => inputs_of_archive(archive, &invocation, &sources, &files)?,
             };
             for (path, _) in &step.tools().files {
                 scanned.inputs.push(Arc::new(version(path.clone(), &files)?));
@@ -145,10 +139,7 @@ fn inputs_of_link(
     }
     if let Some(flag) = link.asks_more_of_code() {
         for input in inputs.iter().filter(|input| !paths::is_system(&input.path)) {
-            let bytes = std::fs::read(&input.path);
-            let bytes = bytes
-                .map_err(|error| Reason::InputUnreadable(format!("{}: {error}", input.path.display())))?;
-            if OPTIMISED.iter().any(|mark| memchr::memmem::find(&bytes, mark).is_some()) {
+            if sources.has_intermediate_code(input).map_err(reason)? {
                 return Err(Reason::UnsupportedFlag(flag));
             }
         }
@@ -167,23 +158,21 @@ fn reason(error: LinkError) -> Reason {
     }
 }
 
-fn inputs_of_archive(archive: &Archive, invocation: &Invocation, files: &Files) -> Result<Scanned, Reason> {
+fn inputs_of_archive(
+    archive: &Archive,
+    invocation: &Invocation,
+    sources: &linker::Sources,
+    files: &Files,
+) -> Result<Scanned, Reason> {
     let mut inputs: Vec<Arc<InputFile>> = Vec::with_capacity(archive.inputs.len());
     for input in &archive.inputs {
         let input = version(paths::absolute(&invocation.cwd, input), files)?;
-        if archive.is_thin && is_archive(&input.path) {
+        if archive.is_thin && sources.is_archive(&input).map_err(reason)? {
             return Err(Reason::Archive(format!("{} is an archive, too", input.path.display())));
         }
         inputs.push(Arc::new(input));
     }
     Ok(Scanned { inputs, ..Scanned::default() })
-}
-
-fn is_archive(path: &Path) -> bool {
-    let mut beginning = [0; 8];
-    let read =
-        std::fs::File::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut beginning));
-    read.is_ok() && ARCHIVES.iter().any(|magic| *magic == beginning)
 }
 
 #[cfg(test)]

@@ -39,6 +39,9 @@ pub(super) struct LinkerFile {
     pub(super) target: Option<Target>,
     /// The libraries that objects ask for (`.deplibs`, LLVM Extensions, "SHT_LLVM_DEPENDENT_LIBRARIES"); only lld heeds them.
     pub(super) dependent: Vec<OsString>,
+    /// Whether it has intermediate code, of which a plugin or the linker itself makes the machine's (LTO). If that cannot be
+    /// told, it may.
+    pub(super) has_intermediate_code: bool,
 }
 
 /// For which machine code is.
@@ -86,22 +89,23 @@ impl LinkerFile {
     pub(super) fn read(mut file: File) -> io::Result<LinkerFile> {
         let mut magic = Vec::with_capacity(8);
         Read::by_ref(&mut file).take(8).read_to_end(&mut magic)?;
-        let cache = ReadCache::new(file);
+        let cache = ReadCache::new(file.try_clone()?);
         let left = Cell::new(MOST_READ_BYTES);
-        let data = Bounded { cache: &cache, left: &left, range: None };
+        let data = Bounded { file: &file, cache: &cache, left: &left, range: None };
         let known = match magic.as_slice() {
             [0x7f, b'E', b'L', b'F', ..] => elf(data),
-            [b'!', b'<', b'a', b'r', b'c', b'h', b'>', b'\n'] => archive(data),
+            [b'!', b'<', b'a', b'r', b'c', b'h', b'>', b'\n'] => archive(data)?,
             [b'!', b'<', b't', b'h', b'i', b'n', b'>', b'\n'] => thin_archive(data),
-            // LLVM bitcode file format, "Magic Numbers" and "Bitcode Wrapper Format".
-            [b'B', b'C', 0xc0, 0xde, ..] | [0xde, 0xc0, 0x17, 0x0b, ..] => LinkerFile::of(Kind::Bitcode),
-            _ => return text(cache.into_inner()),
+            magic if is_bitcode(magic) => {
+                LinkerFile { has_intermediate_code: true, ..LinkerFile::of(Kind::Bitcode) }
+            }
+            _ => return text(file),
         };
         Ok(known)
     }
 
     fn of(kind: Kind) -> LinkerFile {
-        LinkerFile { kind, target: None, dependent: Vec::new() }
+        LinkerFile { kind, target: None, dependent: Vec::new(), has_intermediate_code: false }
     }
 
     /// About how much memory it takes, in bytes.
@@ -141,6 +145,11 @@ fn text(mut file: File) -> io::Result<LinkerFile> {
     Ok(LinkerFile::of(kind))
 }
 
+/// LLVM bitcode file format, "Magic Numbers" and "Bitcode Wrapper Format".
+fn is_bitcode(bytes: &[u8]) -> bool {
+    matches!(bytes, [b'B', b'C', 0xc0, 0xde, ..] | [0xde, 0xc0, 0x17, 0x0b, ..])
+}
+
 fn elf(data: Bounded) -> LinkerFile {
     // A header that cannot be read belongs to an object that no linker takes.
     let damaged = LinkerFile::of(Kind::Other);
@@ -166,11 +175,26 @@ fn elf_of<Elf: FileHeader<Endian = Endianness>>(data: Bounded) -> Option<LinkerF
     } else {
         Kind::Object
     };
-    let dependent = match kind {
-        Kind::Object => dependent_libraries(header, endian, data).unwrap_or_default(),
-        _ => Vec::new(),
-    };
-    Some(LinkerFile { kind, target: Some(target), dependent })
+    let mut file = LinkerFile { target: Some(target), ..LinkerFile::of(kind) };
+    if file.kind == Kind::Object {
+        file.dependent = dependent_libraries(header, endian, data).unwrap_or_default();
+        file.has_intermediate_code = has_intermediate_code(header, endian, data).unwrap_or(true);
+    }
+    Some(file)
+}
+
+/// By the names of sections: GCC's (gcc/lto-section-names.h), and Clang's under `-ffat-lto-objects`.
+fn has_intermediate_code<Elf: FileHeader<Endian = Endianness>>(
+    header: &Elf,
+    endian: Endianness,
+    data: Bounded,
+) -> Option<bool> {
+    let sections = header.sections(endian, data).ok()?;
+    let mut names = sections.iter().map(|section| sections.section_name(endian, section));
+    names.try_fold(false, |has, name| {
+        let name = name.ok()?;
+        Some(has || name.starts_with(b".gnu.lto_") || name == b".llvm.lto")
+    })
 }
 
 fn dependent_libraries<Elf: FileHeader<Endian = Endianness>>(
@@ -223,21 +247,30 @@ fn shared_library<Elf: FileHeader<Endian = Endianness>>(
 }
 
 /// An archive with its members: only their machine matters, and what they ask for.
-fn archive(data: Bounded) -> LinkerFile {
+fn archive(data: Bounded) -> io::Result<LinkerFile> {
     let mut file = LinkerFile::of(Kind::Archive);
-    let Ok(archive) = ArchiveFile::parse(data) else { return file };
+    let Ok(archive) = ArchiveFile::parse(data) else { return Ok(file) };
     for member in archive.members().map_while(Result::ok) {
         let (offset, size) = member.file_range();
         let Some(end) = offset.checked_add(size) else { break };
-        let member = elf(Bounded { range: Some((offset, end)), ..data });
+        // Nothing of the members before it is kept in memory.
+        let cache = ReadCache::new(data.file.try_clone()?);
+        let left = Cell::new(MOST_READ_BYTES);
+        let data = Bounded { file: data.file, cache: &cache, left: &left, range: Some((offset, end)) };
+        if data.read_bytes_at(0, 4.min(size)).is_ok_and(is_bitcode) {
+            file.has_intermediate_code = true;
+            continue;
+        }
+        let member = elf(data);
         file.target = file.target.or(member.target);
+        file.has_intermediate_code |= member.has_intermediate_code;
         for name in member.dependent {
             if !file.dependent.contains(&name) && file.dependent.len() < MOST_DEPENDENT {
                 file.dependent.push(name);
             }
         }
     }
-    file
+    Ok(file)
 }
 
 fn thin_archive(data: Bounded) -> LinkerFile {
@@ -279,6 +312,7 @@ fn names_of_thin_members(data: Bounded) -> Option<Vec<OsString>> {
 /// A file, or a range of it, of which only so much is read.
 #[derive(Clone, Copy)]
 struct Bounded<'a> {
+    file: &'a File,
     cache: &'a ReadCache<File>,
     left: &'a Cell<u64>,
     range: Option<(u64, u64)>,
@@ -440,6 +474,33 @@ mod tests {
         let longest = usize::try_from(LONGEST_BYTES).unwrap();
         assert_eq!(read(&vec![b' '; longest + 1]).kind, Kind::LongText);
         assert_eq!(read(&vec![b' '; longest]).kind, Kind::Script(Script::default()));
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "a test runs what it is about")]
+    fn intermediate_code_is_found_in_objects_and_members() {
+        let directory = tempfile::tempdir().unwrap();
+        let run = |line: &str| {
+            let mut words = line.split(' ');
+            let mut command = std::process::Command::new(words.next().unwrap());
+            assert!(command.args(words).current_dir(&directory).status().unwrap().success(), "{line}");
+        };
+        let has = |name: &str| {
+            let file = File::open(directory.path().join(name)).unwrap();
+            LinkerFile::read(file).unwrap().has_intermediate_code
+        };
+        std::fs::write(directory.path().join("a.c"), "int a;").unwrap();
+        run("gcc -c a.c -o plain.o");
+        assert!(!has("plain.o"));
+        run("ar rcs plain.a plain.o a.c");
+        assert!(!has("plain.a"));
+        for flags in ["gcc -flto", "gcc -flto -ffat-lto-objects", "clang -flto", "clang -flto=thin"] {
+            run(&format!("{flags} -c a.c -o made.o"));
+            assert!(has("made.o"), "{flags}");
+            run("ar rcs made.a plain.o made.o a.c");
+            assert!(has("made.a"), "{flags}");
+            std::fs::remove_file(directory.path().join("made.a")).unwrap();
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::files::Files;
 use crate::files::Fingerprint;
 use crate::files::InputFile;
 use crate::linker::LinkError;
+use crate::linker::file::Kind;
 use crate::linker::file::LinkerFile;
 use crate::listings::Listings;
 
@@ -92,6 +93,23 @@ impl Sources {
         }
         self.remember(input.version.digest, &read);
         Ok(read)
+    }
+
+    /// Whether that version of a file has intermediate code, of which the machine's is made when it is linked.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn has_intermediate_code(&self, input: &InputFile) -> Result<bool, LinkError> {
+        Ok(self.read(input)?.has_intermediate_code)
+    }
+
+    /// Whether that version of a file is an archive, thin or not.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn is_archive(&self, input: &InputFile) -> Result<bool, LinkError> {
+        let kind = &self.read(input)?.kind;
+        Ok(matches!(kind, Kind::Archive | Kind::ThinArchive(_) | Kind::DamagedThinArchive))
     }
 
     fn remember(&self, digest: Digest, file: &Arc<LinkerFile>) {
