@@ -82,13 +82,9 @@ impl Archivers {
         let env = probe::environment(&invocation.env);
         let cwd = &invocation.cwd;
         let ask = async |path: &Path, argument: &str| -> Result<String, Reason> {
-            let failed = |why: &str| Reason::ToolchainProbe(format!("ask {}: {why}", path.display()));
-            let program = Program { path, args: vec![argument.into()], env: env.clone(), cwd };
-            let output = program.output(probe::TIMEOUT).await.map_err(|error| failed(&error.to_string()))?;
-            match output.status.success() {
-                true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-                false => Err(failed(&probe::first_error(&output.stderr))),
-            }
+            let args = vec![argument.into()];
+            let output = probe::ask(Program { path, args, env: env.clone(), cwd }).await?;
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
         };
         let version = ask(&archive.program, "--version").await?;
         // LLVM's tells in the second line.

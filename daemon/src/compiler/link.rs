@@ -30,7 +30,7 @@ pub struct Link {
 
 /// Variables that bring other inputs or outputs into a linker (GNU ld manual, "Environment Variables"; LLD's and mold's
 /// option references).
-pub(super) const UNSUPPORTED_VARIABLES: &[&str] =
+const UNSUPPORTED_VARIABLES: &[&str] =
     &["GNUTARGET", "LDEMULATION", "LLD_REPRODUCE", "LLD_VERSION", "MOLD_DEBUG", "MOLD_REPRO"];
 
 /// Suffixes of files that a driver compiles before it links, besides those of the languages that farcc knows.

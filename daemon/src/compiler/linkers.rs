@@ -87,11 +87,15 @@ impl Linkers {
         Linkers { files, known: Recollections::new(directory) }
     }
 
-    /// The linker of `link`, as it is now.
+    /// The linker of `link`, as it is now, and what it is told.
     ///
     /// # Errors
-    /// [`Reason::ToolchainProbe`].
-    pub async fn probe(&self, link: &Link, invocation: &Invocation) -> Result<Arc<Linker>, Reason> {
+    /// [`Reason::ToolchainProbe`]; [`Reason::Link`] with the option that is not understood; [`Reason::Information`].
+    pub async fn probe(
+        &self,
+        link: &Link,
+        invocation: &Invocation,
+    ) -> Result<(Arc<Linker>, LinkLine), Reason> {
         let shape = link.shape();
         let mut hashed = shape.question.clone();
         for name in KEY_VARIABLES {
@@ -103,7 +107,9 @@ impl Linkers {
             || invocation.variable("LIBRARY_PATH").is_some_and(tools::has_relative_element);
         let key = tools::key(&link.driver, "link", &hashed, is_relative, invocation)?;
         let ask = async || self.ask(link, &shape, invocation).await;
-        self.known.recall(key, invocation, &link.driver, &self.files, ask).await
+        let linker = self.known.recall(key, invocation, &link.driver, &self.files, ask).await?;
+        let line = linker.line(link, &shape)?;
+        Ok((linker, line))
     }
 
     async fn ask(&self, link: &Link, shape: &Shape, invocation: &Invocation) -> Result<Linker, Reason> {
@@ -178,12 +184,8 @@ impl Linker {
         self.record.reports_inputs && !(self.flavour == Flavour::Mold && line.is_relocatable())
     }
 
-    /// What the linker is told when `link` runs.
-    ///
-    /// # Errors
-    /// [`Reason::Link`] with the option that is not understood.
-    pub fn line(&self, link: &Link) -> Result<LinkLine, Reason> {
-        let words = link.shape().fill(&self.record.plan, &link.output);
+    fn line(&self, link: &Link, shape: &Shape) -> Result<LinkLine, Reason> {
+        let words = shape.fill(&self.record.plan, &link.output);
         let words = words.ok_or_else(|| Reason::Link("the driver's plan is not understood".to_owned()))?;
         let line = LinkLine::parse(&words).map_err(|error| Reason::Link(error.to_string()))?;
         if words.iter().any(|word| TALKATIVE.iter().any(|option| word == option)) {
@@ -304,10 +306,7 @@ impl Asker<'_> {
     }
 
     async fn run(&self, path: &Path, args: Vec<OsString>) -> Result<std::process::Output, Reason> {
-        let failed = |why: &str| Reason::ToolchainProbe(format!("ask {}: {why}", path.display()));
-        let program = Program { path, args, env: self.env.clone(), cwd: &self.invocation.cwd };
-        let output = program.output(probe::TIMEOUT).await.map_err(|error| failed(&error.to_string()))?;
-        if output.status.success() { Ok(output) } else { Err(failed(&probe::first_error(&output.stderr))) }
+        probe::ask(Program { path, args, env: self.env.clone(), cwd: &self.invocation.cwd }).await
     }
 }
 

@@ -34,6 +34,19 @@ const REMOVED_VARIABLES: &[&str] = &[
     "LC_CTYPE",
 ];
 
+/// Runs a program that is to tell about itself.
+///
+/// # Errors
+/// [`Reason::ToolchainProbe`]: it did not run, or failed.
+pub(super) async fn ask(program: Program<'_>) -> Result<Output, Reason> {
+    let failed = |why: &str| Reason::ToolchainProbe(format!("ask {}: {why}", program.path.display()));
+    let output = program.output(TIMEOUT).await.map_err(|error| failed(&error.to_string()))?;
+    match output.status.success() {
+        true => Ok(output),
+        false => Err(failed(&first_error(&output.stderr))),
+    }
+}
+
 /// A driver with the flags and surroundings in which it is asked.
 pub(super) struct Driver<'a> {
     pub(super) path: &'a Path,

@@ -100,12 +100,10 @@ impl Toolchains {
         env.push(("FARCC_DISABLE".into(), "1".into()));
         let args = compile.dependency_arguments();
         let program = Program { path: &compile.driver, args, env, cwd: &invocation.cwd };
-        let failed =
-            |why: &str| Reason::ToolchainProbe(format!("run {} -M: {why}", compile.driver.display()));
-        let output = program.output(probe::TIMEOUT).await.map_err(|error| failed(&error.to_string()))?;
-        if !output.status.success() {
-            return Err(failed(&probe::first_error(&output.stderr)));
-        }
+        let output = probe::ask(program).await?;
+        let failed = |why: &str| {
+            Reason::ToolchainProbe(format!("read what {} -M prints: {why}", compile.driver.display()))
+        };
         let depfile = depfile::parse(&output.stdout).map_err(|error| failed(&error.to_string()))?;
         Ok(depfile.prerequisites)
     }

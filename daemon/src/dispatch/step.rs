@@ -53,9 +53,8 @@ impl Dispatcher {
                 Ok(Step::Compile { compile, toolchain })
             }
             Task::Link(link) => {
-                let linker = self.linkers.probe(&link, invocation).await?;
-                let line = Arc::new(linker.line(&link)?);
-                Ok(Step::Link { link: Arc::new(*link), linker, line })
+                let (linker, line) = self.linkers.probe(&link, invocation).await?;
+                Ok(Step::Link { link: Arc::new(*link), linker, line: Arc::new(line) })
             }
             Task::Archive(archive) => {
                 let archiver = self.archivers.probe(&archive, invocation).await?;
