@@ -365,7 +365,8 @@ fn is_installed(compiler: &str) -> bool {
 
 /// Every case with each installed compiler and each variant.
 fn runs(cases: &[CommandCase]) -> Vec<Run<'_>> {
-    prerequisites::require(&["gcc", "g++", "clang", "ccache", "ld.lld", "llvm-ar", "llvm-strip", "mold"]);
+    prerequisites::require(&["gcc", "g++", "clang", "ccache", "ld.lld", "mold"]);
+    prerequisites::require(&["dwp", "llvm-ar", "llvm-dwp", "llvm-strip"]);
     prerequisites::require_of_gcc(&["cc1obj"]);
     let compilers: BTreeSet<&str> =
         cases.iter().flat_map(|case| &case.compilers).map(String::as_str).collect();

@@ -1,5 +1,5 @@
-//! An archive from its members, and objects made of objects: `ar`, `strip`, `objcopy`, where they make a new file of what
-//! the command names.
+//! An archive from its members, and objects made of objects: `ar`, `strip`, `objcopy`, `dwp`, where they make a new file of
+//! what the command names.
 //! Knows nothing of what is in the files. A file that is changed in place is the command's input as well as its output, and
 //! no worker is given leave to write to an input.
 
@@ -27,6 +27,8 @@ pub struct Archive {
     pub output: PathBuf,
     /// What is read, as written.
     pub inputs: Vec<PathBuf>,
+    /// Those of the inputs whose debug information names further ones, as written.
+    pub programs: Vec<PathBuf>,
     /// Whether the archive names its members instead of holding them.
     pub is_thin: bool,
     /// What the command says about the times and owners of members; None: what the archiver was built to do.
@@ -124,6 +126,7 @@ impl Archive {
             arguments: Vec::new(),
             output: PathBuf::new(),
             inputs: Vec::new(),
+            programs: Vec::new(),
             is_thin: false,
             is_deterministic: Some(true),
             kind,
@@ -131,6 +134,7 @@ impl Archive {
         let archive = match kind {
             ArchiverKind::Ar | ArchiverKind::GccAr => empty.of_ar(&arguments)?,
             ArchiverKind::Strip | ArchiverKind::Objcopy => empty.of_objcopy(&arguments)?,
+            ArchiverKind::Dwp | ArchiverKind::LlvmDwp => empty.of_dwp(&arguments)?,
             ArchiverKind::Ranlib => {
                 return Err(Reason::Archive("an archive is given its index in place".to_owned()));
             }
@@ -246,6 +250,49 @@ impl Archive {
         Ok(Archive { output, ..archive })
     }
 
+    /// `dwp -e program -o out`, `dwp a.dwo b.dwo -o out` (GNU gold's `dwp --help`; LLVM command guide, "llvm-dwp").
+    fn of_dwp(self, arguments: &[OsString]) -> Result<Archive, Reason> {
+        let mut archive = self;
+        let mut output = None;
+        let mut words = arguments.iter();
+        while let Some(word) = words.next() {
+            let unsupported = || Reason::UnsupportedFlag(word.to_string_lossy().into_owned());
+            let long: &[(&str, &str)] = match archive.kind {
+                ArchiverKind::LlvmDwp => &[("-e", "-e="), ("-o", "-o=")],
+                _ => &[("--exec", "--exec="), ("--output", "--output="), ("-e", "-e"), ("-o", "-o")],
+            };
+            if !word.as_bytes().starts_with(b"-") {
+                archive.inputs.push(word.into());
+                continue;
+            }
+            let named = long.iter().find_map(|(name, joined)| {
+                let value = match word.as_bytes().strip_prefix(joined.as_bytes()) {
+                    Some(value) if !value.is_empty() => OsStr::from_bytes(value),
+                    _ if word == name => words.clone().next()?,
+                    _ => return None,
+                };
+                Some((name.trim_start_matches('-').starts_with('e'), word == name, value))
+            });
+            let (is_program, is_apart, value) = named.ok_or_else(unsupported)?;
+            if is_apart {
+                words.next();
+            }
+            if is_program {
+                archive.programs.push(value.into());
+            } else if output.replace(PathBuf::from(value)).is_some() {
+                return Err(unsupported());
+            }
+        }
+        archive.inputs.extend_from_slice(&archive.programs);
+        if let (None, ArchiverKind::Dwp, [program]) = (&output, archive.kind, archive.programs.as_slice()) {
+            let mut name = program.clone().into_os_string();
+            name.push(".dwp");
+            output = Some(name.into());
+        }
+        let Some(output) = output else { return Err(Reason::Archive("no output is named".to_owned())) };
+        Ok(Archive { output, ..archive })
+    }
+
     /// What is made has the mode of what it is made of: only those that any new file might have are made elsewhere.
     fn check_mode(&self, invocation: &Invocation) -> Result<(), Reason> {
         let Some(input) = self.inputs.last() else { return Ok(()) };
@@ -356,6 +403,25 @@ mod tests {
             ("objcopy --add-gnu-debuglink=a.debug a.o", "archive: a file is changed in place"),
             ("objcopy a.o a.o", "archive: a file is changed in place"),
             ("objcopy --split-dwo=x a.o b.o", "unsupported_flag: --split-dwo=x"),
+        ]);
+    }
+
+    #[test]
+    fn packages_are_made_of_what_is_named() {
+        check(&[
+            ("dwp a.dwo b.dwo -o out.dwp", "out.dwp of a.dwo b.dwo"),
+            ("dwp -e app", "app.dwp of app"),
+            ("dwp --exec app -oout.dwp a.dwo", "out.dwp of a.dwo app"),
+            ("dwp --exec=app --output=out.dwp", "out.dwp of app"),
+            ("dwp -e=app", "=app.dwp of =app"),
+            ("dwp a.dwo", "archive: no output is named"),
+            ("dwp --verify-only -e app", "unsupported_flag: --verify-only"),
+            ("llvm-dwp -e app -e lib.so -o out.dwp", "out.dwp of app lib.so"),
+            ("llvm-dwp -e=app -o=out.dwp", "out.dwp of app"),
+            ("llvm-dwp -eapp -o out.dwp", "unsupported_flag: -eapp"),
+            ("llvm-dwp -e app", "archive: no output is named"),
+            ("llvm-dwp a.dwo -o", "unsupported_flag: -o"),
+            ("llvm-dwp a.dwo -o x.dwp -o y.dwp", "unsupported_flag: -o"),
         ]);
     }
 }

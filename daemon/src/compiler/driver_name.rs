@@ -35,6 +35,10 @@ pub(super) enum ArchiverKind {
     Strip,
     /// Makes objects of objects.
     Objcopy,
+    /// Puts split debug information together.
+    Dwp,
+    /// LLVM's, which writes its options otherwise.
+    LlvmDwp,
 }
 
 const KNOWN: &[(&str, ProgramKind)] = &[
@@ -56,6 +60,8 @@ const KNOWN: &[(&str, ProgramKind)] = &[
     ("llvm-strip", ProgramKind::Archiver(ArchiverKind::Strip)),
     ("objcopy", ProgramKind::Archiver(ArchiverKind::Objcopy)),
     ("llvm-objcopy", ProgramKind::Archiver(ArchiverKind::Objcopy)),
+    ("dwp", ProgramKind::Archiver(ArchiverKind::Dwp)),
+    ("llvm-dwp", ProgramKind::Archiver(ArchiverKind::LlvmDwp)),
     ("ld", ProgramKind::Linker),
     ("ld.bfd", ProgramKind::Linker),
     ("ld.gold", ProgramKind::Linker),

@@ -17,6 +17,7 @@ use crate::compiler::Linker;
 use crate::compiler::Product;
 use crate::compiler::Source;
 use crate::compiler::command_line::Argument;
+use crate::compiler::driver_name::ArchiverKind;
 use crate::compiler::flag_table::Further;
 use crate::compiler::flag_table::Meaning;
 use crate::linker::Flavour;
@@ -263,8 +264,12 @@ impl Linker {
 impl Archive {
     /// What the command makes.
     pub fn outputs(&self) -> Vec<ExpectedOutput> {
+        let placement = match self.kind {
+            ArchiverKind::Dwp | ArchiverKind::LlvmDwp => Placement::Overwritten,
+            _ => Placement::Unlinked,
+        };
         let made = ExpectedOutput::replacing(OutputKind::Object, self.output.clone());
-        vec![ExpectedOutput { placement: Placement::Unlinked, ..made }]
+        vec![ExpectedOutput { placement, ..made }]
     }
 }
 

@@ -89,11 +89,16 @@ pub(super) fn relative_arguments(step: &Step, invocation: &Invocation) -> Result
     }
 }
 
-/// Refuses what writes down the names of the files that it has read.
+/// Refuses what writes down the names of the files that it has read, and what finds files by names that are in others.
 fn check_untold(step: &Step, invocation: &Invocation) -> Result<(), String> {
-    match step.depfiles(&invocation.cwd).is_empty() {
-        true => Ok(()),
-        false => Err("it tells what it has read".to_owned()),
+    if !step.depfiles(&invocation.cwd).is_empty() {
+        return Err("it tells what it has read".to_owned());
+    }
+    match step {
+        Step::Archive { archive, .. } if !archive.programs.is_empty() => {
+            Err("it reads what debug information names".to_owned())
+        }
+        _ => Ok(()),
     }
 }
 
@@ -171,6 +176,19 @@ fn inputs_of_archive(
             return Err(Reason::Archive(format!("{} is an archive, too", input.path.display())));
         }
         inputs.push(Arc::new(input));
+    }
+    for program in &archive.programs {
+        let program = version(paths::absolute(&invocation.cwd, program), files)?;
+        for unit in linker::Sources::split_units(&program).map_err(reason)? {
+            let candidates = unit.candidates(&invocation.cwd);
+            let mut found = candidates.into_iter().filter(|path| path.is_file()).peekable();
+            if found.peek().is_none() {
+                return Err(Reason::InputMissing(unit.name.display().to_string()));
+            }
+            for path in found {
+                inputs.push(Arc::new(version(path, files)?));
+            }
+        }
     }
     Ok(Scanned { inputs, ..Scanned::default() })
 }

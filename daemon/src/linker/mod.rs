@@ -19,6 +19,8 @@ mod needed;
 mod resolve;
 mod search;
 
+mod split_debug;
+
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
@@ -28,6 +30,7 @@ pub use line::FurtherOutput;
 pub use line::LinkLine;
 pub use resolve::resolve;
 pub use sources::Sources;
+pub use split_debug::SplitUnit;
 
 /// Whose rules a linker follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

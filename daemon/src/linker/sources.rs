@@ -19,8 +19,10 @@ use crate::files::Files;
 use crate::files::Fingerprint;
 use crate::files::InputFile;
 use crate::linker::LinkError;
+use crate::linker::SplitUnit;
 use crate::linker::file::Kind;
 use crate::linker::file::LinkerFile;
+use crate::linker::split_debug;
 use crate::listings::Listings;
 
 /// When what is remembered of files takes more memory than this, all is forgotten.
@@ -85,14 +87,34 @@ impl Sources {
             return Ok(Arc::clone(&known));
         }
         let unreadable = |error| LinkError::Unreadable { path: input.path.clone(), error };
+        let read = Sources::read_unchanged(input, |file| LinkerFile::read(file).map_err(unreadable))?;
+        let read = Arc::new(read);
+        self.remember(input.version.digest, &read);
+        Ok(read)
+    }
+
+    /// What `read` makes of a file, if that is the version that is asked for.
+    fn read_unchanged<T>(
+        input: &InputFile,
+        read: impl FnOnce(File) -> Result<T, LinkError>,
+    ) -> Result<T, LinkError> {
+        let unreadable = |error| LinkError::Unreadable { path: input.path.clone(), error };
         let file = File::open(&input.path).map_err(unreadable)?;
         let beside = file.try_clone().map_err(unreadable)?;
-        let read = Arc::new(LinkerFile::read(file).map_err(unreadable)?);
+        let read = read(file)?;
         if Fingerprint::of_open(&beside).map_err(unreadable)? != input.version.fingerprint {
             return Err(LinkError::NotSure(format!("{} changes while it is read", input.path.display())));
         }
-        self.remember(input.version.digest, &read);
         Ok(read)
+    }
+
+    /// The files with debug information that a program names.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), and [`LinkError::NotSure`] if its debug information is not understood.
+    pub fn split_units(input: &InputFile) -> Result<Vec<SplitUnit>, LinkError> {
+        let not_sure = |why| LinkError::NotSure(format!("{}: {why}", input.path.display()));
+        Sources::read_unchanged(input, |file| split_debug::units(file).map_err(not_sure))
     }
 
     /// Whether that version of a file has intermediate code, of which the machine's is made when it is linked.
