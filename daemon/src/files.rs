@@ -303,6 +303,9 @@ mod tests {
         // As long, and perhaps within the same tick of the clock.
         std::fs::write(at("a.o"), "two").unwrap();
         assert_eq!((digest("a.o"), digest("b.o")), (Digest::of(b"two"), Digest::of(b"put")));
+        // Not for its `stat` alone, which may show it.
+        let known = ["a.o", "b.o"].map(|name| files.fresh.known(&at(name)).is_some());
+        assert_eq!(known, [false, true]);
         // Another file is there.
         std::fs::write(at("c.o"), "new").unwrap();
         std::fs::rename(at("c.o"), at("b.o")).unwrap();
