@@ -1,4 +1,4 @@
-//! Counts what happened to commands: by verdict, by reason, bytes and time.
+//! Counts what happened to commands: by verdict, by kind, by reason, bytes and time.
 //! Knows nothing of commands; a summary is recorded when one has ended.
 
 use std::collections::BTreeMap;
@@ -57,6 +57,34 @@ impl Outcome {
     }
 }
 
+/// What a command makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// What compilers make of sources.
+    Compile,
+    /// A program or a library.
+    Link,
+    /// An archive, or an object of another object.
+    Archive,
+    /// Nothing, as far as farcc knows: it asks a compiler about itself, changes a file in place, or is another program.
+    Other,
+}
+
+impl Kind {
+    /// All kinds, in the order in which they are shown.
+    pub const ALL: [Kind; 4] = [Kind::Compile, Kind::Link, Kind::Archive, Kind::Other];
+
+    /// The stable name under which it is counted.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Compile => "compile",
+            Kind::Link => "link",
+            Kind::Archive => "archive",
+            Kind::Other => "other",
+        }
+    }
+}
+
 /// Bytes moved for commands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bytes {
@@ -107,6 +135,8 @@ pub struct Summary {
     pub commands: u64,
     /// Commands by [`Outcome`]; each name is always there.
     pub by_verdict: BTreeMap<String, u64>,
+    /// Commands by [`Kind`], and those by [`Outcome`]; each name is always there.
+    pub by_kind: BTreeMap<String, BTreeMap<String, u64>>,
     /// Commands by the name of their [`Reason`]; hits and remote executions have none.
     pub by_reason: BTreeMap<String, u64>,
     /// Compile commands whose scan was not sure, so that the compiler's own `-M` was asked.
@@ -138,6 +168,8 @@ pub struct Micros {
 /// What one command adds.
 #[derive(Debug, Clone)]
 pub struct Record {
+    /// What the command makes.
+    pub kind: Kind,
     /// Where the result came from.
     pub outcome: Outcome,
     /// Why it was neither a hit nor remote.
@@ -285,7 +317,10 @@ impl Summary {
 
     fn add(&mut self, record: &Record) {
         self.commands += 1;
-        *self.by_verdict.entry(record.outcome.name().to_owned()).or_default() += 1;
+        let of_kind = self.by_kind.entry(record.kind.name().to_owned()).or_default();
+        for counts in [&mut self.by_verdict, of_kind] {
+            *counts.entry(record.outcome.name().to_owned()).or_default() += 1;
+        }
         if let Some(reason) = &record.reason {
             *self.by_reason.entry(reason.name().to_owned()).or_default() += 1;
         }
@@ -298,10 +333,15 @@ impl Summary {
         }
     }
 
-    /// Readers of the JSON may rely on every verdict being there.
+    /// Readers of the JSON may rely on every verdict and every kind being there.
     fn complete(&mut self) {
-        for outcome in Outcome::ALL {
-            self.by_verdict.entry(outcome.name().to_owned()).or_default();
+        for kind in Kind::ALL {
+            self.by_kind.entry(kind.name().to_owned()).or_default();
+        }
+        for counts in self.by_kind.values_mut().chain([&mut self.by_verdict]) {
+            for outcome in Outcome::ALL {
+                counts.entry(outcome.name().to_owned()).or_default();
+            }
         }
     }
 }
@@ -313,7 +353,7 @@ mod tests {
     fn record(outcome: Outcome, reason: Option<Reason>, elapsed: u64, execution: Option<u64>) -> Record {
         let bytes = Bytes { uploaded: 1, downloaded: 2, stored: 3 };
         let (elapsed, execution) = (Duration::from_micros(elapsed), execution.map(Duration::from_micros));
-        Record { outcome, reason, not_sure: true, bytes, elapsed, execution }
+        Record { kind: Kind::Compile, outcome, reason, not_sure: true, bytes, elapsed, execution }
     }
 
     #[test]
@@ -329,6 +369,8 @@ mod tests {
         assert_eq!(summary.commands, 2);
         assert_eq!(summary.by_verdict["passed_through"], 1);
         assert_eq!(summary.by_verdict["hit_remote"], 0);
+        assert_eq!(summary.by_kind["compile"]["passed_through"], 1);
+        assert_eq!(summary.by_kind["archive"]["hit_local"], 0);
         assert_eq!(summary.by_reason["draining"], 1);
         assert_eq!(summary.bytes.stored, 6);
         assert_eq!((summary.micros_saved, summary.hits_timed), (1000, 1));

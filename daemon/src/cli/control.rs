@@ -198,6 +198,7 @@ pub(super) fn table(summary: &Summary) -> String {
     for (name, count) in summary.by_verdict.iter().filter(|(_, count)| **count > 0) {
         let _ = writeln!(text, "{count:>8}   {name}");
     }
+    text.push_str(&kinds(summary));
     if !summary.by_reason.is_empty() {
         text.push_str("why here:\n");
         for (name, count) in &summary.by_reason {
@@ -230,6 +231,21 @@ pub(super) fn table(summary: &Summary) -> String {
         readable_micros(micros.p99)
     );
     text
+}
+
+/// What the commands made.
+fn kinds(summary: &Summary) -> String {
+    let mut text = String::new();
+    for name in stats::Kind::ALL.map(stats::Kind::name) {
+        let verdicts = summary.by_kind.get(name).into_iter().flatten().filter(|(_, count)| **count > 0);
+        let verdicts: Vec<_> = verdicts.collect();
+        if !verdicts.is_empty() {
+            let count: u64 = verdicts.iter().map(|(_, count)| **count).sum();
+            let each: Vec<_> = verdicts.iter().map(|(verdict, count)| format!("{count} {verdict}")).collect();
+            let _ = writeln!(text, "{count:>8}   {name}: {}", each.join(", "));
+        }
+    }
+    if text.is_empty() { text } else { format!("what they make:\n{text}") }
 }
 
 /// What hits have saved, of which only some tell.
@@ -285,6 +301,8 @@ mod tests {
         summary.commands = hits + 2;
         summary.by_verdict.insert("hit_remote".into(), hits);
         summary.by_verdict.insert("passed_through".into(), 2);
+        summary.by_kind.insert("compile".into(), [("hit_remote".into(), hits)].into());
+        summary.by_kind.insert("link".into(), [("passed_through".into(), 2)].into());
         summary.by_reason.insert("link".into(), 2);
         summary.bytes = Bytes { uploaded: 0, downloaded: 5 << 20, stored: 5 << 20 };
         summary.micros = Micros { p50: 4_000, p90: 9_000, p99: 20_000 };
@@ -303,6 +321,9 @@ mod tests {
              \x20     42 commands\n\
              \x20     40   hit_remote\n\
              \x20      2   passed_through\n\
+             what they make:\n\
+             \x20     40   compile: 40 hit_remote\n\
+             \x20      2   link: 2 passed_through\n\
              why here:\n\
              \x20      2   link\n\
              bytes: 0 B uploaded, 5.0 MiB downloaded, 5.0 MiB stored\n\

@@ -17,6 +17,7 @@ use crate::compiler::Source;
 use crate::compiler::command_line::Argument;
 use crate::compiler::command_line::ClangOption;
 use crate::compiler::driver_name;
+use crate::compiler::driver_name::ArchiverKind;
 use crate::compiler::driver_name::ProgramKind;
 use crate::compiler::flag_table;
 use crate::compiler::flag_table::Chain;
@@ -26,6 +27,7 @@ use crate::compiler::sources;
 use crate::preprocessor::Form;
 use crate::preprocessor::Language;
 use crate::reason::Reason;
+use crate::stats::Kind;
 
 /// What one command asks for.
 #[derive(Debug, Clone)]
@@ -40,6 +42,41 @@ pub enum Task {
     Other,
     /// A compiler, but with something that farcc does not understand, or that only this machine can do.
     Local(Reason),
+}
+
+impl Task {
+    /// What the command makes, for the counts. Where it is not understood, its words tell as far as they can.
+    pub fn kind(&self, invocation: &Invocation) -> Kind {
+        match self {
+            Task::Compile(_) => Kind::Compile,
+            Task::Link(_) => Kind::Link,
+            Task::Archive(_) => Kind::Archive,
+            Task::Other | Task::Local(Reason::Information | Reason::Preprocess | Reason::NotACompiler) => {
+                Kind::Other
+            }
+            Task::Local(reason) => kind_by_words(invocation, reason),
+        }
+    }
+}
+
+fn kind_by_words(invocation: &Invocation, reason: &Reason) -> Kind {
+    let mut words = invocation.argv.iter();
+    let program = words.next().and_then(|program| Path::new(program).file_name()).unwrap_or_default();
+    match driver_name::kind(&program.to_string_lossy()) {
+        ProgramKind::Archiver(ArchiverKind::Ar | ArchiverKind::GccAr) => Kind::Archive,
+        // The others change a file in place, unless a flag is not understood.
+        ProgramKind::Archiver(_) if matches!(reason, Reason::Archive(_)) => Kind::Other,
+        ProgramKind::Archiver(_) => Kind::Archive,
+        ProgramKind::OtherLauncher | ProgramKind::Unknown => Kind::Other,
+        ProgramKind::Linker => Kind::Link,
+        ProgramKind::OtherCompiler | ProgramKind::ModuleScanner => Kind::Compile,
+        ProgramKind::DriverC | ProgramKind::DriverCxx => {
+            match words.any(|word| ["-c", "-S", "-E"].iter().any(|option| word == option)) {
+                true => Kind::Compile,
+                false => Kind::Link,
+            }
+        }
+    }
 }
 
 /// Variables that add outputs to a compile, edit its command line or bring foreign code into its processes (GCC
@@ -449,6 +486,33 @@ mod tests {
             ("gcc -c a.c -iprefix /x/ -iwithprefix y -iwithprefixbefore z", "C a.c a.o -"),
             ("clang -c a.c -Xclang -disable-llvm-passes --target=aarch64-linux-gnu", "C a.c a.o -"),
         ]);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_of_the_kind_that_its_words_name() {
+        for (line, expected) in [
+            ("gcc -c a.c", Kind::Compile),
+            ("gcc -c -", Kind::Compile),
+            ("gcc -S a.c --no-such-flag", Kind::Compile),
+            ("gfortran -c a.f90", Kind::Compile),
+            ("gcc a.o -o a", Kind::Link),
+            ("gcc a.o -o a -save-temps", Kind::Link),
+            ("g++ a.cc -o a", Kind::Link),
+            ("ld -r a.o", Kind::Link),
+            ("ar rc a.a a.o", Kind::Archive),
+            ("objcopy a.o b.o", Kind::Archive),
+            ("ar x a.a", Kind::Archive),
+            ("ranlib a.a", Kind::Other),
+            ("strip a", Kind::Other),
+            ("strip -p -o b a", Kind::Archive),
+            ("gcc --version", Kind::Other),
+            ("gcc -MM a.c", Kind::Other),
+            ("ccache gcc -c a.c", Kind::Other),
+            ("sh -c true", Kind::Other),
+        ] {
+            let invocation = invocation(Path::new("/"), line);
+            assert_eq!(classify(&invocation).kind(&invocation), expected, "{line}");
+        }
     }
 
     /// Flags as CMake, the Linux kernel, Fedora, Debian and Chromium give them.

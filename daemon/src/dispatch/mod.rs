@@ -281,6 +281,7 @@ impl Dispatcher {
     ) -> Result<Verdict, (Reason, bool)> {
         let Read { config, executed, task } =
             self.read(invocation).await.map_err(|reason| (reason, false))?;
+        trail.classified(task.kind(&executed));
         let leaf = !matches!(task, Task::Other);
         match &task {
             Task::Compile(compile) => trail.compile(compile),

@@ -24,6 +24,7 @@ use crate::dispatch::preparation::Prepared;
 use crate::paths;
 use crate::reason::Reason;
 use crate::stats::Bytes;
+use crate::stats::Kind as CommandKind;
 use crate::stats::Outcome;
 use crate::stats::Record;
 
@@ -36,6 +37,7 @@ pub struct Trail {
     started: Instant,
     /// Time in which the launcher, not the daemon, was at work.
     elsewhere: Duration,
+    kind: CommandKind,
     outputs: Vec<PathBuf>,
     /// Arguments and configuration.
     ingredients: Vec<Ingredient>,
@@ -56,6 +58,7 @@ impl Trail {
             invocation,
             started: Instant::now(),
             elsewhere: Duration::ZERO,
+            kind: CommandKind::Other,
             outputs: Vec::new(),
             ingredients: Vec::new(),
             made_of: None,
@@ -65,6 +68,11 @@ impl Trail {
             reason: None,
             bytes: Bytes::default(),
         }
+    }
+
+    /// It is known what the command makes.
+    pub fn classified(&mut self, kind: CommandKind) {
+        self.kind = kind;
     }
 
     /// The command is a compile: these are the files that one may ask about.
@@ -145,6 +153,7 @@ impl Trail {
     /// What the counts are told.
     pub fn record(&self) -> Record {
         Record {
+            kind: self.kind,
             outcome: self.outcome,
             reason: self.reason.clone(),
             not_sure: self.not_sure,
