@@ -1,5 +1,5 @@
 //! The real projects: where their sources come from and how each is configured, built and tested.
-//! Knows nothing of farcc beyond the two ways of naming a launcher: `Farcc.cmake`, and `CC="farcc gcc"`.
+//! Knows nothing of farcc beyond the two ways of naming a launcher: `Farcc.cmake`, and `CC="farcc gcc" AR="farcc ar"`.
 
 use std::path::Path;
 
@@ -54,7 +54,8 @@ pub struct Project {
 pub enum Recipe {
     /// CMake and Ninja, out of source in `build`, with these options.
     CMake(&'static str),
-    /// Plain make: a configure script or nothing, then a make command. `$CC` is the compiler, launcher included.
+    /// Plain make: a configure script or nothing, then a make command. `$CC` is the compiler and `$AR` the archiver,
+    /// launcher included.
     Make {
         /// Runs first; may be empty.
         configure: &'static str,
@@ -108,11 +109,12 @@ impl Recipe {
 
 fn make_variables(compiler: Compiler, through_farcc: bool) -> String {
     let launcher = if through_farcc { "farcc " } else { "" };
-    format!("export CC='{launcher}{}' CXX='{launcher}{}'; ", compiler.c(), compiler.cxx())
+    let (c, cxx) = (compiler.c(), compiler.cxx());
+    format!("export CC='{launcher}{c}' CXX='{launcher}{cxx}' AR='{launcher}ar' RANLIB='{launcher}ranlib'; ")
 }
 
 fn masquerade(compiler: Compiler, through_farcc: bool) -> String {
-    let links = "farccd install-links \"$HOME/links\" >&2; export PATH=\"$HOME/links:$PATH\"; ";
+    let links = "farccd install-links \"$HOME/links\" --name ar >&2; export PATH=\"$HOME/links:$PATH\"; ";
     let links = if through_farcc { links } else { "" };
     format!("{links}export CC={} CXX={}; ", compiler.c(), compiler.cxx())
 }
@@ -219,7 +221,10 @@ pub const LUA_MAKE: Project = Project {
     name: "lua-make",
     packages: &["lua5.4"],
     programs: &["make"],
-    recipe: Recipe::Make { configure: "", build: "make -j4 linux CC=\"$CC -std=gnu99\"" },
+    recipe: Recipe::Make {
+        configure: "",
+        build: "make -j4 linux CC=\"$CC -std=gnu99\" AR=\"$AR rcu\" RANLIB=\"$RANLIB\"",
+    },
     test: "echo 'print((\"x\"):rep(3), 7 // 2, #{1, 2})' | ./src/lua - | tee result && \
            test \"$(cat result)\" = \"$(printf 'xxx\\t3\\t2')\"",
     lay: nothing,
