@@ -73,8 +73,8 @@ pub struct Comparison {
     pub compared: usize,
     /// Those of them that are equal here.
     pub equal: usize,
-    /// Of those compared, by kind.
-    pub by_kind: BTreeMap<Kind, usize>,
+    /// Those compared and those of them that are equal, by kind.
+    pub by_kind: BTreeMap<Kind, (usize, usize)>,
     /// What is different, missing or too much here.
     pub differences: Vec<String>,
     /// What the two plain builds do not agree on.
@@ -104,10 +104,14 @@ impl Judge {
                 continue;
             }
             result.compared += 1;
-            *result.by_kind.entry(*kind).or_default() += 1;
+            let of_kind = result.by_kind.entry(*kind).or_default();
+            of_kind.0 += 1;
             match here {
                 None => result.differences.push(format!("{} is missing", path.display())),
-                Some((_, theirs)) if theirs == *bytes => result.equal += 1,
+                Some((_, theirs)) if theirs == *bytes => {
+                    result.equal += 1;
+                    of_kind.1 += 1;
+                }
                 Some((_, theirs)) => {
                     let at = bytes.iter().zip(&theirs).position(|(a, b)| a != b);
                     let at = at.unwrap_or_else(|| bytes.len().min(theirs.len()));
@@ -137,11 +141,11 @@ impl Comparison {
     }
 }
 
-/// `equal/compared (objects, archives, depfiles, linked)`.
+/// How many are equal of those compared, together and by kind.
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{} equal", self.equal, self.compared)?;
-        for (kind, count) in &self.by_kind {
+        for (kind, (compared, equal)) in &self.by_kind {
             let word = match kind {
                 Kind::Object => "objects",
                 Kind::Archive => "archives",
@@ -149,7 +153,7 @@ impl fmt::Display for Comparison {
                 Kind::Further => "further",
                 Kind::Linked => "linked",
             };
-            write!(f, ", {count} {word}")?;
+            write!(f, ", {equal}/{compared} {word}")?;
         }
         if !self.unstable.is_empty() {
             let paths: Vec<String> = self.unstable.iter().map(|path| path.display().to_string()).collect();
@@ -184,6 +188,10 @@ mod tests {
         let result = judge.compare(first.path());
         assert_eq!((result.compared, result.equal), (2, 2));
         assert_eq!(result.unstable, [PathBuf::from("sub/b.o")]);
+        assert_eq!(
+            result.to_string(),
+            "2/2 equal, 1/1 objects, 1/1 depfiles; plain builds disagree on sub/b.o"
+        );
         result.assert_equal("the first");
 
         let other = tree(&[("a.o", OTHER), ("sub/b.o", OBJECT), ("c.o", OBJECT)]);

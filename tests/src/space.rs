@@ -120,6 +120,11 @@ impl TestSpace {
         self
     }
 
+    /// Whether CMake's links and archives go through farcc.
+    pub fn launches_links(&self) -> bool {
+        self.links == "ON"
+    }
+
     /// The same with the workers' compilers and system headers compared, as they are by default. Else they are taken for those
     /// of this machine, which they are in most tests.
     pub fn with_workers_compared(mut self) -> TestSpace {
@@ -433,6 +438,27 @@ impl Stats {
         self.0["by_verdict"][name].as_u64().unwrap_or_else(|| panic!("no verdict {name} in {}", self.0))
     }
 
+    /// How many commands of this kind got this verdict.
+    ///
+    /// # Panics
+    /// When farcc does not count such a kind or verdict.
+    #[track_caller]
+    pub fn of_kind(&self, kind: &str, verdict: &str) -> u64 {
+        let count = self.0["by_kind"][kind][verdict].as_u64();
+        count.unwrap_or_else(|| panic!("no {kind} with verdict {verdict} in {}", self.0))
+    }
+
+    /// All commands of this kind.
+    ///
+    /// # Panics
+    /// When farcc does not count such a kind.
+    #[track_caller]
+    pub fn all_of_kind(&self, kind: &str) -> u64 {
+        let verdicts = self.0["by_kind"][kind].as_object();
+        let verdicts = verdicts.unwrap_or_else(|| panic!("no kind {kind} in {}", self.0));
+        verdicts.values().filter_map(Value::as_u64).sum()
+    }
+
     /// Half of all commands took more than that in the daemon.
     pub fn median_micros(&self) -> u64 {
         self.0["micros"]["p50"].as_u64().unwrap_or(0)
@@ -447,6 +473,12 @@ impl Stats {
     pub fn compiles(&self) -> u64 {
         let others = ["link", "archive", "information", "preprocess", "not_a_compiler"];
         self.commands() - others.iter().map(|name| self.reason(name)).sum::<u64>()
+    }
+
+    /// Commands of this kind that were answered from a store.
+    #[track_caller]
+    pub fn hits_of_kind(&self, kind: &str) -> u64 {
+        self.of_kind(kind, "hit_local") + self.of_kind(kind, "hit_remote")
     }
 
     /// Commands answered from a store, this machine's or the cluster's.

@@ -29,18 +29,33 @@ impl fmt::Display for Row<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:<16} {:<5} {:<13} {:>6.1} s  {:>3} compiles: {:>3} remote, {:>3} local, {:>3} hits  {}",
+            "{:<16} {:<5} {:<13} {:>6.1} s",
             self.project.name,
             self.compiler.c(),
             self.build,
             self.took.as_secs_f64(),
-            self.stats.compiles(),
-            self.stats.verdict("executed_remote"),
-            self.stats.verdict("executed_local"),
-            self.stats.hits(),
-            self.products,
-        )
+        )?;
+        for (kind, word) in [("compile", "compiles"), ("link", "links"), ("archive", "archives")] {
+            let (all, hits) = (self.stats.all_of_kind(kind), self.stats.hits_of_kind(kind));
+            let remote = self.stats.of_kind(kind, "executed_remote");
+            let here = all - hits - remote;
+            write!(f, "  {all:>3} {word}: {remote:>3} remote, {here:>3} here, {hits:>3} hits;")?;
+        }
+        write!(f, "  {}", self.products)
     }
+}
+
+/// At least this many of a hundred links and archives run on the cluster, or are hits. Changes in place are neither.
+const LINKS_PERCENT: u64 = 95;
+
+/// Nearly all links and archives have what `of_kind` counts: among all commands a few that never do would not be seen.
+#[track_caller]
+fn assert_links(stats: &Stats, of_kind: impl Fn(&str) -> u64) {
+    let kinds = ["link", "archive"];
+    let count: u64 = kinds.map(of_kind).iter().sum();
+    let all: u64 = kinds.map(|kind| stats.all_of_kind(kind)).iter().sum();
+    assert!(all > 0, "nothing was linked: {}", stats.0);
+    assert!(count * 100 >= all * LINKS_PERCENT, "{count} of {all} links and archives: {}", stats.0);
 }
 
 /// A project with everything that its builds share.
@@ -76,6 +91,18 @@ impl<'a> Trial<'a> {
     /// When it fails, or makes other products.
     pub fn build(&self, name: &str) -> Stats {
         self.build_while(name, || ())
+    }
+
+    /// The same with a cluster that has no results yet, and runs the links and archives, too.
+    ///
+    /// # Panics
+    /// When it does not, or as [`build`](Self::build).
+    pub fn build_remotely(&self, name: &str) -> Stats {
+        let stats = self.build(name);
+        if self.space.launches_links() {
+            assert_links(&stats, |kind| stats.of_kind(kind, "executed_remote"));
+        }
+        stats
     }
 
     /// The same while `meanwhile` happens, which begins when the build step does. It stays on this thread, so that
@@ -138,6 +165,9 @@ impl<'a> Trial<'a> {
         ));
         assert!(stats.compiles() > 0, "{name}: {}", stats.0);
         assert_eq!(stats.hits(), stats.compiles(), "{name}: not every compile was a hit: {}", stats.0);
+        if self.space.launches_links() {
+            assert_links(&stats, |kind| stats.hits_of_kind(kind));
+        }
         stats
     }
 
@@ -148,5 +178,34 @@ impl<'a> Trial<'a> {
         say(&row.to_string());
         products.assert_equal(&format!("{} with {}, {build}", self.project.name, self.compiler.c()));
         self.site.test();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stats(links: &str) -> Stats {
+        let text = format!(
+            r#"{{"commands": 101, "by_verdict": {{}}, "by_kind": {{"compile": {{"executed_remote": 99}}, "link": {links},
+            "archive": {{"executed_remote": 1, "passed_through": 0}}}}}}"#
+        );
+        Stats::parse(text.as_bytes())
+    }
+
+    fn check(links: &str) {
+        let stats = stats(links);
+        assert_links(&stats, |kind| stats.of_kind(kind, "executed_remote"));
+    }
+
+    #[test]
+    fn links_and_archives_count_together() {
+        check(r#"{"executed_remote": 18, "executed_local": 1}"#);
+    }
+
+    #[test]
+    #[should_panic(expected = "1 of 2 links and archives")]
+    fn a_link_that_stays_here_is_not_lost_among_compiles() {
+        check(r#"{"executed_remote": 0, "executed_local": 1}"#);
     }
 }

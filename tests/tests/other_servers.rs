@@ -55,7 +55,7 @@ fn assert_recovered(trial: &Trial, stats: &Stats, percent: u64) {
 fn executes_then_hits(trial: &Trial, server: &str, toml: &str) {
     trial.space.empty_farcc_dir();
     trial.space.configure(toml);
-    let stats = trial.build(&format!("{server}, cold"));
+    let stats = trial.build_remotely(&format!("{server}, cold"));
     assert!(stats.compiles() > 0, "{}", stats.0);
     assert_eq!(stats.verdict("executed_remote"), stats.compiles(), "{}", stats.0);
 

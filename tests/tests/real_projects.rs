@@ -41,7 +41,7 @@ fn try_project(project: &Project, compiler: Compiler) {
 
     let server = ServeProcess::start(&space, "cluster");
     space.configure_remote(server.address());
-    let stats = trial.build("remote");
+    let stats = trial.build_remotely("remote");
     let (remote, compiles) = (stats.verdict("executed_remote"), stats.compiles());
     assert!(compiles > 0 && stats.hits() == 0, "the store was not empty: {}", stats.0);
     assert!(remote * 100 >= compiles * REMOTE_PERCENT, "{remote} of {compiles} ran remotely: {}", stats.0);
