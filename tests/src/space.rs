@@ -31,7 +31,7 @@ use crate::binaries::binaries;
 pub struct TestSpace {
     root: PathBuf,
     binaries: &'static Binaries,
-    exec_root: &'static str,
+    exec_root: Option<&'static str>,
     exec_toolchain: &'static str,
     links: &'static str,
     keep: bool,
@@ -96,7 +96,7 @@ impl TestSpace {
         let space = TestSpace {
             root,
             binaries: binaries(),
-            exec_root: "mirror",
+            exec_root: Some("mirror"),
             exec_toolchain: "trusted",
             links: "ON",
             keep: false,
@@ -110,7 +110,13 @@ impl TestSpace {
     /// The same with `[exec] root` as it is by default, or another one. Else it is `mirror`: a cluster that is not a real one
     /// has no answer to what `auto` asks first.
     pub fn with_exec_root(mut self, exec_root: &'static str) -> TestSpace {
-        self.exec_root = exec_root;
+        self.exec_root = Some(exec_root);
+        self
+    }
+
+    /// The same with the `[exec] root` of the configuration file.
+    pub fn with_configured_root(mut self) -> TestSpace {
+        self.exec_root = None;
         self
     }
 
@@ -195,18 +201,18 @@ impl TestSpace {
         let mut path = self.binaries.directory().as_os_str().to_owned();
         path.push(":");
         path.push(SYSTEM_PATH);
-        let pairs: [(&str, OsString); 9] = [
+        let pairs: [(&str, OsString); 8] = [
             ("PATH", path),
             ("HOME", self.home().into()),
             ("FARCC_DIR", self.farcc_dir().into()),
             ("FARCC_CONFIG", self.config_file().into()),
-            ("FARCC_EXEC_ROOT", self.exec_root.into()),
             ("FARCC_EXEC_TOOLCHAIN", self.exec_toolchain.into()),
             ("FARCC_LINKS", self.links.into()),
             ("LC_ALL", "C".into()),
             ("FARCC_LOG", "info".into()),
         ];
-        pairs.into_iter().map(|(name, value)| (name.into(), value)).collect()
+        let exec_root = self.exec_root.map(|root| ("FARCC_EXEC_ROOT", root.into()));
+        pairs.into_iter().chain(exec_root).map(|(name, value)| (name.into(), value)).collect()
     }
 
     /// A command with the space's environment, in the workspace, with no standard input.

@@ -17,6 +17,8 @@ use farcc_tests::compare::Kind;
 use farcc_tests::compare::products;
 use farcc_tests::full_tier;
 use farcc_tests::project::Compiler;
+use farcc_tests::project::FMT_SHARED;
+use farcc_tests::project::GOOGLETEST_THIN;
 use farcc_tests::project::LUA_MAKE;
 use farcc_tests::project::Project;
 use farcc_tests::project::ZLIB_CMAKE;
@@ -176,10 +178,44 @@ fn buildbarn_builds_zlib_by_cmake_with_relative_and_gcc() {
     on_buildbarn(&ZLIB_CMAKE, Compiler::Gcc, "relative");
 }
 
+#[test]
+fn buildbarn_links_fmt_as_a_shared_library_with_wrapper_and_clang() {
+    on_buildbarn(&FMT_SHARED, Compiler::Clang, "wrapper");
+}
+
 /// Its compiles name no absolute path, so that they run wherever their inputs are laid.
 #[test]
 fn buildbarn_builds_lua_by_make_with_gcc() {
     on_buildbarn(&LUA_MAKE, Compiler::Gcc, "auto");
+}
+
+/// On a server whose workers chroot and on one whose workers do not, one after the other, so that the plain builds are
+/// made once.
+fn on_buildbox_and_buildbarn(project: &Project, compiler: Compiler) {
+    if !is_full("buildbox-casd and Buildbarn") {
+        return;
+    }
+    let space = TestSpace::new("servers").with_configured_root().with_workers_compared();
+    let Some(trial) = Trial::new(&space, project, compiler) else { return };
+    if let Some(server) = Buildbox::start(&space, "casd") {
+        let toml = format!("[remote]\naddress = \"grpc://{}\"\n", server.address());
+        executes_then_hits(&trial, "buildbox", &format!("{toml}[exec]\nroot = \"mirror\"\n"));
+    }
+    if let Some(server) = Buildbarn::start(&space) {
+        let toml = buildbarn_toml(&server);
+        executes_then_hits(&trial, "buildbarn", &format!("{toml}[exec]\nroot = \"wrapper\"\n"));
+    }
+}
+
+#[test]
+fn buildbox_and_buildbarn_link_fmt_as_a_shared_library_with_gcc() {
+    on_buildbox_and_buildbarn(&FMT_SHARED, Compiler::Gcc);
+}
+
+/// Links read the members of archives that only name them.
+#[test]
+fn buildbox_and_buildbarn_link_googletest_by_thin_archives_with_gcc() {
+    on_buildbox_and_buildbarn(&GOOGLETEST_THIN, Compiler::Gcc);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use farcc_tests::compare::Kind;
 use farcc_tests::compare::products;
 use farcc_tests::full_tier;
 use farcc_tests::plain_build::Site;
+use farcc_tests::prerequisites;
 use farcc_tests::project::Compiler;
 use farcc_tests::project::FMT_CMAKE;
 use farcc_tests::project::FMT_PRECOMPILED;
@@ -194,6 +195,13 @@ fn fmt_shared_with_gcc() {
 #[test]
 fn googletest_thin_with_gcc() {
     in_full_tier(try_project, &GOOGLETEST_THIN, Compiler::Gcc);
+}
+
+/// Whose archives `llvm-ar` makes.
+#[test]
+fn googletest_thin_with_clang() {
+    prerequisites::require(&["llvm-ar", "llvm-ranlib"]);
+    in_full_tier(try_project, &GOOGLETEST_THIN, Compiler::Clang);
 }
 
 #[test]
