@@ -114,7 +114,7 @@ fn make_variables(compiler: Compiler, through_farcc: bool) -> String {
 }
 
 fn masquerade(compiler: Compiler, through_farcc: bool) -> String {
-    let links = "farccd install-links \"$HOME/links\" --name ar >&2; export PATH=\"$HOME/links:$PATH\"; ";
+    let links = "farccd install-links \"$HOME/links\" >&2; export PATH=\"$HOME/links:$PATH\"; ";
     let links = if through_farcc { links } else { "" };
     format!("{links}export CC={} CXX={}; ", compiler.c(), compiler.cxx())
 }

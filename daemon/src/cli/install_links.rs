@@ -1,4 +1,4 @@
-//! `farccd install-links`: links named after compilers that lead to the launcher.
+//! `farccd install-links`: links named after compilers and archivers that lead to the launcher.
 
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
@@ -11,15 +11,16 @@ use clap::Args;
 use crate::cli::Surroundings;
 use crate::cli::print;
 
-/// The names under which builds call compilers when nothing else is configured.
-const COMPILERS: &[&str] = &["cc", "c++", "gcc", "g++", "clang", "clang++", "c89", "c99"];
+/// The names under which builds call compilers and archivers when nothing else is configured.
+const PROGRAMS: &[&str] =
+    &["cc", "c++", "gcc", "g++", "clang", "clang++", "c89", "c99", "ar", "gcc-ar", "llvm-ar"];
 
 #[derive(Debug, Args)]
 pub(super) struct InstallLinksArgs {
     /// Where the links go; put it in front of PATH
     directory: PathBuf,
     /// Further names, e.g. aarch64-linux-gnu-gcc
-    #[arg(long = "name", value_name = "COMPILER")]
+    #[arg(long = "name", value_name = "PROGRAM")]
     names: Vec<String>,
 }
 
@@ -33,7 +34,7 @@ pub(super) fn install_links(
     }
     let directory = surroundings.cwd.join(&args.directory);
     std::fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
-    for name in COMPILERS.iter().copied().chain(args.names.iter().map(String::as_str)) {
+    for name in PROGRAMS.iter().copied().chain(args.names.iter().map(String::as_str)) {
         if name.is_empty() || name.contains('/') {
             bail!("make a link named {name:?}: it is no file name");
         }
