@@ -61,6 +61,14 @@ impl Fingerprint {
         Ok(Fingerprint::from_stat(&rustix::fs::statat(directory, name, AtFlags::empty())?))
     }
 
+    /// Of what `name` is in an open directory, which may be a symlink.
+    ///
+    /// # Errors
+    /// Whatever `fstatat` answers.
+    pub fn of_entry(directory: &impl AsFd, name: &OsStr) -> io::Result<Fingerprint> {
+        Ok(Fingerprint::from_stat(&rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?))
+    }
+
     /// Of an open file.
     ///
     /// # Errors
@@ -109,6 +117,16 @@ impl Fingerprint {
         i64::try_from(self.modified_nanos.div_euclid(1_000_000_000)).unwrap_or_default()
     }
 
+    /// Time of the last change of the content, in nanoseconds since 1970.
+    pub fn modified_nanos(&self) -> i128 {
+        self.modified_nanos
+    }
+
+    /// Permission bits, as in `chmod`.
+    pub fn permissions(&self) -> u32 {
+        self.mode & 0o7777
+    }
+
     /// Size of the file in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes
@@ -127,6 +145,11 @@ impl Fingerprint {
     /// Whether it is a regular file.
     pub fn is_regular(&self) -> bool {
         self.mode & 0o170_000 == 0o100_000
+    }
+
+    /// Whether it is a symlink itself.
+    pub fn is_symlink(&self) -> bool {
+        self.mode & 0o170_000 == 0o120_000
     }
 
     /// Whether its owner may execute it.

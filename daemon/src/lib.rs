@@ -19,6 +19,7 @@ pub mod worker;
 // Floor 1: each knows one thing, and none of them the others.
 pub mod history;
 pub mod linker;
+pub mod mirror;
 pub mod preprocessor;
 pub mod reapi;
 pub mod store;

@@ -41,6 +41,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("mold", "mold"),
     ("mount", "mount"),
     ("ninja", "ninja-build"),
+    ("rsync", "rsync"),
     ("setpriv", "util-linux"),
     ("strace", "strace"),
     ("unshare", "util-linux"),

@@ -14,6 +14,8 @@ use std::time::Instant;
 use farcc_tests::prerequisites;
 use farcc_tests::say;
 use farcc_tests::space::TestSpace;
+use farcc_tests::timing::median;
+use farcc_tests::timing::millis;
 
 /// Rounds of one hit each.
 const ROUNDS: usize = 200;
@@ -109,13 +111,4 @@ fn rate(space: &TestSpace, words: &[OsString]) -> f64 {
         }
     });
     f64::from(u32::try_from(IN_ALL).unwrap()) / started.elapsed().as_secs_f64()
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times[times.len() / 2]
-}
-
-fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
 }

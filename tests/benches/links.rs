@@ -13,6 +13,8 @@ use farcc_tests::prerequisites;
 use farcc_tests::say;
 use farcc_tests::serve_process::ServeProcess;
 use farcc_tests::space::TestSpace;
+use farcc_tests::timing::median;
+use farcc_tests::timing::millis;
 
 const ROUNDS: usize = 15;
 /// Sources of each program, from few to many.
@@ -96,13 +98,4 @@ fn measure(size: usize) {
         millis(hit),
         ratio(hit)
     ));
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times[times.len() / 2]
-}
-
-fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
 }

@@ -26,6 +26,7 @@ pub mod proxy;
 pub mod s3_server;
 pub mod serve_process;
 pub mod space;
+pub mod timing;
 pub mod trial;
 
 use std::io::Write;

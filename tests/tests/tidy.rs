@@ -29,6 +29,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("worker", 0),
     ("history", 1),
     ("linker", 1),
+    ("mirror", 1),
     ("preprocessor", 1),
     ("reapi", 1),
     ("store", 1),

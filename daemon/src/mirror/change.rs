@@ -1,0 +1,42 @@
+//! What is in a tree, and what has become of it.
+//! Knows nothing of where either is kept.
+
+use std::ffi::OsString;
+
+use crate::digest::Digest;
+use crate::mirror::TreePath;
+
+/// What a path is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Node {
+    /// A directory.
+    Directory {
+        /// Permission bits, as in `chmod`.
+        mode: u32,
+    },
+    /// A regular file.
+    File {
+        /// Digest of its bytes.
+        digest: Digest,
+        /// Permission bits.
+        mode: u32,
+    },
+    /// A symbolic link.
+    Link {
+        /// What is in it, as written.
+        target: OsString,
+    },
+}
+
+/// What has become of a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Where.
+    pub path: TreePath,
+    /// What is there now; None: nothing.
+    pub now: Option<Node>,
+    /// For a file whose content was written, even if to equal bytes: when, in nanoseconds since 1970 by the clock of the
+    /// machine where it was. Only the order of these counts elsewhere. None: it has other permissions, and its old content
+    /// and time.
+    pub written: Option<i128>,
+}

@@ -1,0 +1,30 @@
+//! A directory tree that two machines keep equal: what has changed in it since it was last looked at, and how such changes
+//! are put into place on the other side.
+//! Knows nothing of networks, nor of commands.
+//!
+//! The modules stand in reading order.
+
+mod change;
+mod tree_path;
+
+mod rules;
+mod snapshot;
+
+mod look;
+
+mod install;
+mod stamps;
+
+pub use change::Change;
+pub use change::Node;
+pub use install::Blobs;
+pub use install::InstallError;
+pub use install::install;
+pub use look::LookError;
+pub use rules::RULES_FILE;
+pub use snapshot::Snapshot;
+pub use tree_path::InvalidPath;
+pub use tree_path::TreePath;
+
+#[cfg(test)]
+mod tests;

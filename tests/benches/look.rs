@@ -1,0 +1,75 @@
+//! How fast a workspace is looked at for changes, beside `rsync -a --dry-run` of the same tree with a copy.
+//!
+//! `cargo bench -p farcc-tests --bench look`. Both are interleaved in one run, with everything in the kernel's caches, and only
+//! ratios mean anything. rsync is a process of its own, as it is when a build calls it; the daemon is there already.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use farcc_tests::prerequisites;
+use farcc_tests::say;
+use farcc_tests::timing::median;
+use farcc_tests::timing::millis;
+use farcc_tests::timing::timed;
+use farccd::mirror::Snapshot;
+
+/// Interleaved.
+const ROUNDS: usize = 25;
+
+fn main() {
+    prerequisites::require(&["rsync"]);
+    for (directories, files) in [(500, 20), (2_500, 20), (10, 1_000)] {
+        let space = tempfile::tempdir().unwrap();
+        let root = space.path().canonicalize().unwrap().join("tree");
+        make(&root, directories, files);
+        let copy = root.with_file_name("copy");
+        let copied = Command::new("cp").arg("-a").args([&root, &copy]).status().unwrap();
+        assert!(copied.success());
+        let mut snapshot = Snapshot::new(root.clone());
+        let first = timed(|| drop(snapshot.look().unwrap()));
+        // Until nothing may change unseen any more.
+        std::thread::sleep(Duration::from_millis(1100));
+        snapshot.look().unwrap();
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            theirs.push(timed(|| rsync(&root, &copy)));
+            ours.push(timed(|| assert!(snapshot.look().unwrap().is_empty())));
+        }
+        let changed = root.join("d1/f1");
+        let mut one = Vec::new();
+        for round in 0..ROUNDS {
+            std::fs::write(&changed, round.to_string()).unwrap();
+            one.push(timed(|| assert_eq!(snapshot.look().unwrap().len(), 1)));
+        }
+        let (ours, theirs, one) = (median(ours), median(theirs), median(one));
+        say(&format!(
+            "{} files in {directories} directories: first {:.1} ms, unchanged {:.2} ms, one changed {:.2} ms, rsync {:.1} ms; \
+             unchanged is {:.3} of rsync",
+            directories * files,
+            millis(first),
+            millis(ours),
+            millis(one),
+            millis(theirs),
+            ours.as_secs_f64() / theirs.as_secs_f64(),
+        ));
+    }
+}
+
+fn make(root: &Path, directories: usize, files: usize) {
+    for directory in 0..directories {
+        let path = root.join(format!("d{directory}"));
+        std::fs::create_dir_all(&path).unwrap();
+        for file in 0..files {
+            std::fs::write(path.join(format!("f{file}")), format!("{directory} {file}")).unwrap();
+        }
+    }
+}
+
+fn rsync(root: &Path, copy: &Path) {
+    let with_slash = |path: &Path| format!("{}/", path.display());
+    let done = Command::new("rsync").args(["-a", "--dry-run", &with_slash(root), &with_slash(copy)]).status();
+    assert!(done.unwrap().success());
+}
