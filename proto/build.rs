@@ -1,7 +1,7 @@
 //! Compiles the `.proto` files without protoc.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let descriptors = protox::compile(["farcc/record/v1/record.proto"], ["."])?;
+    let descriptors = protox::compile(["farcc/record/v1/record.proto", "farcc/twin/v1/twin.proto"], ["."])?;
     prost_build::Config::new().compile_fds(descriptors)?;
     println!("cargo::rerun-if-changed=farcc");
     Ok(())

@@ -137,6 +137,16 @@ impl Digest {
         self.size_bytes == bytes.len() as u64 && self.function.digest(bytes) == *self
     }
 
+    /// A digest of this function from the bytes of its hash; None: they are too few or too many.
+    pub fn from_hash(function: DigestFunction, hash: &[u8], size_bytes: u64) -> Option<Digest> {
+        let mut whole = [0; 32];
+        if hash.len() != function.hash_bytes() {
+            return None;
+        }
+        whole[..hash.len()].copy_from_slice(hash);
+        Some(Digest { hash: whole, size_bytes, function })
+    }
+
     /// The hash in lower-case hexadecimal.
     pub fn hex(&self) -> String {
         let mut text = String::with_capacity(64);

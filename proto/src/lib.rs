@@ -6,3 +6,9 @@
 pub mod record {
     include!(concat!(env!("OUT_DIR"), "/farcc.record.v1.rs"));
 }
+
+/// `farcc.twin.v1`: the protocol between a workstation and the machine on which its other commands run.
+#[expect(missing_docs, reason = "generated; the comments stand in the .proto file")]
+pub mod twin {
+    include!(concat!(env!("OUT_DIR"), "/farcc.twin.v1.rs"));
+}

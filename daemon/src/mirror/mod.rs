@@ -15,12 +15,20 @@ mod look;
 mod install;
 mod stamps;
 
+mod messages;
+
 pub use change::Change;
 pub use change::Node;
 pub use install::Blobs;
 pub use install::InstallError;
 pub use install::install;
 pub use look::LookError;
+pub use messages::InvalidChange;
+pub use messages::RootedChange;
+pub use messages::decode;
+pub use messages::decode_digest;
+pub use messages::encode;
+pub use messages::encode_digest;
 pub use rules::RULES_FILE;
 pub use snapshot::Snapshot;
 pub use tree_path::InvalidPath;
