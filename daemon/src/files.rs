@@ -132,6 +132,12 @@ impl Fingerprint {
         self.size_bytes
     }
 
+    /// Whether it is the same file with the same content and permissions as `other`, for all that these tell: only its names or
+    /// links may have changed in between.
+    pub fn is_as_written(&self, other: &Fingerprint) -> bool {
+        Fingerprint { changed_nanos: 0, ..*self } == Fingerprint { changed_nanos: 0, ..*other }
+    }
+
     /// Whether both are of one and the same file or directory, whatever happened to it in between.
     pub fn is_same_file(&self, other: &Fingerprint) -> bool {
         (self.device, self.inode) == (other.device, other.inode)

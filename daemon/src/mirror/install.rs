@@ -6,14 +6,20 @@
 
 use std::collections::BTreeMap;
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::fs::File;
+use std::hash::BuildHasher;
+use std::hash::Hasher;
+use std::hash::RandomState;
 use std::io;
-use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Component;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
@@ -99,9 +105,11 @@ pub fn install(snapshot: &mut Snapshot, changes: &[Change], blobs: &dyn Blobs) -
     let mut staged = Vec::new();
     let made = tree.stage(snapshot, &changes, blobs, &mut staged);
     let done = made.and_then(|()| tree.put(snapshot, &changes, &staged));
-    for file in &staged {
+    for Staged { temporary, .. } in &staged {
         // What is in its place has another name by now.
-        let _ = rustix::fs::unlinkat(&tree.root, file.temporary.as_path(), AtFlags::empty());
+        if let Ok(directory) = tree.directory(&temporary.parent().unwrap_or_default()) {
+            let _ = rustix::fs::unlinkat(&directory, temporary.name(), AtFlags::empty());
+        }
     }
     done
 }
@@ -124,7 +132,6 @@ fn in_order(changes: &[Change]) -> Result<BTreeMap<&TreePath, &Change>, InstallE
 struct Staged {
     path: TreePath,
     temporary: TreePath,
-    file: File,
     digest: Digest,
     written: i128,
 }
@@ -171,7 +178,12 @@ impl Tree {
                 Some(change) => change.now.as_ref().is_some_and(is_directory),
                 None => snapshot.node(&parent).as_ref().is_some_and(is_directory),
             };
-            if !there {
+            let is_gone = |above: &TreePath| {
+                changes.get(above).is_some_and(|change| !change.now.as_ref().is_some_and(is_directory))
+            };
+            let is_removed =
+                std::iter::successors(Some(parent), TreePath::parent).any(|above| is_gone(&above));
+            if !there || is_removed || path.name().as_bytes().starts_with(TEMPORARY.as_bytes()) {
                 return Err(InstallError::NoTree(path.clone()));
             }
         }
@@ -192,27 +204,24 @@ impl Tree {
         blobs: &dyn Blobs,
         staged: &mut Vec<Staged>,
     ) -> Result<(), InstallError> {
-        static COUNTER: AtomicU64 = AtomicU64::new(0);
         for (&path, change) in changes {
-            let (Some(Node::File { digest, .. }), Some(written)) = (&change.now, change.written) else {
+            let (Some(Node::File { digest, mode }), Some(written)) = (&change.now, change.written) else {
                 continue;
             };
             let is_directory =
                 |above: &TreePath| matches!(snapshot.node(above), Some(Node::Directory { .. }));
             let near = std::iter::successors(path.parent(), TreePath::parent).find(is_directory);
-            let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-            let name = OsString::from(format!("{TEMPORARY}{}-{number}", std::process::id()));
+            let name = temporary_name();
             let temporary = near.unwrap_or_default().join(&name);
             let directory = self.directory(&temporary.parent().unwrap_or_default())?;
             let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
             let open = rustix::fs::openat(&directory, &name, flags, Mode::RUSR | Mode::WUSR);
-            let file = File::from(open.map_err(|error| self.failed(&temporary, error))?);
-            let whole = Staged { path: path.clone(), temporary, file, digest: *digest, written };
-            staged.push(whole);
-            let Some(Staged { file, .. }) = staged.last_mut() else { continue };
-            if !blobs.write(digest, file).map_err(|error| self.failed(path, error))? {
+            let mut file = File::from(open.map_err(|error| self.failed(&temporary, error))?);
+            staged.push(Staged { path: path.clone(), temporary, digest: *digest, written });
+            if !blobs.write(digest, &mut file).map_err(|error| self.failed(path, error))? {
                 return Err(InstallError::Gone(path.clone()));
             }
+            rustix::fs::fchmod(&file, permissions(*mode)).map_err(|error| self.failed(path, error))?;
         }
         // The order of writing.
         staged.sort_by_key(|file| file.written);
@@ -226,6 +235,15 @@ impl Tree {
         changes: &BTreeMap<&TreePath, &Change>,
         staged: &[Staged],
     ) -> Result<(), InstallError> {
+        // Whatever was written here by now is no younger than the first, whatever will be is no older than the second.
+        let failed = |error| InstallError::Failed { path: self.path.clone(), error };
+        let (first, second) = match staged.is_empty() {
+            true => (0, 0),
+            false => {
+                let first = stamps::tick(&self.path, 0).map_err(failed)?;
+                (first, stamps::tick(&self.path, first).map_err(failed)?)
+            }
+        };
         // From the leaves on, so that directories are empty.
         for (&path, change) in changes.iter().rev() {
             self.clear(snapshot, path, change)?;
@@ -240,12 +258,6 @@ impl Tree {
                 Some(Node::File { .. }) | None => {}
             }
         }
-        if staged.is_empty() {
-            return Ok(());
-        }
-        let failed = |error| InstallError::Failed { path: self.path.clone(), error };
-        let last = snapshot.latest(stamps::tick(&self.path, 0).map_err(failed)?);
-        let now = stamps::tick(&self.path, last).map_err(failed)?;
         let times: HashSet<i128> = staged.iter().map(|file| file.written).collect();
         let count = times.len();
         let (mut rank, mut before) = (0, None);
@@ -254,12 +266,7 @@ impl Tree {
                 rank += 1;
             }
             before = Some(file.written);
-            let Some(Node::File { mode, .. }) =
-                changes.get(&file.path).and_then(|change| change.now.as_ref())
-            else {
-                continue;
-            };
-            self.put_file(snapshot, file, *mode, stamps::stamp(rank, count, last, now))?;
+            self.put_file(snapshot, file, stamps::stamp(rank, count, first, second))?;
         }
         Ok(())
     }
@@ -354,50 +361,104 @@ impl Tree {
         let directory = self.directory(&path.parent().unwrap_or_default())?;
         let open = rustix::fs::openat(&directory, path.name(), flags, Mode::empty());
         let open = open.map_err(|error| self.failed(path, error))?;
+        let metadata = File::from(open.try_clone().map_err(|error| self.failed(path, error))?).metadata();
+        if metadata.map_err(|error| self.failed(path, error))?.nlink() > 1 {
+            // Its other names may lie anywhere, and are none of the other side's business.
+            return self.part(snapshot, path, digest, mode, File::from(open));
+        }
         rustix::fs::fchmod(&open, permissions(mode)).map_err(|error| self.failed(path, error))?;
         let fingerprint = Fingerprint::of_open(&open).map_err(|error| self.failed(path, error))?;
         snapshot.installed(path, Installed::File(fingerprint, digest));
         Ok(())
     }
 
-    fn put_file(
+    /// Gives a name a file of its own, with the same content and time.
+    fn part(
         &self,
         snapshot: &mut Snapshot,
-        staged: &Staged,
+        path: &TreePath,
+        digest: Digest,
         mode: u32,
-        stamp: i128,
+        mut file: File,
     ) -> Result<(), InstallError> {
-        let Staged { path, temporary, file, digest, .. } = staged;
+        let failed = |error: io::Error| self.failed(path, error);
+        let directory = self.directory(&path.parent().unwrap_or_default())?;
+        let name = temporary_name();
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let open = rustix::fs::openat(&directory, &name, flags, Mode::RUSR | Mode::WUSR);
+        let mut copy = File::from(open.map_err(|error| failed(error.into()))?);
+        let parted = (|| {
+            io::copy(&mut file, &mut copy)?;
+            rustix::fs::fchmod(&copy, permissions(mode))?;
+            set_time(&directory, &name, Fingerprint::of_open(&file)?.modified_nanos())?;
+            rustix::fs::renameat(&directory, &name, &directory, path.name())?;
+            Fingerprint::of_entry(&directory, path.name())
+        })();
+        if parted.is_err() {
+            let _ = rustix::fs::unlinkat(&directory, &name, AtFlags::empty());
+        }
+        snapshot.installed(path, Installed::File(parted.map_err(failed)?, digest));
+        Ok(())
+    }
+
+    fn put_file(&self, snapshot: &mut Snapshot, staged: &Staged, stamp: i128) -> Result<(), InstallError> {
+        let Staged { path, temporary, digest, .. } = staged;
         let failed = |error: Errno| self.failed(path, error);
-        rustix::fs::fchmod(file.as_fd(), permissions(mode)).map_err(failed)?;
-        let seconds = i64::try_from(stamp.div_euclid(1_000_000_000)).unwrap_or_default();
-        let nanos = i64::try_from(stamp.rem_euclid(1_000_000_000)).unwrap_or_default();
-        let time = Timespec { tv_sec: seconds, tv_nsec: nanos };
-        rustix::fs::futimens(file, &Timestamps { last_access: time, last_modification: time })
-            .map_err(failed)?;
+        let from = self.directory(&temporary.parent().unwrap_or_default())?;
+        let to = self.directory(&path.parent().unwrap_or_default())?;
+        set_time(&from, temporary.name(), stamp).map_err(failed)?;
         // Somebody may have written to it since the check.
         if !snapshot.is_as_known(&self.root, path) {
             return Err(InstallError::Conflict(self.path.join(path.as_path())));
         }
-        let from = self.directory(&temporary.parent().unwrap_or_default())?;
-        let to = self.directory(&path.parent().unwrap_or_default())?;
         rustix::fs::renameat(&from, temporary.name(), &to, path.name()).map_err(failed)?;
-        let fingerprint = Fingerprint::of_open(file).map_err(|error| self.failed(path, error))?;
+        let fingerprint =
+            Fingerprint::of_entry(&to, path.name()).map_err(|error| self.failed(path, error))?;
         snapshot.installed(path, Installed::File(fingerprint, *digest));
         Ok(())
     }
 }
 
-/// Without the bits that give rights to others.
+/// A name that nothing has.
+fn temporary_name() -> OsString {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    // Random: a process with the same number may have been killed here.
+    static RUN: LazyLock<u64> = LazyLock::new(|| RandomState::new().build_hasher().finish());
+    format!("{TEMPORARY}{:016x}-{}", *RUN, COUNTER.fetch_add(1, Ordering::Relaxed)).into()
+}
+
+fn set_time(directory: &OwnedFd, name: &OsStr, stamp: i128) -> rustix::io::Result<()> {
+    let seconds = i64::try_from(stamp.div_euclid(1_000_000_000)).unwrap_or_default();
+    let nanos = i64::try_from(stamp.rem_euclid(1_000_000_000)).unwrap_or_default();
+    let time = Timespec { tv_sec: seconds, tv_nsec: nanos };
+    let times = Timestamps { last_access: time, last_modification: time };
+    rustix::fs::utimensat(directory, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+/// Permission bits alone: no set-user-ID and its kin.
 fn permissions(mode: u32) -> Mode {
     Mode::from_raw_mode(mode & 0o777)
 }
 
-/// Whether a symlink at `path` in the tree at `root` leads to something in the tree, or to the image, which both machines have.
-fn leads_inside(root: &Path, path: &TreePath, target: &OsString) -> bool {
-    let from = root.join(path.parent().unwrap_or_default().as_path());
-    let target = crate::paths::lexically_normal(&from.join(target));
-    target.starts_with(root)
-        || crate::paths::is_system(&target)
-        || target.as_os_str().as_bytes() == b"/dev/null"
+/// Directories of the image, which both machines have, to which a symlink may lead. Not `/proc`, from where ways lead on.
+const IMAGE: &[&str] = &["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc/alternatives"];
+
+/// Whether a symlink at `path` in the tree at `root` leads to something in the tree or the image. A directory is left, by `..`,
+/// only at the beginning, where it is the symlink's own and those above: any other may be a symlink that leads elsewhere.
+fn leads_inside(root: &Path, path: &TreePath, target: &OsStr) -> bool {
+    if target == "/dev/null" {
+        return true;
+    }
+    let components = Path::new(target).components();
+    let down = components.clone().skip_while(|component| *component == Component::ParentDir);
+    let ups = components.count() - down.clone().count();
+    if down.into_iter().any(|component| component == Component::ParentDir) {
+        return false;
+    }
+    if Path::new(target).is_absolute() {
+        let is_image = IMAGE.iter().any(|directory| Path::new(target).starts_with(directory));
+        return is_image || Path::new(target).starts_with(root);
+    }
+    let depth = std::iter::successors(path.parent(), TreePath::parent).count() - 1;
+    ups <= depth
 }

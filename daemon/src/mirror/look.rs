@@ -1,8 +1,8 @@
 //! What has changed in a tree since it was last looked at.
 //! Knows nothing of who wants to know.
 //!
-//! Every file's `stat` is asked for each time: nothing less tells of all that can happen to a file (writes through mappings,
-//! through other names, from other machines). A directory that is as it was has the names that it had, so that it need not be
+//! Every file's `stat` is asked for each time: nothing less tells of all that can happen to a file (writes through other names,
+//! from other machines). A directory that is as it was has the names that it had, so that it need not be
 //! read; all else is done only for what has changed. Several threads share the work.
 
 use std::collections::BTreeMap;
@@ -46,6 +46,9 @@ const SHARE: usize = 512;
 /// More threads only wait for each other in the kernel.
 const MOST_THREADS: usize = 8;
 
+/// Deeper trees are refused: a thread's stack holds no more than twice as many.
+const DEEPEST: usize = 400;
+
 /// How often a file that changes while it is read is read again.
 const TRIES: usize = 3;
 
@@ -60,14 +63,9 @@ pub enum LookError {
         /// What the system says.
         error: io::Error,
     },
-    /// A file of rules has a pattern that is none.
-    #[error("read the rules of {}: {error}", path.display())]
-    Rules {
-        /// The directory with the file.
-        path: PathBuf,
-        /// What is wrong with it.
-        error: ignore::Error,
-    },
+    /// Directories are nested more deeply than anybody needs.
+    #[error("read {}: it is nested too deeply; name it in a .farccignore", .0.display())]
+    TooDeep(PathBuf),
     /// A file changes faster than it can be read.
     #[error("read {}: it changes all the time; name it in a .farccignore if nobody else needs it", .0.display())]
     Restless(PathBuf),
@@ -123,7 +121,7 @@ struct Look<'a> {
 impl Look<'_> {
     fn all(&mut self) -> Result<(), LookError> {
         if !self.snapshot.directories.contains_key(&TreePath::root()) {
-            return self.scan(&TreePath::root());
+            return self.scan(&TreePath::root()).map(|_| ());
         }
         let mut entries: BTreeMap<TreePath, Vec<usize>> = BTreeMap::new();
         let mut names = Vec::new();
@@ -246,7 +244,7 @@ impl Look<'_> {
         if is_ruled_anew {
             let inside = known.entries.iter().filter(|(_, entry)| matches!(entry, Entry::Directory));
             for at in inside.map(|(name, _)| path.join(name)) {
-                if !self.next.contains_key(&at) {
+                if snapshot.directories.contains_key(&at) && !self.next.contains_key(&at) {
                     self.list(&at)?;
                 }
             }
@@ -254,13 +252,17 @@ impl Look<'_> {
         Ok(())
     }
 
-    /// Looks at a directory of which nothing is known, and all in it.
-    fn scan(&mut self, path: &TreePath) -> Result<(), LookError> {
+    /// Looks at a directory of which nothing is known, and all in it; `false`: it is gone.
+    fn scan(&mut self, path: &TreePath) -> Result<bool, LookError> {
+        if path.as_bytes().iter().filter(|&&byte| byte == b'/').count() > DEEPEST {
+            return Err(LookError::TooDeep(self.snapshot.root.join(path.as_path())));
+        }
         let rules = self.rules(path)?;
-        let Some((directory, names)) = self.read(path, rules)? else { return Ok(()) };
+        let Some((directory, names)) = self.read(path, rules)? else { return Ok(false) };
         let mode = directory.fingerprint.permissions();
         self.changed(path, Some(Node::Directory { mode }), None);
-        self.take(path, directory, names)
+        self.take(path, directory, names)?;
+        Ok(true)
     }
 
     /// Takes in the entries `names` of a directory.
@@ -269,8 +271,11 @@ impl Look<'_> {
         self.next.insert(path.clone(), Some(directory));
         let mut entries = Vec::with_capacity(names.len());
         for name in names {
-            if let Some(entry) = self.entry(path, &name)? {
-                entries.push((name, entry));
+            match self.entry(path, &name)? {
+                Some(entry) => entries.push((name, entry)),
+                // It is of another kind now, or was removed after its name was read.
+                None if self.snapshot.entry(&path.join(&name)).is_some() => self.gone(&path.join(&name)),
+                None => {}
             }
         }
         if let Some(Some(directory)) = self.next.get_mut(path) {
@@ -330,7 +335,9 @@ impl Look<'_> {
             if matches!(name.as_bytes(), b"." | b"..") || name.as_bytes().starts_with(TEMPORARY.as_bytes()) {
                 continue;
             }
-            if !rules.leave_out(&whole.join(name), entry.file_type().is_dir()) {
+            let is_left_out =
+                name != RULES_FILE && rules.leave_out(&whole.join(name), entry.file_type().is_dir());
+            if !is_left_out {
                 names.push(name.to_owned());
             }
         }
@@ -344,8 +351,12 @@ impl Look<'_> {
             let next = self.next.get(&parent).and_then(Option::as_ref);
             next.or_else(|| self.snapshot.directories.get(&parent)).map(|above| Arc::clone(&above.rules))
         });
-        Rules::of(&self.snapshot.root, path, &above.unwrap_or_default())
-            .map_err(|error| LookError::Rules { path: self.snapshot.root.join(path.as_path()), error })
+        let above = above.unwrap_or_default();
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+        let Ok(open) = self.open(&path.join(OsStr::new(RULES_FILE)), flags) else { return Ok(above) };
+        let directory = self.snapshot.root.join(path.as_path());
+        Rules::of(&directory, File::from(open), &above)
+            .map_err(|error| LookError::Unreadable { path: directory.join(RULES_FILE), error })
     }
 
     /// What `name` in a directory is now; None: nothing that is heeded. A change is noted down.
@@ -356,15 +367,15 @@ impl Look<'_> {
         for _ in 0..TRIES {
             let fingerprint = match Fingerprint::of_entry(&self.root, at.as_path().as_os_str()) {
                 Ok(fingerprint) => fingerprint,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) if is_gone(&error) => return Ok(None),
                 Err(error) => return Err(self.unreadable(&at, error)),
             };
             if fingerprint.is_directory() {
-                let is_known = matches!(known, Some(Entry::Directory));
-                if !is_known {
-                    self.scan(&at)?;
-                }
-                return Ok(Some(Entry::Directory));
+                let is_known = matches!(known, Some(Entry::Directory))
+                    && snapshot.directories.contains_key(&at)
+                    && !matches!(self.next.get(&at), Some(None));
+                let is_there = is_known || self.scan(&at)?;
+                return Ok(is_there.then_some(Entry::Directory));
             }
             let entry = match self.read_entry(&at, fingerprint, known)? {
                 Some(entry) => entry,
@@ -464,4 +475,10 @@ impl Look<'_> {
         let inside = self.snapshot.directories_in(path);
         self.next.extend(inside.map(|(known, _)| (known.clone(), None)));
     }
+}
+
+/// Whether nothing is there, or what leads there is no directory by now.
+fn is_gone(error: &io::Error) -> bool {
+    let error = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(error, Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
 }

@@ -1,7 +1,9 @@
 //! Which names in a tree are none of the other side's business.
 //! Knows nothing of what they are.
 
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io;
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,10 +12,26 @@ use ignore::gitignore::Gitignore;
 use ignore::gitignore::GitignoreBuilder;
 
 use crate::digest::Digest;
-use crate::mirror::TreePath;
 
 /// The file that has the rules for the directory that it is in and all below it (gitignore(5)).
 pub const RULES_FILE: &str = ".farccignore";
+
+/// Longer ones are not read.
+const LARGEST_BYTES: u64 = 1 << 20;
+
+/// Braces mean themselves in gitignore(5), and alternatives in the library.
+fn without_alternatives(line: &str) -> String {
+    let mut plain = String::with_capacity(line.len());
+    let mut is_escaped = false;
+    for letter in line.chars() {
+        if matches!(letter, '{' | '}') && !is_escaped {
+            plain.push('\\');
+        }
+        is_escaped = letter == '\\' && !is_escaped;
+        plain.push(letter);
+    }
+    plain
+}
 
 /// The rules that hold in one directory: its own before those of the directories above it.
 #[derive(Debug, Clone, Default)]
@@ -23,24 +41,26 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    /// The rules of a directory `path` of the tree at `root`, which is in one that has the rules `above`.
+    /// The rules of `directory` (absolute), which has `file` for its rules and is in one that has the rules `above`. What is
+    /// no file, or larger than any such file, has no rules; nor has a line that is no pattern.
     ///
     /// # Errors
-    /// When there is a file of rules that cannot be read or has a pattern that is none.
-    pub(super) fn of(root: &Path, path: &TreePath, above: &Arc<Rules>) -> Result<Arc<Rules>, ignore::Error> {
-        let directory = root.join(path.as_path());
-        let file = directory.join(RULES_FILE);
-        let text = match std::fs::read(&file) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Arc::clone(above)),
-            Err(error) => return Err(error.into()),
-        };
-        let mut builder = GitignoreBuilder::new(&directory);
-        for line in String::from_utf8_lossy(&text).lines() {
-            builder.add_line(Some(file.clone()), line)?;
+    /// When it cannot be read.
+    pub(super) fn of(directory: &Path, file: File, above: &Arc<Rules>) -> io::Result<Arc<Rules>> {
+        let metadata = file.metadata()?;
+        if !metadata.is_file() || metadata.len() > LARGEST_BYTES {
+            return Ok(Arc::clone(above));
         }
-        let own = Some((Digest::of(&text), Arc::new(builder.build()?)));
-        Ok(Arc::new(Rules { own, above: Some(Arc::clone(above)) }))
+        let mut text = Vec::new();
+        file.take(LARGEST_BYTES).read_to_end(&mut text)?;
+        let mut builder = GitignoreBuilder::new(directory);
+        for line in String::from_utf8_lossy(&text).lines() {
+            if let Err(error) = builder.add_line(None, &without_alternatives(line)) {
+                tracing::warn!("{}: {line:?} is passed over: {error}", directory.join(RULES_FILE).display());
+            }
+        }
+        let own = builder.build().map_err(io::Error::other)?;
+        Ok(Arc::new(Rules { own: Some((Digest::of(&text), Arc::new(own))), above: Some(Arc::clone(above)) }))
     }
 
     /// Whether they are those of the same files with the same text.

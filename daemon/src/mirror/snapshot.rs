@@ -121,12 +121,13 @@ impl Snapshot {
             }
             Installed::Directory(fingerprint) => {
                 let rules = self.directories.get(&parent).map(|above| Arc::clone(&above.rules));
-                self.directories.entry(path.clone()).or_insert_with(|| Directory {
+                let directory = self.directories.entry(path.clone()).or_insert_with(|| Directory {
                     fingerprint,
                     is_settled: false,
                     rules: rules.unwrap_or_default(),
                     entries: Vec::new(),
                 });
+                (directory.fingerprint, directory.is_settled) = (fingerprint, false);
                 Some(Entry::Directory)
             }
             Installed::File(fingerprint, digest) => {
@@ -152,8 +153,9 @@ impl Snapshot {
             (None, None) => true,
             (Some(Node::Directory { .. }), Some(now)) => now.is_directory(),
             (Some(Node::File { .. } | Node::Link { .. }), Some(now)) => match self.entry(path) {
+                // To remove or rename one of a file's names changes the time of its last change.
                 Some(Entry::File { fingerprint, .. } | Entry::Link { fingerprint, .. }) => {
-                    *fingerprint == now
+                    fingerprint.is_as_written(&now)
                 }
                 Some(Entry::Directory) | None => false,
             },
@@ -169,17 +171,6 @@ impl Snapshot {
             .collect();
         inside.sort();
         inside
-    }
-
-    /// When a file was last written that is known, in nanoseconds since 1970; what claims to be written later than `now` is
-    /// passed over.
-    pub(super) fn latest(&self, now: i128) -> i128 {
-        let entries = self.directories.values().flat_map(|directory| &directory.entries);
-        let times = entries.filter_map(|(_, entry)| match entry {
-            Entry::File { fingerprint, .. } => Some(fingerprint.modified_nanos()),
-            Entry::Directory | Entry::Link { .. } => None,
-        });
-        times.filter(|time| *time <= now).max().unwrap_or(0)
     }
 
     /// How many files, directories and symlinks there are.

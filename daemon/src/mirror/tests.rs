@@ -109,14 +109,7 @@ fn the_first_look_tells_of_all() {
     write(&root, "a/b c\n", "x");
     std::fs::write(root.join("a").join(OsStr::from_bytes(b"\xff")), "y").unwrap();
     symlink("a", root.join("link")).unwrap();
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        root.join("fifo"),
-        rustix::fs::FileType::Fifo,
-        rustix::fs::Mode::RUSR,
-        0,
-    )
-    .unwrap();
+    make_fifo(&root.join("fifo"));
     let _socket = std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
     let mut snapshot = Snapshot::new(root);
     let changes = snapshot.look().unwrap();
@@ -197,6 +190,73 @@ fn what_has_changed_is_told_once() {
     }
 }
 
+fn make_fifo(path: &Path) {
+    let mode = rustix::fs::Mode::RUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+}
+
+#[test]
+fn what_becomes_something_else_is_gone() {
+    let (_space, root) = tree();
+    write(&root, "a", "");
+    write(&root, "d/b", "");
+    let mut snapshot = Snapshot::new(root.clone());
+    snapshot.look().unwrap();
+    std::fs::remove_file(root.join("a")).unwrap();
+    std::fs::remove_dir_all(root.join("d")).unwrap();
+    make_fifo(&root.join("a"));
+    make_fifo(&root.join("d"));
+    assert_eq!(described(&snapshot.look().unwrap()), ["- a", "- d"]);
+    std::fs::remove_file(root.join("d")).unwrap();
+    write(&root, "d/b", "");
+    assert_eq!(described(&snapshot.look().unwrap()), ["d d", "w d/b"]);
+}
+
+#[test]
+fn a_tree_that_is_too_deep_is_refused() {
+    let (_space, root) = tree();
+    let deep = (0..600).fold(root.clone(), |path, _| path.join("x"));
+    std::fs::create_dir_all(deep).unwrap();
+    assert!(matches!(Snapshot::new(root).look(), Err(LookError::TooDeep(_))));
+}
+
+#[test]
+fn names_of_one_file_are_no_conflict_and_others_keep_their_mode() {
+    let (space, root) = tree();
+    let outside = space.path().join("outside");
+    std::fs::write(&outside, "one").unwrap();
+    std::fs::hard_link(&outside, root.join("a")).unwrap();
+    std::fs::hard_link(&outside, root.join("b")).unwrap();
+    std::fs::hard_link(&outside, root.join("c")).unwrap();
+    let mut snapshot = Snapshot::new(root.clone());
+    snapshot.look().unwrap();
+    let mode_only = Change {
+        path: TreePath::parse(b"c").unwrap(),
+        now: Some(Node::File { digest: Digest::of(b"one"), mode: 0o777 }),
+        written: None,
+    };
+    let gone = Change { path: TreePath::parse(b"b").unwrap(), now: None, written: None };
+    let before = root.join("c").metadata().unwrap().modified().unwrap();
+    install(&mut snapshot, &[file("a", "two"), gone, mode_only], &contents(&["two"])).unwrap();
+    assert_eq!(outside.metadata().unwrap().mode() & 0o777, 0o644);
+    let c = root.join("c").metadata().unwrap();
+    assert_eq!((c.mode() & 0o777, c.modified().unwrap()), (0o777, before));
+    assert_eq!(std::fs::read_to_string(&outside).unwrap(), "one");
+    assert_eq!(described(&snapshot.look().unwrap()), [""; 0]);
+}
+
+#[test]
+fn a_directory_s_permissions_are_told_once() {
+    let (_space, root) = tree();
+    write(&root, "d/a", "");
+    let mut snapshot = Snapshot::new(root);
+    snapshot.look().unwrap();
+    let now = Some(Node::Directory { mode: 0o555 });
+    let change = Change { path: TreePath::parse(b"d").unwrap(), now, written: None };
+    install(&mut snapshot, &[change], &contents(&[])).unwrap();
+    assert_eq!(described(&snapshot.look().unwrap()), [""; 0]);
+}
+
 #[test]
 fn rules_leave_out() {
     let (_space, root) = tree();
@@ -218,8 +278,13 @@ fn rules_leave_out() {
     assert_eq!(described(&snapshot.look().unwrap()), ["w a/.farccignore", "w a/keep.log"]);
     std::fs::remove_file(root.join(RULES_FILE)).unwrap();
     assert_eq!(described(&snapshot.look().unwrap()), ["- .farccignore", "d logs", "w logs/x", "w logs/y"]);
-    write(&root, "a/.farccignore", "{\n");
-    assert!(matches!(snapshot.look(), Err(LookError::Rules { .. })));
+    // Braces are letters, a rule never leaves out the rules, and what is no file has none.
+    write(&root, "a/{x}", "");
+    write(&root, "a/.farccignore", "{x}\n.*\n[\n");
+    assert_eq!(described(&snapshot.look().unwrap()), ["w a/.farccignore"]);
+    std::fs::remove_file(root.join("a/.farccignore")).unwrap();
+    make_fifo(&root.join("a/.farccignore"));
+    assert_eq!(described(&snapshot.look().unwrap()), ["- a/.farccignore", "w a/{x}"]);
 }
 
 /// Operations of all kinds on a few names, so that they meet.
@@ -360,7 +425,18 @@ fn nothing_is_put_outside() {
         now: Some(Node::Link { target: target.into() }),
         written: None,
     };
-    for target in ["../../outside", "/etc/passwd", "../..", "/home", "../d/../../outside"] {
+    for target in [
+        "../../outside",
+        "/etc/passwd",
+        "../..",
+        "/home",
+        "../d/../../outside",
+        "x/../../..",
+        "../d/../x",
+        "/proc/self/root/etc/passwd",
+        "/dev/zero",
+        "/usr/../etc/passwd",
+    ] {
         let error = install(&mut snapshot, &[link(target)], &contents(&[])).unwrap_err();
         assert!(matches!(error, InstallError::Outside { .. }), "{target}: {error}");
     }
@@ -394,12 +470,14 @@ fn nothing_is_put_outside() {
 fn changes_that_make_no_tree_are_refused() {
     let (_space, root) = tree();
     write(&root, "a", "old");
+    write(&root, "d/e/y", "old");
     let mut snapshot = Snapshot::new(root.clone());
     snapshot.look().unwrap();
     let blobs = contents(&["x"]);
     let before = seen(&root);
     let root_gone = Change { path: TreePath::root(), now: None, written: None };
     let mode_only = |path: &str, content: &str| Change { written: None, ..file(path, content) };
+    let gone = |path: &str| Change { now: None, written: None, ..file(path, "") };
     for changes in [
         vec![file("b", "x"), file("b", "x")],
         vec![file("a/b", "x")],
@@ -409,6 +487,9 @@ fn changes_that_make_no_tree_are_refused() {
         vec![root_gone],
         vec![mode_only("b", "x")],
         vec![mode_only("a", "x")],
+        vec![file(".farcc-tmp-0-0", "x")],
+        vec![gone("d"), file("d/e/x", "x")],
+        vec![file("d", "x"), file("d/e/x", "x")],
     ] {
         let error = install(&mut snapshot, &changes, &blobs).unwrap_err();
         assert!(matches!(error, InstallError::NoTree(_) | InstallError::Unknown(_)), "{changes:?}: {error}");
