@@ -32,6 +32,7 @@ pub mod executor;
 // Floor 5: the story of a command, and the other end of the protocol.
 pub mod dispatch;
 pub mod serve;
+pub mod twin;
 // Floor 6: the ways in.
 pub mod cli;
 pub mod server;
