@@ -359,6 +359,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+    use crate::linker::tests::run;
 
     fn read(bytes: &[u8]) -> LinkerFile {
         let mut file = tempfile::tempfile().unwrap();
@@ -477,14 +478,9 @@ mod tests {
     }
 
     #[test]
-    #[allow(clippy::disallowed_methods, reason = "a test runs what it is about")]
     fn intermediate_code_is_found_in_objects_and_members() {
         let directory = tempfile::tempdir().unwrap();
-        let run = |line: &str| {
-            let mut words = line.split(' ');
-            let mut command = std::process::Command::new(words.next().unwrap());
-            assert!(command.args(words).current_dir(&directory).status().unwrap().success(), "{line}");
-        };
+        let run = |line: &str| run(directory.path(), line);
         let has = |name: &str| {
             let file = File::open(directory.path().join(name)).unwrap();
             LinkerFile::read(file).unwrap().has_intermediate_code

@@ -104,6 +104,14 @@ pub enum LinkError {
 mod tests {
     use super::*;
 
+    /// Runs a compiler or archiver, whose words have blanks between them.
+    #[expect(clippy::disallowed_methods, reason = "the tests themselves start compilers")]
+    pub(super) fn run(directory: &Path, line: &str) {
+        let mut words = line.split(' ');
+        let mut command = std::process::Command::new(words.next().unwrap());
+        assert!(command.args(words).current_dir(directory).status().unwrap().success(), "{line}");
+    }
+
     #[test]
     fn linkers_by_their_first_words() {
         for (line, expected) in [

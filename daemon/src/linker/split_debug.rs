@@ -88,13 +88,7 @@ fn split_unit(dwarf: &Dwarf<Bytes>, header: gimli::UnitHeader<Bytes>) -> gimli::
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[expect(clippy::disallowed_methods, reason = "the test itself starts the compilers")]
-    fn run(directory: &Path, line: &str) {
-        let mut words = line.split(' ');
-        let mut command = std::process::Command::new(words.next().unwrap());
-        assert!(command.args(words).current_dir(directory).status().unwrap().success(), "{line}");
-    }
+    use crate::linker::tests::run;
 
     #[test]
     fn programs_name_what_was_split_off() {

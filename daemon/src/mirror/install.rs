@@ -2,7 +2,8 @@
 //! Knows nothing of how the changes came.
 //!
 //! The other machine may be hostile: no path leads out of the root, and no symlink is followed on the way to one. What somebody
-//! here has changed since the snapshot is never overwritten.
+//! here has changed since the snapshot is a conflict, which is looked for before anything is done, and once more right before
+//! each name is taken away or given to another file; what is written between that look and the rename is lost.
 
 use std::collections::BTreeMap;
 use std::collections::HashSet;
@@ -55,7 +56,7 @@ pub trait Blobs {
 /// Why changes were not put into place, or not all.
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
-    /// Both sides have changed this; nothing was put into place.
+    /// Both sides have changed this. If it was changed while others were put into place, those are.
     #[error("{} was changed here as well as there: remove or rename it, and do it again", .0.display())]
     Conflict(PathBuf),
     /// The changes make no tree: this path is in no directory, or there twice. Nothing was put into place.
@@ -86,12 +87,12 @@ pub enum InstallError {
 }
 
 /// Puts `changes` into place in the tree of `snapshot`, which then knows them. Files that were written get times from this
-/// machine's clock, in the order in which they were written and later than all that is known; all others keep theirs.
+/// machine's clock, in the order in which they were written and later than all that is there; all others keep theirs.
 ///
 /// Everything is checked, and all content is written to disk beside its place, before the first name changes.
 ///
 /// # Errors
-/// [`InstallError`]; only with [`InstallError::Failed`] may some of the changes be in place.
+/// [`InstallError`]; only with [`InstallError::Failed`] and [`InstallError::Conflict`] may some of the changes be in place.
 pub fn install(snapshot: &mut Snapshot, changes: &[Change], blobs: &dyn Blobs) -> Result<(), InstallError> {
     let root = snapshot.root().to_owned();
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
