@@ -133,6 +133,8 @@ mod tests {
 
             [status]
 
+            [twin]
+
             [workspace]
         "#]]
         .assert_eq(&set.join("\n"));

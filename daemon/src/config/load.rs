@@ -10,15 +10,22 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
+use serde::Deserialize;
+use toml::Spanned;
 use toml::Table;
 use toml::Value;
 
+use crate::config::Access;
 use crate::config::Config;
+use crate::config::Destination;
 use crate::process::env_value;
 
 /// Sections whose keys can be overridden by `FARCC_<SECTION>_<KEY>`. `[platform]` has no fixed keys and is overridden
 /// as a whole, by `FARCC_PLATFORM`; `[[route]]` is a list and is not.
-const SECTIONS: &[&str] = &["remote", "exec", "link", "workspace", "cache", "status"];
+const SECTIONS: &[&str] = &["remote", "exec", "link", "workspace", "twin", "cache", "status"];
+
+/// Sections with a table that has keys of its own: `FARCC_REMOTE_TLS_CA_CERTS` is `[remote] tls.ca_certs`.
+const WITH_TLS: &[&str] = &["remote", "twin"];
 
 /// Why a configuration cannot be used. The message names file and line, or the variable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -151,36 +158,67 @@ fn parse(path: &Path, text: &str, env: &[(OsString, OsString)]) -> Result<(Confi
         }
         if let Some((section, key)) = variable.to_str().and_then(overridden_key) {
             set(&mut table, section, &key, variable, value)?;
-            let key = if section == "remote" && key.starts_with("tls_") { "tls".to_owned() } else { key };
+            let key = match key.strip_prefix("tls_") {
+                Some(_) if WITH_TLS.contains(&section) => "tls".to_owned(),
+                _ => key,
+            };
             sources.insert((section.to_owned(), key), source());
         }
     }
     let config = Config::deserialize_table(table).map_err(|error| in_file(&error))?;
     check(&config)?;
+    if let Some(index) = route_to_no_twin(&config) {
+        let problem = format!("{}to = \"twin\" needs [twin] address", line_of_route(text, index));
+        return Err(in_file(&problem));
+    }
     Ok((config, sources))
+}
+
+/// The first `[[route]]` to a twin that there is not.
+fn route_to_no_twin(config: &Config) -> Option<usize> {
+    let to_twin = || config.routes.iter().position(|route| route.to == Destination::Twin);
+    if config.twin.is_configured() { None } else { to_twin() }
+}
+
+/// `line 3: `, where the `to` of that `[[route]]` stands.
+fn line_of_route(text: &str, index: usize) -> String {
+    #[derive(Deserialize)]
+    struct Routes {
+        route: Vec<Route>,
+    }
+    #[derive(Deserialize)]
+    struct Route {
+        to: Spanned<String>,
+    }
+    let routes = toml::from_str::<Routes>(text).ok();
+    let before = routes.and_then(|routes| text.get(..routes.route.get(index)?.to.span().start));
+    // The text was read as a configuration before; only a message would be shorter.
+    before.map_or_else(String::new, |before| format!("line {}: ", before.matches('\n').count() + 1))
 }
 
 /// What the types of the keys do not say.
 fn check(config: &Config) -> Result<(), ConfigError> {
-    let (remote, tls) = (&config.remote, &config.remote.tls);
-    if remote.credential_helper.is_some() && remote.token_file.is_some() {
-        return Err(ConfigError(
-            "use [remote] credential_helper and token_file: one of them must do".to_owned(),
-        ));
+    let accesses = [("remote", config.remote.access()), ("twin", config.twin.access())];
+    let mut named = vec![("[cache] dir".to_owned(), config.cache.dir.as_deref())];
+    for (section, Access { credential_helper, token_file, tls, .. }) in accesses {
+        if credential_helper.is_some() && token_file.is_some() {
+            let problem = format!("use [{section}] credential_helper and token_file: one of them must do");
+            return Err(ConfigError(problem));
+        }
+        if tls.client_key.is_some() && tls.client_cert.is_none() {
+            let problem = format!("use [{section}] tls.client_key: it needs tls.client_cert");
+            return Err(ConfigError(problem));
+        }
+        named.extend([
+            (format!("[{section}] credential_helper"), credential_helper),
+            (format!("[{section}] token_file"), token_file),
+            (format!("[{section}] tls.ca_certs"), tls.ca_certs.as_deref()),
+            (format!("[{section}] tls.client_cert"), tls.client_cert.as_deref()),
+            (format!("[{section}] tls.client_key"), tls.client_key.as_deref()),
+        ]);
     }
-    if tls.client_key.is_some() && tls.client_cert.is_none() {
-        return Err(ConfigError("use [remote] tls.client_key: it needs tls.client_cert".to_owned()));
-    }
-    let named = [
-        ("[cache] dir", &config.cache.dir),
-        ("[remote] credential_helper", &remote.credential_helper),
-        ("[remote] token_file", &remote.token_file),
-        ("[remote] tls.ca_certs", &tls.ca_certs),
-        ("[remote] tls.client_cert", &tls.client_cert),
-        ("[remote] tls.client_key", &tls.client_key),
-    ];
-    let named = named.into_iter().filter_map(|(key, path)| Some((key, path.as_ref()?)));
-    let roots = config.workspace.roots.iter().map(|root| ("[workspace] roots", root));
+    let named = named.into_iter().filter_map(|(key, path)| Some((key, path?)));
+    let roots = config.workspace.roots.iter().map(|root| ("[workspace] roots".to_owned(), root.as_path()));
     // A daemon has no directory of its own to which they could be relative.
     match named.chain(roots).find(|(_, path)| !path.is_absolute()) {
         Some((key, path)) => Err(ConfigError(format!(
@@ -218,16 +256,16 @@ fn set(
     let problem = |problem: &dyn std::fmt::Display| {
         ConfigError(format!("use the variable {}: {problem}", variable.display()))
     };
-    // `FARCC_REMOTE_TLS_CA_CERTS` is `[remote] tls.ca_certs`: the one table within a section that has keys of its own.
-    let (table, section, key) = match key.strip_prefix("tls_") {
-        Some(below) if section == "remote" => (nested(table, section), "tls", below),
-        _ => (Some(table), section, key),
+    let (table, around, section, key) = match key.strip_prefix("tls_") {
+        Some(below) if WITH_TLS.contains(&section) => (nested(table, section), Some(section), "tls", below),
+        _ => (Some(table), None, section, key),
     };
-    let is_nested = section == "tls";
-    let table = table.ok_or_else(|| problem(&"[remote] is no section in the configuration file"))?;
+    let no_section =
+        || problem(&format!("[{}] is no section in the configuration file", around.unwrap_or(section)));
+    let table = table.ok_or_else(no_section)?;
     let text = value.to_str().ok_or_else(|| problem(&"its value is not UTF-8"))?;
     let Value::Table(entries) = table.entry(section).or_insert_with(|| Value::Table(Table::new())) else {
-        return Err(problem(&format!("[{section}] is no section in the configuration file")));
+        return Err(no_section());
     };
     let as_string = Value::String(text.to_owned());
     let literal = toml::from_str::<Table>(&format!("value = {text}")).ok();
@@ -236,8 +274,8 @@ fn set(
         let mut alone = Table::new();
         alone.insert(key.to_owned(), candidate.clone());
         let mut alone: Table = [(section.to_owned(), Value::Table(alone))].into_iter().collect();
-        if is_nested {
-            alone = [("remote".to_owned(), Value::Table(alone))].into_iter().collect();
+        if let Some(around) = around {
+            alone = [(around.to_owned(), Value::Table(alone))].into_iter().collect();
         }
         match Config::deserialize_table(alone) {
             Ok(_) => {
@@ -326,6 +364,7 @@ mod tests {
 
     use super::*;
     use crate::config::Strategy;
+    use crate::config::WhenLost;
 
     fn load_text(text: &str, env: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let directory = tempfile::tempdir().unwrap();
@@ -450,6 +489,62 @@ mod tests {
             &[],
             expect!["use [remote] tls.client_key: it needs tls.client_cert"],
         );
+    }
+
+    #[test]
+    fn the_twin_is_reached_as_the_cluster_is() {
+        let env = [
+            ("FARCC_TWIN_TLS_CA_CERTS", "/ca.pem"),
+            ("FARCC_TWIN_HEADERS", "{ x-key = \"hush\" }"),
+            ("FARCC_TWIN_NETWORK", "true"),
+            ("FARCC_TWIN_TIMEOUT", "5s"),
+        ];
+        let config = load_text("[twin]\naddress = \"unix:/t\"\nwhen_lost = \"fail\"\n", &env).unwrap();
+        assert!(config.twin.is_configured() && config.twin.network);
+        assert_eq!((config.twin.when_lost, config.twin.timeout.as_secs()), (WhenLost::Fail, 5));
+        assert_eq!(config.twin.access().tls.ca_certs.as_deref(), Some(Path::new("/ca.pem")));
+        assert_eq!(config.remote.tls.ca_certs, None);
+        assert_eq!(config.twin.access().headers["x-key"].reveal(), "hush");
+        assert!(!format!("{config:?}").contains("hush"));
+        check_error(
+            "[twin]\ntls = { client_key = \"/k\" }\n",
+            &[],
+            expect!["use [twin] tls.client_key: it needs tls.client_cert"],
+        );
+        check_error(
+            "[twin]\ncredential_helper = \"helper\"\n",
+            &[],
+            expect![[
+                r#"use [twin] credential_helper "helper": it is not absolute; $HOME and other variables are expanded, ~ is not"#
+            ]],
+        );
+        check_error(
+            "twin = 1\n",
+            &[("FARCC_TWIN_TLS_CA_CERTS", "/ca.pem")],
+            expect![[r#"
+            read DIR/farcc.toml: TOML parse error at line 1, column 8
+              |
+            1 | twin = 1
+              |        ^
+            invalid type: integer `1`, expected struct Twin
+        "#]],
+        );
+    }
+
+    #[test]
+    fn a_route_to_the_twin_needs_one() {
+        let text = "[[route]]\nmatch = \"a\"\nto = \"local\"\n\n[[route]]\nmatch = \"b\"\nto = \"twin\"\n";
+        check_error(text, &[], expect![[r#"read DIR/farcc.toml: line 7: to = "twin" needs [twin] address"#]]);
+        check_error(
+            "route = [{ match = \"a\", to = \"twin\" }]\n",
+            &[],
+            expect![[r#"read DIR/farcc.toml: line 1: to = "twin" needs [twin] address"#]],
+        );
+        let config = load_text(text, &[("FARCC_TWIN_ADDRESS", "grpc://h:1")]).unwrap();
+        assert_eq!(config.routes[1].to, Destination::Twin);
+        let off =
+            load_text(&format!("{text}[twin]\naddress = \"grpc://h:1\"\n"), &[("FARCC_TWIN_ADDRESS", "")]);
+        assert!(off.is_err());
     }
 
     #[test]

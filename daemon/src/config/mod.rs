@@ -6,6 +6,7 @@ mod load;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ pub struct Config {
     pub link: Link,
     /// `[workspace]`: what belongs to the project.
     pub workspace: Workspace,
+    /// `[twin]`: the machine with a copy of the workspace.
+    pub twin: Twin,
     /// `[[route]]`: rules that send a command elsewhere; the first match wins.
     #[serde(rename = "route")]
     pub routes: Vec<Route>,
@@ -85,6 +88,17 @@ impl Remote {
     pub fn is_configured(&self) -> bool {
         !self.address.is_empty() || !self.cas_address.is_empty()
     }
+
+    /// The keys that say who calls.
+    pub fn access(&self) -> Access<'_> {
+        let Remote { headers, credential_helper, token_file, tls, .. } = self;
+        Access {
+            headers,
+            credential_helper: credential_helper.as_deref(),
+            token_file: token_file.as_deref(),
+            tls,
+        }
+    }
 }
 
 impl Default for Remote {
@@ -107,7 +121,87 @@ impl Default for Remote {
     }
 }
 
-/// `[remote] tls`: PEM files.
+/// `[twin]`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Twin {
+    /// `grpc://host:port`, `grpcs://host:port` or `unix:path`; empty: no twin.
+    pub address: String,
+    /// Sent with every call.
+    pub headers: BTreeMap<String, Secret>,
+    /// A program that speaks Bazel's credential-helper protocol.
+    pub credential_helper: Option<PathBuf>,
+    /// A file with a bearer token, which may be renewed.
+    pub token_file: Option<PathBuf>,
+    /// Certificates and keys for `grpcs://`.
+    pub tls: Tls,
+    /// Whether commands may open connections, where the twin allows it.
+    pub network: bool,
+    /// What becomes of a command in whose middle the twin is lost.
+    pub when_lost: WhenLost,
+    /// Limit of one question; commands have none.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+}
+
+impl Twin {
+    /// Whether there is a twin at all.
+    pub fn is_configured(&self) -> bool {
+        !self.address.is_empty()
+    }
+
+    /// The keys that say who calls.
+    pub fn access(&self) -> Access<'_> {
+        let Twin { headers, credential_helper, token_file, tls, .. } = self;
+        Access {
+            headers,
+            credential_helper: credential_helper.as_deref(),
+            token_file: token_file.as_deref(),
+            tls,
+        }
+    }
+}
+
+impl Default for Twin {
+    fn default() -> Twin {
+        Twin {
+            address: String::new(),
+            headers: BTreeMap::new(),
+            credential_helper: None,
+            token_file: None,
+            tls: Tls::default(),
+            network: false,
+            when_lost: WhenLost::default(),
+            timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// `[twin] when_lost`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenLost {
+    /// It fails.
+    Fail,
+    /// It is run again on this machine, where nothing of the first run has arrived but what it printed.
+    #[default]
+    Local,
+}
+
+/// The keys of `[remote]` and of `[twin]` that say who calls, and how they are sure of each other.
+#[derive(Debug, Clone, Copy)]
+pub struct Access<'a> {
+    /// `headers`.
+    pub headers: &'a BTreeMap<String, Secret>,
+    /// `credential_helper`.
+    pub credential_helper: Option<&'a Path>,
+    /// `token_file`.
+    pub token_file: Option<&'a Path>,
+    /// `tls`.
+    pub tls: &'a Tls,
+}
+
+/// `tls` of `[remote]` and of `[twin]`: PEM files.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tls {
@@ -379,6 +473,8 @@ pub struct Route {
 pub enum Destination {
     /// The way of any command.
     Remote,
+    /// The machine that has a copy of the workspace, be it a compile.
+    Twin,
     /// The real command on this machine, and nothing is kept.
     Local,
 }

@@ -20,7 +20,7 @@ pub(super) fn route(config: &Config, invocation: &Invocation) -> Option<Reason> 
     let route = matching_route(config, invocation)?;
     match route.to {
         Destination::Local => Some(Reason::Route(route.pattern.as_str().to_owned())),
-        Destination::Remote => None,
+        Destination::Remote | Destination::Twin => None,
     }
 }
 

@@ -25,6 +25,7 @@ use tonic::Code;
 use crate::action::Action;
 use crate::action::RemoteAction;
 use crate::config;
+use crate::config::Access;
 use crate::config::Compression;
 use crate::config::DigestChoice;
 use crate::config::Remote;
@@ -495,15 +496,7 @@ pub fn client(remote: &Remote, environment: &Environment) -> Result<Client, Erro
 
 fn endpoint(remote: &Remote, environment: &Environment) -> Endpoint {
     let Remote { address, engine_address, cas_address, action_cache_address, .. } = remote.clone();
-    let headers = remote.headers.iter().map(|(name, value)| (name.clone(), value.reveal().to_owned()));
-    let credentials = match (&remote.credential_helper, &remote.token_file) {
-        (Some(helper), _) => {
-            CredentialSource::Helper { program: helper.clone(), environment: environment.to_vec() }
-        }
-        (None, Some(file)) => CredentialSource::TokenFile(file.clone()),
-        (None, None) => CredentialSource::None,
-    };
-    let config::Tls { ca_certs, client_cert, client_key } = remote.tls.clone();
+    let (headers, credentials, tls) = access(remote.access(), environment);
     Endpoint {
         address,
         engine_address,
@@ -514,10 +507,24 @@ fn endpoint(remote: &Remote, environment: &Environment) -> Endpoint {
         retries: remote.retries,
         digest_function: chosen(remote.digest_function),
         compression: remote.compression == Compression::Auto,
-        tls: Tls { ca_certs, client_cert, client_key },
-        headers: Headers(headers.collect()),
+        tls,
+        headers,
         credentials,
     }
+}
+
+/// What an [`Endpoint`] is told of who calls. A credential helper gets `environment`.
+pub(super) fn access(access: Access<'_>, environment: &Environment) -> (Headers, CredentialSource, Tls) {
+    let headers = access.headers.iter().map(|(name, value)| (name.clone(), value.reveal().to_owned()));
+    let credentials = match (access.credential_helper, access.token_file) {
+        (Some(helper), _) => {
+            CredentialSource::Helper { program: helper.to_owned(), environment: environment.to_vec() }
+        }
+        (None, Some(file)) => CredentialSource::TokenFile(file.to_owned()),
+        (None, None) => CredentialSource::None,
+    };
+    let config::Tls { ca_certs, client_cert, client_key } = access.tls.clone();
+    (Headers(headers.collect()), credentials, Tls { ca_certs, client_cert, client_key })
 }
 
 /// The function that a user chose; none: the cluster is to say.
