@@ -31,6 +31,11 @@ pub fn is_above_system(path: &Path) -> bool {
     is_system(path) || SYSTEM_DIRECTORIES.iter().any(|directory| Path::new(directory).starts_with(path))
 }
 
+/// Whether `path` is one of the directories, or lies in one.
+pub fn is_below_any(path: &Path, directories: &[impl AsRef<Path>]) -> bool {
+    directories.iter().any(|directory| path.starts_with(directory))
+}
+
 /// `path` as seen from `cwd`, without resolving `.`, `..` or symlinks: what the kernel would open.
 pub fn absolute(cwd: &Path, path: &Path) -> PathBuf {
     cwd.join(path)

@@ -72,6 +72,11 @@ pub enum Reason {
     ToolchainNotShared(String),
     /// A `[[route]]` of the configuration sends the command here; its pattern.
     Route(String),
+    /// The command could go to the twin, but needs this machine, or would not be worth the way; what it is.
+    StaysHere(String),
+    /// The command could go to the twin, but works in, starts or names what is neither in the workspace nor in the image;
+    /// the path.
+    OutsideWorkspace(String),
     /// The configuration cannot be used; why.
     Configuration(String),
     /// `[exec] verify` chose the command: it has a result, and was run here to compare; both are the same.
@@ -142,6 +147,8 @@ impl Reason {
             Reason::UnsupportedName(_) => "unsupported_name",
             Reason::ToolchainNotShared(_) => "toolchain_not_shared",
             Reason::Route(_) => "route",
+            Reason::StaysHere(_) => "stays_here",
+            Reason::OutsideWorkspace(_) => "outside_workspace",
             Reason::Configuration(_) => "configuration",
             Reason::Verify => "verify",
             Reason::VerifyDiffers(_) => "verify_differs",
@@ -186,6 +193,8 @@ impl Reason {
             | Reason::UnsupportedName(detail)
             | Reason::ToolchainNotShared(detail)
             | Reason::Route(detail)
+            | Reason::StaysHere(detail)
+            | Reason::OutsideWorkspace(detail)
             | Reason::Configuration(detail)
             | Reason::RemoteUnavailable(detail)
             | Reason::RemoteError(detail)

@@ -112,6 +112,11 @@ pub(super) fn kind(base_name: &str) -> ProgramKind {
     found.max_by_key(|(known, _)| known.len()).map_or(ProgramKind::Unknown, |(_, kind)| *kind)
 }
 
+/// Whether the base name is that of a compiler's driver, or of a launcher that stands before one.
+pub fn is_driver(base_name: &str) -> bool {
+    matches!(kind(base_name), ProgramKind::DriverC | ProgramKind::DriverCxx | ProgramKind::OtherLauncher)
+}
+
 fn without_version(name: &str) -> &str {
     match name.rsplit_once('-') {
         Some((stem, version)) if is_version(version) => stem,

@@ -43,7 +43,12 @@ impl Invocation {
     /// The absolute path of the program that `argv[0]` names, found as `execvp` does in the command's own
     /// `PATH`. Symlinks are not resolved: a driver behaves by the name under which it is called.
     pub fn executable(&self) -> Option<PathBuf> {
-        find_executable(self.argv.first()?, &self.cwd, self.variable("PATH"))
+        self.find(self.argv.first()?)
+    }
+
+    /// The same for any name that the command could start.
+    pub fn find(&self, name: &OsStr) -> Option<PathBuf> {
+        find_executable(name, &self.cwd, self.variable("PATH"))
     }
 }
 

@@ -42,6 +42,7 @@ pub use archivers::Archivers;
 pub use command_line::CommandLine;
 pub use compile::Audit;
 pub use compile::Compile;
+pub use driver_name::is_driver;
 pub use invocation::Invocation;
 pub use link::Link;
 pub use linkers::Linker;

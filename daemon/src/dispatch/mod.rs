@@ -7,6 +7,7 @@ mod compiling;
 mod configured;
 mod inputs;
 mod inspection;
+mod leaving;
 mod linking;
 mod local;
 mod looked_for;

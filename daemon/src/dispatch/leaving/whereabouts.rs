@@ -1,0 +1,124 @@
+//! Which places the words and variables of a command name: the workspace and the image are on the twin as well, all
+//! others are only here.
+//! Knows nothing of programs.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::path::PathBuf;
+
+use crate::compiler::Invocation;
+use crate::dispatch::leaving::script;
+use crate::paths;
+use crate::process::env_value;
+use crate::reason::Reason;
+
+/// Devices that are the same on all machines.
+const DEVICES: &[&str] = &[
+    "/dev/null",
+    "/dev/zero",
+    "/dev/full",
+    "/dev/random",
+    "/dev/urandom",
+    "/dev/stdin",
+    "/dev/stdout",
+    "/dev/stderr",
+    "/dev/fd",
+];
+
+/// Parts of the image that say something about one machine.
+const OF_ONE_MACHINE: &[&str] = &["/dev", "/proc", "/sys"];
+
+/// Lists of directories and files that programs are loaded from, whatever the program.
+const SEARCHED: &[&str] = &[
+    "LD_LIBRARY_PATH",
+    "LD_PRELOAD",
+    "PYTHONPATH",
+    "PYTHONHOME",
+    "PERL5LIB",
+    "RUBYLIB",
+    "NODE_PATH",
+    "CLASSPATH",
+    "QT_PLUGIN_PATH",
+];
+
+/// What a command knows, and where the workspace is.
+pub(super) struct Whereabouts<'a> {
+    pub(super) invocation: &'a Invocation,
+    pub(super) roots: &'a [PathBuf],
+}
+
+impl Whereabouts<'_> {
+    /// # Errors
+    /// The first place outside of workspace and image that a word names, be it in a response file or by a variable.
+    pub(super) fn check_words(&self, words: &[Vec<u8>]) -> Result<(), Reason> {
+        // The program itself may be found in PATH, and is checked as such.
+        for word in words.iter().skip(1) {
+            self.check(word)?;
+            if let Some(file) = word.strip_prefix(b"@")
+                && let Some(text) = script::text(&self.invocation.cwd.join(OsStr::from_bytes(file)))
+            {
+                self.check(&text)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// The first variable by which code from elsewhere would be loaded.
+    pub(super) fn check_variables(&self) -> Result<(), Reason> {
+        SEARCHED.iter().try_for_each(|name| self.check_variable(name))
+    }
+
+    fn check_variable(&self, name: &str) -> Result<(), Reason> {
+        let Some(value) = self.invocation.variable(name) else { return Ok(()) };
+        let elements = value.as_bytes().split(|byte| b": ".contains(byte));
+        match elements.filter_map(|element| self.elsewhere(element)).find(|path| path.exists()) {
+            Some(path) => Err(Reason::OutsideWorkspace(format!("{name}={}", path.display()))),
+            None => Ok(()),
+        }
+    }
+
+    /// One word, which may be a whole script: what looks like a path in it is taken for one.
+    fn check(&self, word: &[u8]) -> Result<(), Reason> {
+        for piece in word.split(|byte| b" \t\n=:,;'\"()<>|&`[]{}".contains(byte)) {
+            // `-I/usr/include`, `-o../x`
+            let flagless = match piece {
+                [b'-', letter, rest @ ..] if letter.is_ascii_alphabetic() => rest,
+                _ => piece,
+            };
+            if flagless.starts_with(b"~/") || flagless.starts_with(b"$HOME") {
+                return Err(Reason::OutsideWorkspace("~".to_owned()));
+            }
+            if let Some(path) = self.elsewhere(flagless) {
+                return Err(Reason::OutsideWorkspace(path.display().to_string()));
+            }
+        }
+        for name in word.split(|&byte| byte == b'$').skip(1) {
+            let name = name.strip_prefix(b"{").unwrap_or(name);
+            let end = name.iter().position(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_');
+            let name = String::from_utf8_lossy(&name[..end.unwrap_or(name.len())]);
+            if name != "PATH" && env_value(&self.invocation.env, &name).is_some() {
+                self.check_variable(&name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The path that `text` is, if it lies outside of workspace and image.
+    fn elsewhere(&self, text: &[u8]) -> Option<PathBuf> {
+        let is_path =
+            text.starts_with(b"/") || text.starts_with(b"..") && text.get(2).is_none_or(|&byte| byte == b'/');
+        if !is_path {
+            return None;
+        }
+        let path = paths::lexically_normal(&self.invocation.cwd.join(OsStr::from_bytes(text)));
+        if paths::is_below_any(&path, self.roots) || paths::is_below_any(&path, DEVICES) {
+            return None;
+        }
+        let is_shared = paths::is_system(&path) && !paths::is_below_any(&path, OF_ONE_MACHINE);
+        // `/pattern/` looks like a path, too. One whose first directory is not here leads nowhere.
+        let first: PathBuf = path.components().take(2).collect();
+        (!is_shared && first != Path::new("/") && first.symlink_metadata().is_ok()).then_some(path)
+    }
+}
