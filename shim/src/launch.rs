@@ -19,10 +19,13 @@ use crate::process::Environment;
 use crate::process::Image;
 use crate::process::Standard;
 use crate::recall::Recall;
+use crate::recipe;
+use crate::recipe::Recipe;
 use crate::search::Identity;
 use crate::search::Program;
 use crate::search::Search;
 use crate::search::Tried;
+use crate::shell;
 use crate::signals;
 use crate::slots;
 use crate::slots::Slot;
@@ -46,14 +49,17 @@ pub const ACTIVE: &str = "FARCC_ACTIVE";
 const USAGE: &str = "\
 Usage: farcc <command> [args...]
        <link to farcc named like a compiler> [args...]
+       <link to farcc named like a shell> -c <line>
 
 Runs a compiler command through farccd, which is started if it does not run, and any other command as it
-is. Whatever farcc cannot do, the command does by itself.
+is. Whatever farcc cannot do, the command does by itself. As make's shell it does the same with lines that
+are one command, and leaves all others to the shell.
 
 Environment:
   FARCC_DIR      directory of socket, store, state and logs (default: the XDG directories)
   FARCC_DISABLE  1: run the command itself and nothing else
   FARCC_DAEMON   the farccd to start (default: beside farcc, else in PATH)
+  FARCC_SHELL    the shell behind a link named like one (default: /bin/sh, else the next of its name in PATH)
   FARCC_LOG      debug: say on standard error why a command ran here
 
 farccd has all other commands; see farccd --help.
@@ -95,6 +101,11 @@ pub fn run(argv: &[OsString]) -> u8 {
     let active = environment.get(ACTIVE).filter(|value| !value.is_empty());
     let (above, has_asked) =
         (active.map(Tried::parse), active.is_some_and(|value| !value.as_bytes().starts_with(b"0")));
+    if let Some((own, arguments)) = argv.split_first()
+        && shell::is_shell(own)
+    {
+        return stand_for_shell(own, arguments, Surroundings { environment, standard, above, has_asked });
+    }
     let words = match command(argv, &environment) {
         Words::Command(words) => words,
         Words::Help => return print(0, USAGE.as_bytes(), b""),
@@ -112,13 +123,50 @@ pub fn run(argv: &[OsString]) -> u8 {
         // us.
         argv[0] = absolute(&program.path).into_os_string();
     }
-    let invocation = Invocation { program, argv, environment, standard, above, has_asked };
-    match decide(&invocation) {
+    carry_out(&Invocation { program, argv, environment, standard, above, has_asked })
+}
+
+/// Has the command run by whoever is to run it.
+fn carry_out(invocation: &Invocation) -> u8 {
+    match decide(invocation) {
         Decision::Print { exit_code, stdout, stderr } => print(exit_code, &stdout, &stderr),
-        Decision::Exec { reason, slot } => exec(&invocation, &reason, slot),
-        Decision::RunAndStore { link, argv, reason } => run_and_store(&invocation, link, &argv, &reason),
-        Decision::Raced { link, done } => end_as(&invocation, link, done, "it was faster than the cluster"),
+        Decision::Exec { reason, slot } => exec(invocation, &reason, slot),
+        Decision::RunAndStore { link, argv, reason } => run_and_store(invocation, link, &argv, &reason),
+        Decision::Raced { link, done } => end_as(invocation, link, done, "it was faster than the cluster"),
     }
+}
+
+/// What there is around a command before it is known.
+struct Surroundings {
+    environment: Environment,
+    standard: Standard,
+    above: Option<Tried>,
+    has_asked: bool,
+}
+
+/// Runs a line that `make` gives its shell: a simple command as if it had been launched, anything else by the shell.
+fn stand_for_shell(own: &OsStr, arguments: &[OsString], surroundings: Surroundings) -> u8 {
+    let Surroundings { environment, standard, above, has_asked } = surroundings;
+    let is_off = is_disabled(&environment) || has_asked;
+    let recipe = if is_off { Recipe::Script } else { recipe::read(arguments, &environment) };
+    let (argv, is_asked) = match recipe {
+        Recipe::Simple(argv) => (argv, true),
+        Recipe::Here(argv) => (argv, false),
+        Recipe::Script => return shell::become_shell(own, arguments, environment),
+    };
+    // Links to ourselves are programs like any other: they will ask.
+    let search = Search { path: environment.get("PATH"), ourselves: None, tried: &Tried::default() };
+    // What cannot be executed the shell says in its own words.
+    let program = match search.find(&argv[0]) {
+        Ok(program) if program.is_executable() => program,
+        _ => return shell::become_shell(own, arguments, environment),
+    };
+    if is_asked && Some(program.identity) != Identity::ourselves() {
+        return carry_out(&Invocation { program, argv, environment, standard, above, has_asked });
+    }
+    let image = Image::new(&program.path, &argv, environment.clone());
+    let _ = image.map(|image| image.exec());
+    shell::become_shell(own, arguments, environment)
 }
 
 /// What our own `argv` asks for.

@@ -4,7 +4,8 @@
 //! thread, and does no work that the daemon can do. The modules stand in reading order, lowest floor first.
 //!
 //! For the daemon: [`wire`] has the frames and the promises about time, [`places`] the socket and the locks,
-//! [`slots`] the limit of local work; [`spawn`] and [`link`] are for its own commands, such as `farccd stop`.
+//! [`slots`] the limit of local work; [`recipe`] the programs that are
+//! not worth a question; [`spawn`] and [`link`] are for its own commands, such as `farccd stop`.
 
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 compile_error!(
@@ -24,9 +25,11 @@ pub mod places;
 
 pub mod link;
 pub mod recall;
+pub mod recipe;
 pub mod search;
 pub mod slots;
 
 pub mod capture;
 pub mod launch;
+mod shell;
 pub mod spawn;

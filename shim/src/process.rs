@@ -55,6 +55,12 @@ impl Environment {
         Environment(entries)
     }
 
+    /// One with these entries.
+    #[cfg(test)]
+    pub(crate) fn of(entries: &[&str]) -> Environment {
+        Environment(entries.iter().filter_map(|entry| CString::new(*entry).ok()).collect())
+    }
+
     /// All entries with a name, in order. As in the C library, a `=` at the start belongs to the name.
     pub fn pairs(&self) -> Vec<(OsString, OsString)> {
         let pair = |entry: &CString| {
@@ -365,25 +371,21 @@ fn close_from(first: RawFd) {
 mod tests {
     use super::*;
 
-    fn environment(entries: &[&str]) -> Environment {
-        Environment(entries.iter().map(|entry| CString::new(*entry).unwrap()).collect())
-    }
-
     #[test]
     fn environments_keep_what_is_odd() {
-        let odd = environment(&["A=1", "junk", "A=2", "=x=y", "B="]);
+        let odd = Environment::of(&["A=1", "junk", "A=2", "=x=y", "B="]);
         assert_eq!(odd.get("A"), Some(OsStr::new("1")));
         assert_eq!(odd.get("junk"), None);
         assert_eq!(odd.get("B"), Some(OsStr::new("")));
         let pairs = [("A", "1"), ("A", "2"), ("=x", "y"), ("B", "")];
         assert_eq!(odd.pairs(), pairs.map(|(name, value)| (name.into(), value.into())));
         let changed = odd.with("A", OsStr::new("3")).unwrap();
-        assert_eq!(changed.0, environment(&["junk", "=x=y", "B=", "A=3"]).0);
+        assert_eq!(changed.0, Environment::of(&["junk", "=x=y", "B=", "A=3"]).0);
     }
 
     #[test]
     fn nul_is_no_argument() {
-        assert!(Image::new(Path::new("/bin/true"), &["a\0b".into()], environment(&[])).is_err());
+        assert!(Image::new(Path::new("/bin/true"), &["a\0b".into()], Environment::of(&[])).is_err());
     }
 
     #[test]

@@ -78,6 +78,13 @@ pub struct Program {
     pub past_ourselves: bool,
 }
 
+impl Program {
+    /// Whether it is a file that may be executed.
+    pub fn is_executable(&self) -> bool {
+        self.path.is_file() && rustix::fs::access(&self.path, Access::EXEC_OK).is_ok()
+    }
+}
+
 /// What a name is looked up with.
 pub struct Search<'a> {
     /// The value of `PATH`.

@@ -5,6 +5,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use farcc::recipe::TRIFLES;
+
 /// What a command does, as far as it decides where it may run.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Habits<'a> {
@@ -115,75 +117,6 @@ const BOUND: &[(&[&str], &str)] = &[
 
 /// Programs that open connections.
 const CONNECTS: &[&str] = &["curl", "wget", "aria2c", "ftp", "nc", "ncat", "telnet", "ping"];
-
-/// Programs that are done before a question is answered.
-const TRIFLES: &[&str] = &[
-    "true",
-    "false",
-    ":",
-    "echo",
-    "printf",
-    "test",
-    "[",
-    "expr",
-    "touch",
-    "mkdir",
-    "rmdir",
-    "rm",
-    "cp",
-    "mv",
-    "ln",
-    "cat",
-    "chmod",
-    "chown",
-    "chgrp",
-    "install",
-    "pwd",
-    "date",
-    "sleep",
-    "basename",
-    "dirname",
-    "realpath",
-    "readlink",
-    "hostname",
-    "uname",
-    "arch",
-    "id",
-    "whoami",
-    "nproc",
-    "getconf",
-    "which",
-    "ls",
-    "head",
-    "tail",
-    "tee",
-    "wc",
-    "cmp",
-    "diff",
-    "stat",
-    "mktemp",
-    "sync",
-    "printenv",
-    "sed",
-    "grep",
-    "egrep",
-    "fgrep",
-    "cut",
-    "sort",
-    "tr",
-    "uniq",
-    "paste",
-    "comm",
-    "seq",
-    "yes",
-    "tty",
-    "stty",
-    "find",
-    "pkg-config",
-    "pkgconf",
-    "mkinstalldirs",
-    "install-sh",
-];
 
 /// Programs that start another: the words before it are options, assignments and numbers.
 const STARTERS: &[&str] = &[
