@@ -191,6 +191,127 @@ fn cmakes_own_launcher_variables_work() {
     assert_eq!(launched(&space), ALL_SOURCES);
 }
 
+/// Custom commands of all shapes. Of each but the last the first word is one for the launcher, or for the shell alone.
+const CUSTOM: &str = r#"cmake_minimum_required(VERSION 3.15)
+project(custom C)
+set(S ${CMAKE_CURRENT_SOURCE_DIR}/show)
+add_executable(gen gen.c)
+add_custom_command(OUTPUT a.txt COMMAND ${S} one COMMAND ${S} two > a.txt DEPENDS gen.c VERBATIM)
+add_custom_command(OUTPUT b.txt COMMAND gen b.txt "x y" "d;e" "q\"q" "$<TARGET_FILE:gen>" "b\\s" "do$llar" % "\#" it's VERBATIM)
+add_custom_command(OUTPUT c.txt COMMAND ${S} "quoted arg" > ../c.txt WORKING_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/sub)
+add_custom_command(OUTPUT d.txt COMMAND cd sub && ${S} cd > ../d.txt)
+add_custom_command(OUTPUT e.txt COMMAND V=1 ${S} e > e.txt COMMAND : COMMAND W=2 X=3 ${S} f >> e.txt COMMAND exit 0)
+add_custom_command(OUTPUT f.txt COMMAND "${S};l1;l2" > f.txt COMMAND_EXPAND_LISTS VERBATIM)
+add_custom_command(OUTPUT g.txt COMMAND ${CMAKE_COMMAND} -E env V=2 ${S} g > g.txt COMMAND sh -c "echo hi >> g.txt" VERBATIM)
+add_custom_command(OUTPUT h.txt COMMAND export V=5 && ${S} h | cat > h.txt && ! false)
+add_custom_command(OUTPUT i.txt COMMAND test -d sub COMMAND [ ! -f nothing ] COMMAND $<$<CONFIG:Never>:${S}> > i.txt COMMAND > i.txt ${S} i)
+add_custom_command(OUTPUT j.txt COMMAND eval "V=6 && ${S} j > j.txt" VERBATIM)
+add_custom_command(OUTPUT k.txt COMMAND ${S} fails || ${S} k > k.txt COMMAND true)
+add_custom_command(OUTPUT l.txt COMMAND exec ${S} l > l.txt)
+add_custom_command(TARGET gen PRE_BUILD COMMAND ${S} pre)
+add_custom_command(TARGET gen POST_BUILD COMMAND ${S} post COMMAND V=4 ${S} post2 VERBATIM)
+add_custom_target(everything ALL COMMAND ${S} target COMMAND cd / COMMAND pwd
+  DEPENDS a.txt b.txt c.txt d.txt e.txt f.txt g.txt h.txt i.txt j.txt k.txt l.txt)
+enable_testing()
+add_test(NAME t COMMAND gen t.txt tested)
+"#;
+
+fn write_custom(space: &TestSpace, more: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    space.write("custom/CMakeLists.txt", format!("{CUSTOM}{more}"));
+    let gen_c = "#include <stdio.h>\nint main(int c, char **v) {\n  FILE *f = fopen(v[1], \"w\");\n  \
+                 for (int i = 1; i < c; i++) fprintf(f, \"[%s]\", v[i]);\n  return 0;\n}\n";
+    space.write("custom/gen.c", gen_c);
+    let show = "#!/bin/sh\nprintf '[%s]' \"$@\"; echo \" V=$V\"; [ \"$1\" != fails ]\n";
+    let show = space.write("custom/show", show);
+    std::fs::set_permissions(&show, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// Builds the custom commands and returns what they printed, and what they made.
+fn build_custom(space: &TestSpace, generator: &str, options: &[&str]) -> (Vec<String>, String) {
+    prerequisites::require(&["cmake", "ninja", "make", "gcc"]);
+    space.sh("", "rm -rf build launched && mkdir -p build/sub").success();
+    let mut argv = vec!["cmake", "-G", generator, "-S", "custom", "-B", "build"];
+    argv.extend(options);
+    let configured = space.run("", &argv).success();
+    assert_eq!(configured.stderr_text(), "", "{generator}");
+    let built = space.run("", &["cmake", "--build", "build"]).success();
+    let text = built.stdout_text();
+    let mut printed: Vec<String> = text
+        .lines()
+        .filter(|line| line.starts_with("[") && line.contains(" V="))
+        .map(str::to_owned)
+        .collect();
+    printed.sort();
+    (printed, space.sh("build", "tail -n +1 ?.txt").success().stdout_text())
+}
+
+/// The first arguments of `show` that went through the launcher, sorted.
+fn shown(space: &TestSpace) -> String {
+    let text = std::fs::read_to_string(space.workspace().join("launched")).unwrap_or_default();
+    let shown = text.lines().filter_map(|line| line.split_once("custom/show ")?.1.split(' ').next());
+    let mut shown: Vec<&str> = shown.collect();
+    shown.sort_unstable();
+    shown.join(" ")
+}
+
+#[test]
+fn custom_commands_do_what_they_did() {
+    let space = TestSpace::new("custom");
+    write_custom(&space, "");
+    let launcher = write_launcher(&space, "bin/farcc");
+    let include = format!("-DCMAKE_PROJECT_INCLUDE_BEFORE={}", module().display());
+    let named = format!("-DFARCC_LAUNCHER={}", launcher.display());
+    for generator in ["Ninja", "Unix Makefiles"] {
+        let plain = build_custom(&space, generator, &[]);
+        assert_eq!(shown(&space), "");
+        let ours = build_custom(&space, generator, &[&include, &named]);
+        assert_eq!(ours, plain, "{generator}");
+        assert_eq!(shown(&space), "e f fails g i l1 one post post2 pre quoted target two", "{generator}");
+        let launched = std::fs::read_to_string(space.workspace().join("launched")).unwrap();
+        assert!(launched.contains("gen b.txt x y d;e q\"q "), "{launched}");
+        // Nothing is made again.
+        let before = std::fs::metadata(space.workspace().join("build/a.txt")).unwrap().modified().unwrap();
+        space.run("", &["cmake", "--build", "build"]).success();
+        let after = std::fs::metadata(space.workspace().join("build/a.txt")).unwrap().modified().unwrap();
+        assert_eq!(before, after);
+    }
+}
+
+#[test]
+fn custom_commands_are_left_alone() {
+    let space = TestSpace::new("left");
+    write_custom(&space, "");
+    let launcher = write_launcher(&space, "bin/farcc");
+    let include = format!("-DCMAKE_PROJECT_TOP_LEVEL_INCLUDES={}", module().display());
+    let named = format!("-DFARCC_LAUNCHER={}", launcher.display());
+    let options = [include.as_str(), named.as_str()];
+    let plain = build_custom(&space, "Ninja", &[]);
+    assert_eq!(build_custom(&space, "Ninja", &[&options[..], &["-DFARCC_CUSTOM=OFF"]].concat()), plain);
+    assert_eq!(shown(&space), "");
+    // A shell knows reserved words at the beginning of a command only.
+    let reserved = "add_custom_target(compound ALL COMMAND if true\\; then ${S} m > m.txt\\; fi)\n";
+    write_custom(&space, reserved);
+    let plain = build_custom(&space, "Ninja", &[]);
+    assert!(plain.1.contains("[m] V="), "{}", plain.1);
+    assert_eq!(build_custom(&space, "Ninja", &options), plain);
+    assert_eq!(shown(&space), "");
+    // A directory that the project adds from elsewhere counts as well.
+    space.write("elsewhere/CMakeLists.txt", reserved.replace("${S} m", "echo m"));
+    write_custom(&space, "add_subdirectory(../elsewhere elsewhere)\n");
+    build_custom(&space, "Unix Makefiles", &options);
+    assert_eq!(shown(&space), "");
+    // What the project sets itself stands.
+    space.write(
+        "custom/CMakeLists.txt",
+        "cmake_minimum_required(VERSION 3.15)\nproject(own C)\n\
+         set_property(GLOBAL PROPERTY RULE_LAUNCH_CUSTOM \"env V=9\")\n\
+         add_custom_target(one ALL COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/show one > a.txt)\n",
+    );
+    assert_eq!(build_custom(&space, "Unix Makefiles", &options).1, "[one] V=9\n");
+    assert_eq!(shown(&space), "");
+}
+
 #[test]
 fn make_takes_the_launcher_in_cc() {
     prerequisites::require(&["make", "gcc"]);

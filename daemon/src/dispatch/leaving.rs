@@ -7,6 +7,7 @@
 
 mod programs;
 mod script;
+mod test_list;
 mod whereabouts;
 
 use std::ffi::OsStr;
@@ -109,7 +110,11 @@ impl Departure<'_> {
                 }
                 return self.of_script(&name, text, depth);
             }
-            Habits::Connects | Habits::Unknown => {}
+            // There, nobody would find the launcher.
+            Habits::Tests if test_list::are_launched(arguments, &self.invocation.cwd) => {
+                return Stay::here(&name, "starts tests that go their own ways");
+            }
+            Habits::Connects | Habits::Tests | Habits::Unknown => {}
         }
         let file = match self.check_program(program) {
             Ok(file) => file,
@@ -238,10 +243,14 @@ mod tests {
                 ("gen.cmake", "file(WRITE out.h \"x\")\n"),
                 ("../elsewhere/tool", "#!/bin/sh\n"),
                 ("rsp", "-a\n/usr/share/x\n"),
+                ("build/CTestTestfile.cmake", "add_test(t \"/usr/bin/farcc\" \"/ws/t\")\n"),
+                ("build/AutogenInfo.json", "{\"QT_MOC_EXECUTABLE\": \"/usr/lib/qt5/bin/moc\"}\n"),
             ] {
                 place.file(path, text);
             }
             place.file("badrsp", &format!("-o '{}/lib'\n", place.elsewhere()));
+            place
+                .file("MyInfo.json", &format!("{{\"QT_MOC_EXECUTABLE\": \"{}/tool\"}}\n", place.elsewhere()));
             place.file("foreign.sh", &format!("#!{}/tool\n", place.elsewhere()));
             std::os::unix::fs::symlink(top.join("elsewhere/tool"), place.root.join("link")).unwrap();
             std::os::unix::fs::symlink("/usr/bin/env", place.root.join("venv")).unwrap();
@@ -375,7 +384,8 @@ mod tests {
             ("cmake --install build", "stays_here: cmake …"),
             ("cmake -E copy a b", "stays_here: cmake: …"),
             ("cmake -E tar cf x.tar a", "leaves"),
-            ("cmake -E cmake_autogen x Debug", "leaves"),
+            ("cmake -E cmake_autogen build/AutogenInfo.json Debug", "leaves"),
+            ("cmake -E cmake_autogen MyInfo.json Debug", "outside_workspace: OUT/tool"),
             ("cmake -E env A=1 ./gen x", "leaves"),
             ("cmake -E env A=1 git x", "stays_here: git …"),
             ("cmake -E chdir build WS/gen", "leaves"),
@@ -384,6 +394,7 @@ mod tests {
             ("cmake -P version.cmake", "stays_here: cmake names GIT_EXECUTABLE"),
             ("cmake -P build/cmake_install.cmake", "stays_here: cmake …"),
             ("ctest -j8", "leaves"),
+            ("ctest --test-dir build", "stays_here: ctest starts tests that go their own ways"),
             ("ctest -D Nightly", "stays_here: ctest …"),
             ("cpack -G TGZ", "leaves"),
             // Shells.

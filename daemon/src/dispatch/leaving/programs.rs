@@ -18,6 +18,8 @@ pub(super) enum Habits<'a> {
     Bound(&'static str),
     /// It opens connections.
     Connects,
+    /// It starts tests.
+    Tests,
     /// It starts the command that begins with this word of its line, the program being word 0.
     Starts(usize),
     /// It is a shell that runs this text.
@@ -289,6 +291,6 @@ fn ctest(arguments: &[Vec<u8>]) -> Habits<'_> {
     let is_dashboard = |word: &Vec<u8>| DASHBOARD.iter().any(|option| option.as_bytes() == word.as_slice());
     match arguments.iter().any(is_dashboard) {
         true => Habits::Bound("updates, builds and submits"),
-        false => Habits::Unknown,
+        false => Habits::Tests,
     }
 }

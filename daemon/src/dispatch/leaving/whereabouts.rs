@@ -55,7 +55,9 @@ impl Whereabouts<'_> {
         // The program itself may be found in PATH, and is checked as such.
         for word in words.iter().skip(1) {
             self.check(word)?;
-            if let Some(file) = word.strip_prefix(b"@")
+            // What AUTOMOC and its like are told stands in a file of this name.
+            let told = word.ends_with(b"Info.json").then_some(word.as_slice());
+            if let Some(file) = word.strip_prefix(b"@").or(told)
                 && let Some(text) = script::text(&self.invocation.cwd.join(OsStr::from_bytes(file)))
             {
                 self.check(&text)?;
