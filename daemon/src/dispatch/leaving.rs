@@ -252,6 +252,13 @@ mod tests {
             place
                 .file("MyInfo.json", &format!("{{\"QT_MOC_EXECUTABLE\": \"{}/tool\"}}\n", place.elsewhere()));
             place.file("foreign.sh", &format!("#!{}/tool\n", place.elsewhere()));
+            for (name, target) in [
+                ("data", top.join("elsewhere/lib")),
+                ("inner", "build".into()),
+                ("system", "/usr/lib".into()),
+            ] {
+                std::os::unix::fs::symlink(target, place.root.join(name)).unwrap();
+            }
             std::os::unix::fs::symlink(top.join("elsewhere/tool"), place.root.join("link")).unwrap();
             std::os::unix::fs::symlink("/usr/bin/env", place.root.join("venv")).unwrap();
             place
@@ -323,6 +330,10 @@ mod tests {
             ("./gen ../elsewhere/x", "outside_workspace: OUT/x"),
             ("./gen --to=../elsewhere/x", "outside_workspace: OUT/x"),
             ("./gen build/../x", "leaves"),
+            ("./gen data", "outside_workspace: WS/data"),
+            ("./gen --from=WS/data", "outside_workspace: WS/data"),
+            ("./gen -odata", "outside_workspace: WS/data"),
+            ("./gen inner system", "leaves"),
             ("./gen file:///etc/passwd", "outside_workspace: /etc/passwd"),
             ("./gen /dev/tty", "outside_workspace: /dev/tty"),
             ("./gen /proc/cpuinfo", "outside_workspace: /proc/cpuinfo"),
@@ -340,6 +351,7 @@ mod tests {
             ("sh version.sh", "stays_here: sh names git"),
             ("./legit.sh", "leaves"),
             ("perl gen.py", "leaves"),
+            ("python3 -m pip install x", "stays_here: python3 …"),
             ("perl fetch.py", "stays_here: perl names curl"),
             ("perl -e 'system(\"git describe\")'", "stays_here: perl names git"),
             // Builds, and what belongs to this machine.

@@ -188,6 +188,14 @@ pub(super) fn habits<'a>(name: &str, arguments: &'a [Vec<u8>]) -> Habits<'a> {
     {
         return Habits::Shell(text);
     }
+    // `python3 -m pip`
+    let module = arguments.iter().position(|word| word == b"-m").and_then(|at| arguments.get(at + 1));
+    let is_module = |names: &[&str]| {
+        name == "python" && names.iter().any(|known| module.is_some_and(|module| module == known.as_bytes()))
+    };
+    if let Some((_, why)) = BOUND.iter().find(|(names, _)| is_module(names)) {
+        return Habits::Bound(why);
+    }
     match name {
         "cmake" => cmake(arguments),
         "ctest" => ctest(arguments),

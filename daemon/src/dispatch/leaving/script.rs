@@ -37,7 +37,7 @@ const NOT_FOLLOWED: &[&[u8]] = &[b"case", b"for", b"select", b"function", b"copr
 
 /// All commands in `text`, those in substitutions included, in any order. None: it is not understood.
 pub(super) fn commands(text: &[u8]) -> Option<Vec<Command>> {
-    let mut scanner = Scanner { rest: text, found: Vec::new(), depth: 0 };
+    let mut scanner = Scanner { rest: text, found: Vec::new(), depth: 0, closing: None };
     scanner.list(None)?;
     Some(scanner.found)
 }
@@ -84,6 +84,8 @@ struct Scanner<'a> {
     rest: &'a [u8],
     found: Vec<Command>,
     depth: usize,
+    /// What ends the list that is being read.
+    closing: Option<u8>,
 }
 
 /// Substitutions inside of each other: deeper, nobody looks.
@@ -92,22 +94,25 @@ const MOST_DEPTH: usize = 16;
 impl Scanner<'_> {
     /// Reads commands up to `closing`, or to the end.
     fn list(&mut self, closing: Option<u8>) -> Option<()> {
+        let around = std::mem::replace(&mut self.closing, closing);
         self.depth += 1;
-        if self.depth > MOST_DEPTH {
-            return None;
-        }
+        let read = if self.depth > MOST_DEPTH { None } else { self.list_inside(closing) };
+        self.depth -= 1;
+        self.closing = around;
+        read
+    }
+
+    fn list_inside(&mut self, closing: Option<u8>) -> Option<()> {
         let mut words: Vec<Word> = Vec::new();
         loop {
             let Some((&byte, rest)) = self.rest.split_first() else {
                 self.end(&mut words)?;
-                self.depth -= 1;
                 return closing.is_none().then_some(());
             };
             match byte {
                 byte if Some(byte) == closing => {
                     self.rest = rest;
                     self.end(&mut words)?;
-                    self.depth -= 1;
                     return Some(());
                 }
                 b' ' | b'\t' => self.rest = rest,
@@ -184,7 +189,7 @@ impl Scanner<'_> {
                     self.rest = rest;
                 }
                 // The end of the substitution that this is in.
-                b'`' if self.depth > 1 => return Some(word),
+                b'`' if self.closing == Some(b'`') => return Some(word),
                 b'$' | b'`' => self.expansion(&mut word)?,
                 b'*' | b'?' | b'[' | b'~' => {
                     word.is_expanded |= byte != b'[' || !word.text.is_empty();
@@ -274,6 +279,7 @@ mod tests {
             ("(cd x && a) # b", "cd x; a"),
             ("echo $(a \"$(b c)\" d) `e`", "b c; a  d; e; echo  "),
             ("\"$X\" a", "?$X a"),
+            ("a $(b `c` d) e", "c; b  d; a  e"),
             ("${X}y a", "?${X}y a"),
             ("a\\\nb; 'if' c", "ab; if c"),
             ("! a", "a"),
@@ -308,5 +314,82 @@ mod tests {
         ] {
             assert_eq!(interpreter(text.as_bytes()).as_deref(), expected, "{text}");
         }
+    }
+
+    /// What is understood, a shell understands as well, and finds the same program names first.
+    #[test]
+    fn what_is_understood_is_what_a_shell_does() {
+        let pieces = [
+            "a",
+            "b c",
+            ";",
+            " ",
+            "\n",
+            "&&",
+            "|",
+            "(",
+            ")",
+            "'",
+            "\"",
+            "$(",
+            "`",
+            "\\",
+            ">x",
+            "2>&1",
+            "#",
+            "$X",
+            "${X}",
+            "A=1",
+            "if ",
+            "; then ",
+            "; fi",
+            "! ",
+            "{ ",
+            "; }",
+            "&",
+            "'q r'",
+            "\"s $(t)\"",
+        ];
+        let mut random = 11_u32;
+        let mut understood = 0;
+        for _ in 0..20_000 {
+            let mut text = String::new();
+            for _ in 0..1 + random % 9 {
+                random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                text.push_str(pieces[(random >> 16) as usize % pieces.len()]);
+            }
+            let Some(found) = commands(text.as_bytes()) else { continue };
+            assert!(found.iter().all(|command| !command.words.is_empty()), "{text}");
+            // A name that the shell makes up keeps a command here.
+            let is_clear = found.iter().all(|command| command.is_clear);
+            if understood < 200 && is_clear && !text.contains(['`', '&', '|', '>']) && is_accepted(&text) {
+                understood += 1;
+                let names: Vec<_> =
+                    found.iter().map(|command| String::from_utf8_lossy(&command.words[0])).collect();
+                for name in started(&text) {
+                    assert!(names.iter().any(|known| *known == name), "{text:?} starts {name}: {names:?}");
+                }
+            }
+        }
+        assert!(understood > 100, "{understood}");
+    }
+
+    /// Whether a shell takes the text.
+    fn is_accepted(text: &str) -> bool {
+        #[expect(clippy::disallowed_methods, reason = "the test itself asks the shell")]
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-n", "-c", text]).current_dir("/").stderr(std::process::Stdio::null());
+        shell.status().unwrap().success()
+    }
+
+    /// The names that a shell looks for when it runs the text, where there are no programs.
+    fn started(text: &str) -> Vec<String> {
+        #[expect(clippy::disallowed_methods, reason = "the test itself asks the shell")]
+        let mut shell = std::process::Command::new("/bin/sh");
+        let output =
+            shell.args(["-c", text]).env_clear().env("PATH", "/nowhere").current_dir("/").output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        let names = errors.lines().filter_map(|line| line.strip_suffix(": not found")?.rsplit(": ").next());
+        names.map(str::to_owned).collect()
     }
 }

@@ -107,20 +107,24 @@ impl Whereabouts<'_> {
         Ok(())
     }
 
-    /// The path that `text` is, if it lies outside of workspace and image.
+    /// The path that `text` is, if it lies outside of workspace and image, or leads there by a link.
     fn elsewhere(&self, text: &[u8]) -> Option<PathBuf> {
-        let is_path =
-            text.starts_with(b"/") || text.starts_with(b"..") && text.get(2).is_none_or(|&byte| byte == b'/');
-        if !is_path {
-            return None;
-        }
+        let is_upwards = text.starts_with(b"..") && text.get(2).is_none_or(|&byte| byte == b'/');
         let path = paths::lexically_normal(&self.invocation.cwd.join(OsStr::from_bytes(text)));
-        if paths::is_below_any(&path, self.roots) || paths::is_below_any(&path, DEVICES) {
+        if paths::is_below_any(&path, self.roots) {
+            let physical = path.canonicalize().ok().filter(|_| !text.is_empty())?;
+            return (!self.is_on_the_twin(&physical)).then_some(path);
+        }
+        if !text.starts_with(b"/") && !is_upwards || self.is_on_the_twin(&path) {
             return None;
         }
-        let is_shared = paths::is_system(&path) && !paths::is_below_any(&path, OF_ONE_MACHINE);
         // `/pattern/` looks like a path, too. One whose first directory is not here leads nowhere.
         let first: PathBuf = path.components().take(2).collect();
-        (!is_shared && first != Path::new("/") && first.symlink_metadata().is_ok()).then_some(path)
+        (first != Path::new("/") && first.symlink_metadata().is_ok()).then_some(path)
+    }
+
+    fn is_on_the_twin(&self, path: &Path) -> bool {
+        let is_shared = paths::is_system(path) && !paths::is_below_any(path, OF_ONE_MACHINE);
+        is_shared || paths::is_below_any(path, self.roots) || paths::is_below_any(path, DEVICES)
     }
 }
