@@ -408,7 +408,8 @@ mod tests {
             ("ctest -j8", "leaves"),
             ("ctest --test-dir build", "stays_here: ctest starts tests that go their own ways"),
             ("ctest -D Nightly", "stays_here: ctest …"),
-            ("cpack -G TGZ", "leaves"),
+            ("cpack -G TGZ", "stays_here: cpack …"),
+            ("ccmake -S. -Bbuild", "stays_here: ccmake …"),
             // Shells.
             ("sh -c './gen a && ./gen b'", "leaves"),
             ("sh -ec 'cd build && WS/gen > out'", "leaves"),

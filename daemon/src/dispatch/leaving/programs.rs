@@ -114,7 +114,10 @@ const BOUND: &[(&[&str], &str)] = &[
         ],
         "finds out about this machine",
     ),
-    (&["libtool", "depcomp", "farccd"], "starts commands that go their own ways"),
+    (
+        &["libtool", "depcomp", "ccmake", "cmake-gui", "cpack", "farccd"],
+        "starts commands that go their own ways",
+    ),
 ];
 
 /// Programs that open connections.

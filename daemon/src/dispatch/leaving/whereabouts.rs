@@ -112,7 +112,9 @@ impl Whereabouts<'_> {
         let is_upwards = text.starts_with(b"..") && text.get(2).is_none_or(|&byte| byte == b'/');
         let path = paths::lexically_normal(&self.invocation.cwd.join(OsStr::from_bytes(text)));
         if paths::is_below_any(&path, self.roots) {
-            let physical = path.canonicalize().ok().filter(|_| !text.is_empty())?;
+            // Most words are no files, which is known sooner than where they would lie.
+            path.symlink_metadata().ok().filter(|_| !text.is_empty())?;
+            let physical = path.canonicalize().ok()?;
             return (!self.is_on_the_twin(&physical)).then_some(path);
         }
         if !text.starts_with(b"/") && !is_upwards || self.is_on_the_twin(&path) {
