@@ -176,6 +176,13 @@ const TOOLCHAIN: &[&str] = &[
     "nm", "nvcc", "objcopy", "ranlib", "rustc", "sccache", "strip", "tcc",
 ];
 
+/// Whether a program is one of [`TRIFLES`], and not a project's own that has the name of one.
+pub fn is_trifle(program: &OsStr) -> bool {
+    let directory = Path::new(program).parent().unwrap_or(Path::new(""));
+    let is_systems = ["", "/bin", "/usr/bin"].iter().any(|known| directory == Path::new(known));
+    is_systems && TRIFLES.iter().any(|known| known.as_bytes() == base_name(program))
+}
+
 /// What is to become of what `make` gives its shell.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Recipe {
@@ -198,7 +205,7 @@ pub fn read(arguments: &[OsString], environment: &Environment) -> Recipe {
     if is_bare && is_one_of(NO_PROGRAMS) || has_functions(environment) {
         return Recipe::Script;
     }
-    if is_one_of(TRIFLES) || is_one_of(BUILDERS) || is_toolchain(name) || is_below_make(environment) {
+    if is_trifle(program) || is_one_of(BUILDERS) || is_toolchain(name) || is_below_make(environment) {
         return Recipe::Here(words);
     }
     if is_answer() { Recipe::Here(words) } else { Recipe::Simple(words) }
@@ -450,6 +457,9 @@ mod tests {
             ("'exit' 3", "script"),
             ("if", "script"),
             ("touch x", "here"),
+            ("/usr/bin/sort x", "here"),
+            ("tests/sort x", "asked"),
+            ("./test x", "asked"),
             ("/bin/echo x", "here"),
             ("make -C x", "here"),
             ("/usr/bin/gcc -c x.c", "here"),

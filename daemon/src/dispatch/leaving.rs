@@ -15,6 +15,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
 
+use farcc::recipe::is_trifle;
+
 use crate::compiler::Invocation;
 use crate::compiler::is_driver;
 use crate::config::Config;
@@ -94,6 +96,9 @@ impl Departure<'_> {
         if let Some(compiler) = words.iter().map(|word| base_name(word)).find(|name| is_compiler(name)) {
             return Stay::here(&name, &format!("starts {compiler}, which goes its own way"));
         }
+        if is_trifle(OsStr::from_bytes(program)) {
+            return Stay::Trifle(name);
+        }
         match programs::habits(&name, arguments) {
             Habits::Trifle => return Stay::Trifle(name),
             Habits::Bound(why) => return Stay::here(&name, why),
@@ -102,6 +107,10 @@ impl Departure<'_> {
             }
             Habits::Starts(0) => return Stay::here(&name, "starts nothing"),
             Habits::Starts(skipped) => {
+                let is_builtin = depth > 0 && programs::is_builtin_starter(program);
+                if !is_builtin && let Err(reason) = self.check_program(program) {
+                    return Stay::For(reason);
+                }
                 return self.of_words(words.get(skipped..).unwrap_or_default(), depth + 1);
             }
             Habits::Shell(text) => {
@@ -242,6 +251,8 @@ mod tests {
                 ("version.cmake", "find_package(Git)\nexecute_process(COMMAND ${GIT_EXECUTABLE} describe)\n"),
                 ("gen.cmake", "file(WRITE out.h \"x\")\n"),
                 ("../elsewhere/tool", "#!/bin/sh\n"),
+                ("../elsewhere/env", "#!/bin/sh\n"),
+                ("sort", "#!/bin/sh\n"),
                 ("rsp", "-a\n/usr/share/x\n"),
                 ("build/CTestTestfile.cmake", "add_test(t \"/usr/bin/farcc\" \"/ws/t\")\n"),
                 ("build/AutogenInfo.json", "{\"QT_MOC_EXECUTABLE\": \"/usr/lib/qt5/bin/moc\"}\n"),
@@ -380,11 +391,14 @@ mod tests {
             // Trifles.
             ("true", "stays_here: true: the way would cost more than the command does"),
             ("touch stamp", "stays_here: touch: …"),
+            ("./sort a", "leaves"),
             ("/bin/cp a b", "stays_here: cp: …"),
             ("install -m644 a OUT/b", "stays_here: install: …"),
             // What starts others.
             ("env A=1 -u B ./gen", "stays_here: B is not to be found"),
             ("env A=1 ./gen", "leaves"),
+            ("OUT/env A=1 ./gen", "outside_workspace: OUT/env"),
+            ("sh -c 'exec ./gen'", "leaves"),
             ("env A=1 git describe", "stays_here: git …"),
             ("nice -n 5 ./gen", "leaves"),
             ("timeout 10s touch x", "stays_here: touch: …"),

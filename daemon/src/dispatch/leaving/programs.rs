@@ -180,9 +180,6 @@ pub(super) fn habits<'a>(name: &str, arguments: &'a [Vec<u8>]) -> Habits<'a> {
     if is_one_of(CONNECTS) {
         return Habits::Connects;
     }
-    if is_one_of(TRIFLES) {
-        return Habits::Trifle;
-    }
     if is_one_of(STARTERS) {
         return Habits::Starts(started(arguments));
     }
@@ -214,6 +211,11 @@ pub(super) fn builtin(name: &[u8]) -> Option<Habits<'static>> {
         b"." => Some(Habits::Bound("reads commands from a file")),
         _ => BUILTINS.iter().any(|builtin| builtin.as_bytes() == name).then_some(Habits::Trifle),
     }
+}
+
+/// Whether a shell starts others by this word without a program of that name.
+pub(super) fn is_builtin_starter(word: &[u8]) -> bool {
+    matches!(word, b"command" | b"exec" | b"builtin" | b"time")
 }
 
 /// Whether the program with this base name runs a text that it is given.
