@@ -255,6 +255,14 @@ fn shown(space: &TestSpace) -> String {
     shown.join(" ")
 }
 
+/// Whether the CMake that is installed knows `TEST_LAUNCHER`, as 3.29 does.
+fn launches_tests(space: &TestSpace) -> bool {
+    let text = space.run("", &["cmake", "--version"]).success().stdout_text();
+    let version = text.split_whitespace().nth(2).unwrap();
+    let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap(), numbers.next().unwrap()) >= (3, 29)
+}
+
 #[test]
 fn custom_commands_do_what_they_did() {
     let space = TestSpace::new("custom");
@@ -270,6 +278,9 @@ fn custom_commands_do_what_they_did() {
         assert_eq!(shown(&space), "e f fails g i l1 one post post2 pre quoted target two", "{generator}");
         let launched = std::fs::read_to_string(space.workspace().join("launched")).unwrap();
         assert!(launched.contains("gen b.txt x y d;e q\"q "), "{launched}");
+        let tests = std::fs::read_to_string(space.workspace().join("build/CTestTestfile.cmake")).unwrap();
+        let added = tests.lines().find(|line| line.starts_with("add_test(")).unwrap();
+        assert_eq!(added.contains(launcher.to_str().unwrap()), launches_tests(&space), "{added}");
         // Nothing is made again.
         let before = std::fs::metadata(space.workspace().join("build/a.txt")).unwrap().modified().unwrap();
         space.run("", &["cmake", "--build", "build"]).success();

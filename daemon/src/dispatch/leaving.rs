@@ -259,6 +259,7 @@ mod tests {
             ] {
                 place.file(path, text);
             }
+            place.file("longrsp", &"-a ".repeat(1 << 19));
             place.file("badrsp", &format!("-o '{}/lib'\n", place.elsewhere()));
             place
                 .file("MyInfo.json", &format!("{{\"QT_MOC_EXECUTABLE\": \"{}/tool\"}}\n", place.elsewhere()));
@@ -351,6 +352,7 @@ mod tests {
             ("./gen @rsp", "leaves"),
             ("./gen @badrsp", "outside_workspace: OUT/lib"),
             ("./gen @missing", "leaves"),
+            ("./gen @longrsp", "response_file: WS/longrsp"),
             // Where programs lie.
             ("nowhere-to-be-found", "stays_here: nowhere-to-be-found is not to be found"),
             ("OUT/tool", "outside_workspace: OUT/tool"),

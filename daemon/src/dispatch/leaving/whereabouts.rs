@@ -57,10 +57,13 @@ impl Whereabouts<'_> {
             self.check(word)?;
             // What AUTOMOC and its like are told stands in a file of this name.
             let told = word.ends_with(b"Info.json").then_some(word.as_slice());
-            if let Some(file) = word.strip_prefix(b"@").or(told)
-                && let Some(text) = script::text(&self.invocation.cwd.join(OsStr::from_bytes(file)))
-            {
-                self.check(&text)?;
+            let Some(file) = word.strip_prefix(b"@").or(told) else { continue };
+            let file = self.invocation.cwd.join(OsStr::from_bytes(file));
+            match script::text(&file) {
+                Some(text) => self.check(&text)?,
+                // `@` may begin any word.
+                None if !file.is_file() => {}
+                None => return Err(Reason::ResponseFile(file.display().to_string())),
             }
         }
         Ok(())
