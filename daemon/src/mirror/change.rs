@@ -40,3 +40,12 @@ pub struct Change {
     /// and time.
     pub written: Option<i128>,
 }
+
+/// A change of one of a workspace's roots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootedChange {
+    /// The root's position in the workspace.
+    pub root: u32,
+    /// What has become of a path below it.
+    pub change: Change,
+}

@@ -3,21 +3,24 @@
 //!
 //! The other machine may be hostile: no path leads out of the root, and no symlink is followed on the way to one. What somebody
 //! here has changed since the snapshot is a conflict, which is looked for before anything is done, and once more right before
-//! each name is taken away or given to another file; what is written between that look and the rename is lost.
+//! each name is taken away or given to another file; what is written between that look and the rename is lost. Where nobody but
+//! the caller changes anything, there are no conflicts.
 
 use std::collections::BTreeMap;
-use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::fs::File;
+use std::fs::Metadata;
 use std::hash::BuildHasher;
 use std::hash::Hasher;
 use std::hash::RandomState;
 use std::io;
+use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
+use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::Component;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -36,6 +39,7 @@ use crate::digest::Digest;
 use crate::files::Fingerprint;
 use crate::mirror::Change;
 use crate::mirror::Node;
+use crate::mirror::RootedChange;
 use crate::mirror::Snapshot;
 use crate::mirror::TreePath;
 use crate::mirror::snapshot::Installed;
@@ -45,12 +49,33 @@ use crate::mirror::stamps;
 pub(super) const TEMPORARY: &str = ".farcc-tmp-";
 
 /// Where the content of files comes from.
-pub trait Blobs {
-    /// Writes the bytes with this digest into an empty file; `false` when they are not to be had.
+pub trait Contents {
+    /// Makes a new regular file `name` in `directory` that has the content with this digest and is to come to `path` in the root
+    /// at position `root`: written, cloned, linked or renamed there. `false` when the content is not to be had.
     ///
     /// # Errors
-    /// When they cannot be read or written.
-    fn write(&self, digest: &Digest, file: &mut File) -> io::Result<bool>;
+    /// When it cannot be read or written.
+    fn stage(
+        &self,
+        root: u32,
+        path: &TreePath,
+        digest: &Digest,
+        directory: BorrowedFd<'_>,
+        name: &OsStr,
+    ) -> io::Result<bool>;
+}
+
+/// How changes are put into place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// Where somebody works: what was changed here since the snapshot is a conflict. Files that were written get times from this
+    /// machine's clock, in the order in which they were written and later than all that is there; all others keep theirs.
+    Workspace,
+    /// Where nobody but the caller changes anything: whatever is in the way goes. Times as in a workspace.
+    Mirror,
+    /// As in a mirror, but the files were written here: they keep their times, and those that were staged as names of one file
+    /// stay so.
+    Commit,
 }
 
 /// Why changes were not put into place, or not all.
@@ -59,23 +84,26 @@ pub enum InstallError {
     /// Both sides have changed this. If it was changed while others were put into place, those are.
     #[error("{} was changed here as well as there: remove or rename it, and do it again", .0.display())]
     Conflict(PathBuf),
+    /// There is no such root. Nothing was put into place.
+    #[error("there is no root {0}")]
+    NoRoot(u32),
     /// The changes make no tree: this path is in no directory, or there twice. Nothing was put into place.
-    #[error("{0} cannot be put into place: the changes make no tree")]
-    NoTree(TreePath),
+    #[error("{} cannot be put into place: the changes make no tree", .0.display())]
+    NoTree(PathBuf),
     /// It is to keep a content that it does not have here. Nothing was put into place.
-    #[error("{0} has other content here than there")]
-    Unknown(TreePath),
-    /// A symlink that leads out of the tree. Nothing was put into place.
-    #[error("{path} is a symlink to {}, outside of the workspace", Path::new(target).display())]
+    #[error("{} has other content here than there", .0.display())]
+    Unknown(PathBuf),
+    /// A symlink that leads out of the workspace. Nothing was put into place.
+    #[error("{} is a symlink to {}, outside of the workspace", path.display(), Path::new(target).display())]
     Outside {
         /// Where it is.
-        path: TreePath,
+        path: PathBuf,
         /// What is in it.
         target: OsString,
     },
-    /// The content of this file is not to be had.
-    #[error("the content of {0} is not to be had")]
-    Gone(TreePath),
+    /// The content of this file is not to be had. Nothing was put into place.
+    #[error("the content of {} is not to be had", .0.display())]
+    Gone(PathBuf),
     /// A system call failed; what came before is in place.
     #[error("write {}: {error}", path.display())]
     Failed {
@@ -86,90 +114,158 @@ pub enum InstallError {
     },
 }
 
-/// Puts `changes` into place in the tree of `snapshot`, which then knows them. Files that were written get times from this
-/// machine's clock, in the order in which they were written and later than all that is there; all others keep theirs.
+/// Puts `changes` into place in the trees of the snapshots, each a workspace's root at its position, which then know them. There
+/// is one order of writing over all of them.
 ///
 /// Everything is checked, and all content is written to disk beside its place, before the first name changes.
 ///
 /// # Errors
 /// [`InstallError`]; only with [`InstallError::Failed`] and [`InstallError::Conflict`] may some of the changes be in place.
-pub fn install(snapshot: &mut Snapshot, changes: &[Change], blobs: &dyn Blobs) -> Result<(), InstallError> {
-    let root = snapshot.root().to_owned();
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let open = rustix::fs::open(&root, flags, Mode::empty());
-    let open = open.map_err(|error| InstallError::Failed { path: root.clone(), error: error.into() })?;
-    let tree = Tree { path: root, root: open };
-    let changes = in_order(changes)?;
-    for change in changes.values() {
-        tree.check(snapshot, &changes, change)?;
+pub fn install(
+    trees: &mut [Snapshot],
+    changes: &[RootedChange],
+    contents: &dyn Contents,
+    manner: Manner,
+) -> Result<(), InstallError> {
+    let mut parts = parts(trees, changes, manner)?;
+    for part in &parts {
+        for change in part.changes.values() {
+            part.check(change)?;
+        }
     }
     let mut staged = Vec::new();
-    let made = tree.stage(snapshot, &changes, blobs, &mut staged);
-    let done = made.and_then(|()| tree.put(snapshot, &changes, &staged));
-    for Staged { temporary, .. } in &staged {
+    let made = parts.iter().try_for_each(|part| part.stage(contents, &mut staged));
+    let done = made.and_then(|()| put(&mut parts, &mut staged));
+    for Staged { part, temporary, .. } in &staged {
         // What is in its place has another name by now.
-        if let Ok(directory) = tree.directory(&temporary.parent().unwrap_or_default()) {
+        if let Ok(directory) = parts[*part].directory(&temporary.parent().unwrap_or_default()) {
             let _ = rustix::fs::unlinkat(&directory, temporary.name(), AtFlags::empty());
         }
     }
     done
 }
 
-/// By path, which each has once; the root stays a directory.
-fn in_order(changes: &[Change]) -> Result<BTreeMap<&TreePath, &Change>, InstallError> {
-    let mut ordered = BTreeMap::new();
-    for change in changes {
-        if ordered.insert(&change.path, change).is_some() {
-            return Err(InstallError::NoTree(change.path.clone()));
+/// The trees in which something changes, with the changes by path, which each has once; the root stays a directory.
+fn parts<'a>(
+    trees: &'a mut [Snapshot],
+    changes: &'a [RootedChange],
+    manner: Manner,
+) -> Result<Vec<Part<'a>>, InstallError> {
+    let mut ordered: BTreeMap<u32, BTreeMap<&TreePath, &Change>> = BTreeMap::new();
+    let tree = |root: u32| usize::try_from(root).ok().and_then(|root| trees.get(root));
+    for RootedChange { root, change } in changes {
+        let tree = tree(*root).ok_or(InstallError::NoRoot(*root))?;
+        let is_root = change.path.as_bytes().is_empty();
+        let may_be = !is_root || matches!(change.now, Some(Node::Directory { .. }));
+        if ordered.entry(*root).or_default().insert(&change.path, change).is_some() || !may_be {
+            return Err(InstallError::NoTree(change.path.below(tree.root())));
         }
     }
-    match ordered.get(&TreePath::root()).map(|change| &change.now) {
-        None | Some(Some(Node::Directory { .. })) => Ok(ordered),
-        Some(_) => Err(InstallError::NoTree(TreePath::root())),
+    let mut parts = Vec::new();
+    for (root, snapshot) in (0_u32..).zip(trees) {
+        let Some(changes) = ordered.remove(&root) else { continue };
+        let path = snapshot.root().to_owned();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = rustix::fs::open(&path, flags, Mode::empty())
+            .map_err(|error| InstallError::Failed { path: path.clone(), error: error.into() })?;
+        parts.push(Part { at: parts.len(), root, path, open, snapshot, changes, manner });
     }
+    Ok(parts)
+}
+
+/// Changes the names.
+fn put(parts: &mut [Part<'_>], staged: &mut [Staged]) -> Result<(), InstallError> {
+    let is_stamped = parts.iter().any(|part| part.manner != Manner::Commit) && !staged.is_empty();
+    let span = if is_stamped { Some(ticks(parts)?) } else { None };
+    for part in parts.iter_mut() {
+        part.put_all_but_files()?;
+    }
+    // The order of writing.
+    staged.sort_by_key(|file| file.written);
+    let count = staged.chunk_by(|one, two| one.written == two.written).count();
+    for (rank, files) in staged.chunk_by(|one, two| one.written == two.written).enumerate() {
+        for file in files {
+            let stamp = span.map(|(first, second)| stamps::stamp(rank, count, first, second));
+            parts[file.part].put_file(file, stamp)?;
+        }
+    }
+    Ok(())
+}
+
+/// Two moments by the clocks of all trees: whatever was written there by now is no younger than the first, whatever will be is no
+/// older than the second.
+fn ticks(parts: &[Part<'_>]) -> Result<(i128, i128), InstallError> {
+    let tick = |part: &Part<'_>, last| {
+        stamps::tick(&part.path, last).map_err(|error| part.failed(&TreePath::root(), error))
+    };
+    let (mut first, mut second) = (0, i128::MAX);
+    for part in parts {
+        first = first.max(tick(part, 0)?);
+    }
+    for part in parts {
+        second = second.min(tick(part, first)?);
+    }
+    Ok((first, second))
 }
 
 /// A file whose content is there, under another name.
 struct Staged {
+    /// The position of its tree among those in which something changes.
+    part: usize,
     path: TreePath,
     temporary: TreePath,
     digest: Digest,
     written: i128,
 }
 
-struct Tree {
+/// A tree in which something changes.
+struct Part<'a> {
+    /// Its position among them.
+    at: usize,
+    /// The position of its root in the workspace.
+    root: u32,
     path: PathBuf,
-    root: OwnedFd,
+    open: OwnedFd,
+    snapshot: &'a mut Snapshot,
+    changes: BTreeMap<&'a TreePath, &'a Change>,
+    manner: Manner,
 }
 
-impl Tree {
+impl Part<'_> {
+    fn full(&self, path: &TreePath) -> PathBuf {
+        path.below(&self.path)
+    }
+
     fn failed(&self, path: &TreePath, error: impl Into<io::Error>) -> InstallError {
-        InstallError::Failed { path: self.path.join(path.as_path()), error: error.into() }
+        InstallError::Failed { path: self.full(path), error: error.into() }
     }
 
     /// Opens a directory to which no symlink leads.
     fn directory(&self, path: &TreePath) -> Result<OwnedFd, InstallError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        let open = rustix::fs::openat2(&self.root, path.as_path(), flags, Mode::empty(), resolve);
+        let open = rustix::fs::openat2(&self.open, path.as_path(), flags, Mode::empty(), resolve);
         open.map_err(|error| self.failed(path, error))
     }
 
+    /// Opens the directory that `path` is in.
+    fn parent(&self, path: &TreePath) -> Result<OwnedFd, InstallError> {
+        self.directory(&path.parent().unwrap_or_default())
+    }
+
     /// Whether what is here is what the snapshot says, and what is to come may be there.
-    fn check(
-        &self,
-        snapshot: &Snapshot,
-        changes: &BTreeMap<&TreePath, &Change>,
-        change: &Change,
-    ) -> Result<(), InstallError> {
+    fn check(&self, change: &Change) -> Result<(), InstallError> {
+        let (snapshot, changes) = (&*self.snapshot, &self.changes);
         let path = &change.path;
         match &change.now {
-            Some(Node::Link { target }) if !leads_inside(&self.path, path, target) => {
-                return Err(InstallError::Outside { path: path.clone(), target: target.clone() });
+            Some(Node::Link { target })
+                if self.manner == Manner::Workspace && !snapshot.scope.admits(path, target) =>
+            {
+                return Err(InstallError::Outside { path: self.full(path), target: target.clone() });
             }
             Some(Node::File { digest, .. }) if change.written.is_none() => match snapshot.node(path) {
                 Some(Node::File { digest: known, .. }) if known == *digest => {}
-                _ => return Err(InstallError::Unknown(path.clone())),
+                _ => return Err(InstallError::Unknown(self.full(path))),
             },
             _ => {}
         }
@@ -185,99 +281,104 @@ impl Tree {
             let is_removed =
                 std::iter::successors(Some(parent), TreePath::parent).any(|above| is_gone(&above));
             if !there || is_removed || path.name().as_bytes().starts_with(TEMPORARY.as_bytes()) {
-                return Err(InstallError::NoTree(path.clone()));
+                return Err(InstallError::NoTree(self.full(path)));
             }
+        }
+        if self.manner != Manner::Workspace {
+            return Ok(());
         }
         let is_directory = |node: &Option<Node>| matches!(node, Some(Node::Directory { .. }));
         let is_replaced = is_directory(&snapshot.node(path)) && !is_directory(&change.now);
         let inside = if is_replaced { snapshot.inside(path) } else { Vec::new() };
-        match [path].into_iter().chain(&inside).find(|path| !snapshot.is_as_known(&self.root, path)) {
-            Some(path) => Err(InstallError::Conflict(self.path.join(path.as_path()))),
+        match [path].into_iter().chain(&inside).find(|path| !snapshot.is_as_known(&self.open, path)) {
+            Some(path) => Err(InstallError::Conflict(self.full(path))),
             None => Ok(()),
         }
     }
 
-    /// Writes the content of all files beside where they go, or as near as there are directories.
-    fn stage(
-        &self,
-        snapshot: &Snapshot,
-        changes: &BTreeMap<&TreePath, &Change>,
-        blobs: &dyn Blobs,
-        staged: &mut Vec<Staged>,
-    ) -> Result<(), InstallError> {
-        for (&path, change) in changes {
+    /// Has the content of all files put beside where they go, or as near as there are directories.
+    fn stage(&self, contents: &dyn Contents, staged: &mut Vec<Staged>) -> Result<(), InstallError> {
+        for (&path, change) in &self.changes {
             let (Some(Node::File { digest, mode }), Some(written)) = (&change.now, change.written) else {
                 continue;
             };
             let is_directory =
-                |above: &TreePath| matches!(snapshot.node(above), Some(Node::Directory { .. }));
+                |above: &TreePath| matches!(self.snapshot.node(above), Some(Node::Directory { .. }));
             let near = std::iter::successors(path.parent(), TreePath::parent).find(is_directory);
             let name = temporary_name();
             let temporary = near.unwrap_or_default().join(&name);
-            let directory = self.directory(&temporary.parent().unwrap_or_default())?;
-            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            let open = rustix::fs::openat(&directory, &name, flags, Mode::RUSR | Mode::WUSR);
-            let mut file = File::from(open.map_err(|error| self.failed(&temporary, error))?);
-            staged.push(Staged { path: path.clone(), temporary, digest: *digest, written });
-            if !blobs.write(digest, &mut file).map_err(|error| self.failed(path, error))? {
-                return Err(InstallError::Gone(path.clone()));
+            let directory = self.parent(&temporary)?;
+            staged.push(Staged { part: self.at, path: path.clone(), temporary, digest: *digest, written });
+            let is_there = contents.stage(self.root, path, digest, directory.as_fd(), &name);
+            if !is_there.map_err(|error| self.failed(path, error))? {
+                return Err(InstallError::Gone(self.full(path)));
             }
-            rustix::fs::fchmod(&file, permissions(*mode)).map_err(|error| self.failed(path, error))?;
+            self.own(&directory, &name, *mode).map_err(|error| self.failed(path, error))?;
         }
-        // The order of writing.
-        staged.sort_by_key(|file| file.written);
         Ok(())
     }
 
-    /// Changes the names.
-    fn put(
-        &self,
-        snapshot: &mut Snapshot,
-        changes: &BTreeMap<&TreePath, &Change>,
-        staged: &[Staged],
-    ) -> Result<(), InstallError> {
-        // Whatever was written here by now is no younger than the first, whatever will be is no older than the second.
-        let failed = |error| InstallError::Failed { path: self.path.clone(), error };
-        let (first, second) = match staged.is_empty() {
-            true => (0, 0),
-            false => {
-                let first = stamps::tick(&self.path, 0).map_err(failed)?;
-                (first, stamps::tick(&self.path, first).map_err(failed)?)
-            }
-        };
-        // From the leaves on, so that directories are empty.
-        for (&path, change) in changes.iter().rev() {
-            self.clear(snapshot, path, change)?;
+    /// Sets the permissions of a file that was staged.
+    fn own(&self, directory: &OwnedFd, name: &OsStr, mode: u32) -> io::Result<()> {
+        // Not to read from it: it may be that nobody may.
+        let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let open = rustix::fs::openat(directory, name, flags, Mode::empty())?;
+        let metadata = File::from(open.try_clone()?).metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::other("what was staged is no regular file"));
         }
-        for (&path, change) in changes {
-            match &change.now {
-                Some(Node::Directory { mode }) => self.make_directory(snapshot, path, *mode)?,
-                Some(Node::Link { target }) => self.make_link(snapshot, path, target)?,
-                Some(Node::File { digest, mode }) if change.written.is_none() => {
-                    self.set_mode(snapshot, path, *digest, *mode)?;
+        if metadata.nlink() > 1 && self.manner != Manner::Commit {
+            // Permissions and times would be those of its other names, too.
+            return part(directory, name, name, &metadata, mode).map(drop);
+        }
+        if metadata.mode() & 0o7777 != mode & 0o777 {
+            rustix::fs::chmod(format!("/proc/self/fd/{}", open.as_raw_fd()), permissions(mode))?;
+        }
+        Ok(())
+    }
+
+    /// Puts everything into place but the files that were written.
+    fn put_all_but_files(&mut self) -> Result<(), InstallError> {
+        let changes: Vec<&Change> = self.changes.values().copied().collect();
+        // From the leaves on, so that directories are empty.
+        for change in changes.iter().rev() {
+            self.clear(change)?;
+        }
+        for Change { path, now, written } in changes {
+            match now {
+                Some(Node::Directory { mode }) => self.make_directory(path, *mode)?,
+                Some(Node::Link { target }) => self.make_link(path, target)?,
+                Some(Node::File { digest, mode }) if written.is_none() => {
+                    self.set_mode(path, *digest, *mode)?;
                 }
                 Some(Node::File { .. }) | None => {}
             }
-        }
-        let times: HashSet<i128> = staged.iter().map(|file| file.written).collect();
-        let count = times.len();
-        let (mut rank, mut before) = (0, None);
-        for file in staged {
-            if before.is_some_and(|before| before != file.written) {
-                rank += 1;
-            }
-            before = Some(file.written);
-            self.put_file(snapshot, file, stamps::stamp(rank, count, first, second))?;
         }
         Ok(())
     }
 
     /// Removes what is in the way.
-    fn clear(&self, snapshot: &mut Snapshot, path: &TreePath, change: &Change) -> Result<(), InstallError> {
-        let is_directory = match snapshot.node(path) {
-            None => return Ok(()),
-            Some(Node::Directory { .. }) => true,
-            Some(Node::File { .. } | Node::Link { .. }) => false,
+    fn clear(&mut self, change: &Change) -> Result<(), InstallError> {
+        let path = &change.path;
+        let is_directory = match self.manner {
+            Manner::Workspace => match self.snapshot.node(path) {
+                None => return Ok(()),
+                Some(Node::Directory { .. }) => true,
+                Some(Node::File { .. } | Node::Link { .. }) => false,
+            },
+            // What is there, whether it is known or not.
+            Manner::Mirror | Manner::Commit => {
+                match Fingerprint::of_entry(&self.open, path.as_path().as_os_str()) {
+                    Ok(there) => there.is_directory(),
+                    Err(error)
+                        if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+                    {
+                        self.snapshot.installed(path, Installed::Nothing);
+                        return Ok(());
+                    }
+                    Err(error) => return Err(self.failed(path, error)),
+                }
+            }
         };
         let is_in_the_way = match &change.now {
             None => true,
@@ -288,40 +389,55 @@ impl Tree {
         if !is_in_the_way {
             return Ok(());
         }
+        if self.manner != Manner::Workspace {
+            return self.remove_all(path, is_directory);
+        }
         if is_directory {
-            for inside in snapshot.inside(path).into_iter().rev() {
-                self.remove(snapshot, &inside)?;
+            for inside in self.snapshot.inside(path).into_iter().rev() {
+                self.remove(&inside)?;
             }
         }
-        self.remove(snapshot, path)
+        self.remove(path)
     }
 
-    fn remove(&self, snapshot: &mut Snapshot, path: &TreePath) -> Result<(), InstallError> {
-        let is_directory = matches!(snapshot.node(path), Some(Node::Directory { .. }));
+    /// Removes what is there, and if it is a directory, all that is in it.
+    fn remove_all(&mut self, path: &TreePath, is_directory: bool) -> Result<(), InstallError> {
+        let parent = self.parent(path)?;
+        let removed = match is_directory {
+            true => {
+                // No symlink is followed on the way down.
+                let directory = PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd()));
+                std::fs::remove_dir_all(directory.join(path.name()))
+            }
+            false => rustix::fs::unlinkat(&parent, path.name(), AtFlags::empty()).map_err(io::Error::from),
+        };
+        removed.map_err(|error| self.failed(path, error))?;
+        self.snapshot.installed(path, Installed::Nothing);
+        Ok(())
+    }
+
+    /// Removes what is known.
+    fn remove(&mut self, path: &TreePath) -> Result<(), InstallError> {
+        let is_directory = matches!(self.snapshot.node(path), Some(Node::Directory { .. }));
         let flags = if is_directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-        if !snapshot.is_as_known(&self.root, path) {
-            return Err(InstallError::Conflict(self.path.join(path.as_path())));
+        if !self.snapshot.is_as_known(&self.open, path) {
+            return Err(InstallError::Conflict(self.full(path)));
         }
-        let directory = self.directory(&path.parent().unwrap_or_default())?;
+        let directory = self.parent(path)?;
         match rustix::fs::unlinkat(&directory, path.name(), flags) {
             // There is more in it, of which the other side knows nothing.
             Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => {}
             Err(error) => return Err(self.failed(path, error)),
         }
-        snapshot.installed(path, Installed::Nothing);
+        self.snapshot.installed(path, Installed::Nothing);
         Ok(())
     }
 
-    fn make_directory(
-        &self,
-        snapshot: &mut Snapshot,
-        path: &TreePath,
-        mode: u32,
-    ) -> Result<(), InstallError> {
+    fn make_directory(&mut self, path: &TreePath, mode: u32) -> Result<(), InstallError> {
         if path.as_bytes().is_empty() {
             return Ok(());
         }
-        let parent = self.directory(&path.parent().unwrap_or_default())?;
+        let parent = self.parent(path)?;
         match rustix::fs::mkdirat(&parent, path.name(), Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(self.failed(path, error)),
@@ -332,92 +448,90 @@ impl Tree {
         let open = open.map_err(|error| self.failed(path, error))?;
         rustix::fs::fchmod(&open, permissions(mode | 0o700)).map_err(|error| self.failed(path, error))?;
         let fingerprint = Fingerprint::of_open(&open).map_err(|error| self.failed(path, error))?;
-        snapshot.installed(path, Installed::Directory(fingerprint));
+        self.snapshot.installed(path, Installed::Directory(fingerprint));
         Ok(())
     }
 
-    fn make_link(
-        &self,
-        snapshot: &mut Snapshot,
-        path: &TreePath,
-        target: &OsString,
-    ) -> Result<(), InstallError> {
-        let directory = self.directory(&path.parent().unwrap_or_default())?;
+    fn make_link(&mut self, path: &TreePath, target: &OsString) -> Result<(), InstallError> {
+        let directory = self.parent(path)?;
         rustix::fs::symlinkat(target.as_os_str(), &directory, path.name())
             .map_err(|error| self.failed(path, error))?;
         let fingerprint = Fingerprint::of_entry(&directory, path.name());
         let fingerprint = fingerprint.map_err(|error| self.failed(path, error))?;
-        snapshot.installed(path, Installed::Link(fingerprint, target.clone()));
+        self.snapshot.installed(path, Installed::Link(fingerprint, target.clone()));
         Ok(())
     }
 
-    fn set_mode(
-        &self,
-        snapshot: &mut Snapshot,
-        path: &TreePath,
-        digest: Digest,
-        mode: u32,
-    ) -> Result<(), InstallError> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let directory = self.directory(&path.parent().unwrap_or_default())?;
-        let open = rustix::fs::openat(&directory, path.name(), flags, Mode::empty());
-        let open = open.map_err(|error| self.failed(path, error))?;
-        let metadata = File::from(open.try_clone().map_err(|error| self.failed(path, error))?).metadata();
-        if metadata.map_err(|error| self.failed(path, error))?.nlink() > 1 {
-            // Its other names may lie anywhere, and are none of the other side's business.
-            return self.part(snapshot, path, digest, mode, File::from(open));
-        }
-        rustix::fs::fchmod(&open, permissions(mode)).map_err(|error| self.failed(path, error))?;
-        let fingerprint = Fingerprint::of_open(&open).map_err(|error| self.failed(path, error))?;
-        snapshot.installed(path, Installed::File(fingerprint, digest));
-        Ok(())
-    }
-
-    /// Gives a name a file of its own, with the same content and time.
-    fn part(
-        &self,
-        snapshot: &mut Snapshot,
-        path: &TreePath,
-        digest: Digest,
-        mode: u32,
-        mut file: File,
-    ) -> Result<(), InstallError> {
-        let failed = |error: io::Error| self.failed(path, error);
-        let directory = self.directory(&path.parent().unwrap_or_default())?;
-        let name = temporary_name();
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let open = rustix::fs::openat(&directory, &name, flags, Mode::RUSR | Mode::WUSR);
-        let mut copy = File::from(open.map_err(|error| failed(error.into()))?);
-        let parted = (|| {
-            io::copy(&mut file, &mut copy)?;
-            rustix::fs::fchmod(&copy, permissions(mode))?;
-            set_time(&directory, &name, Fingerprint::of_open(&file)?.modified_nanos())?;
-            rustix::fs::renameat(&directory, &name, &directory, path.name())?;
-            Fingerprint::of_entry(&directory, path.name())
+    /// Gives a file other permissions.
+    fn set_mode(&mut self, path: &TreePath, digest: Digest, mode: u32) -> Result<(), InstallError> {
+        let directory = self.parent(path)?;
+        let set = (|| {
+            let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            let open = rustix::fs::openat(&directory, path.name(), flags, Mode::empty())?;
+            let metadata = File::from(open.try_clone()?).metadata()?;
+            if !metadata.is_file() {
+                return Err(io::Error::other("it is no regular file"));
+            }
+            if metadata.nlink() > 1 {
+                // Its other names may lie anywhere, and are none of the other side's business.
+                return part(&directory, path.name(), &temporary_name(), &metadata, mode);
+            }
+            rustix::fs::chmod(format!("/proc/self/fd/{}", open.as_raw_fd()), permissions(mode))?;
+            Fingerprint::of_open(&open)
         })();
-        if parted.is_err() {
-            let _ = rustix::fs::unlinkat(&directory, &name, AtFlags::empty());
-        }
-        snapshot.installed(path, Installed::File(parted.map_err(failed)?, digest));
+        let fingerprint = set.map_err(|error| self.failed(path, error))?;
+        self.snapshot.installed(path, Installed::File(fingerprint, digest));
         Ok(())
     }
 
-    fn put_file(&self, snapshot: &mut Snapshot, staged: &Staged, stamp: i128) -> Result<(), InstallError> {
+    fn put_file(&mut self, staged: &Staged, stamp: Option<i128>) -> Result<(), InstallError> {
         let Staged { path, temporary, digest, .. } = staged;
         let failed = |error: Errno| self.failed(path, error);
-        let from = self.directory(&temporary.parent().unwrap_or_default())?;
-        let to = self.directory(&path.parent().unwrap_or_default())?;
-        set_time(&from, temporary.name(), stamp).map_err(failed)?;
+        let from = self.parent(temporary)?;
+        let to = self.parent(path)?;
+        if let Some(stamp) = stamp {
+            set_time(&from, temporary.name(), stamp).map_err(failed)?;
+        }
         // Somebody may have written to it since the check.
-        if !snapshot.is_as_known(&self.root, path) {
-            return Err(InstallError::Conflict(self.path.join(path.as_path())));
+        if self.manner == Manner::Workspace && !self.snapshot.is_as_known(&self.open, path) {
+            return Err(InstallError::Conflict(self.full(path)));
         }
         rustix::fs::renameat(&from, temporary.name(), &to, path.name()).map_err(failed)?;
         let fingerprint =
             Fingerprint::of_entry(&to, path.name()).map_err(|error| self.failed(path, error))?;
-        snapshot.installed(path, Installed::File(fingerprint, *digest));
+        self.snapshot.installed(path, Installed::File(fingerprint, *digest));
         Ok(())
     }
+}
+
+/// Gives a name a file of its own, with the same content and time as what it has now.
+fn part(
+    directory: &OwnedFd,
+    name: &OsStr,
+    temporary: &OsStr,
+    metadata: &Metadata,
+    mode: u32,
+) -> io::Result<Fingerprint> {
+    let flags = OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let open = rustix::fs::openat(directory, name, flags | OFlags::RDONLY, Mode::empty());
+    let mut file = File::from(open?);
+    if temporary == name {
+        rustix::fs::unlinkat(directory, name, AtFlags::empty())?;
+    }
+    let create = flags | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+    let mut copy = File::from(rustix::fs::openat(directory, temporary, create, Mode::RUSR | Mode::WUSR)?);
+    let parted = (|| {
+        io::copy(&mut file, &mut copy)?;
+        rustix::fs::fchmod(&copy, permissions(mode))?;
+        let modified = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
+        set_time(directory, temporary, modified)?;
+        rustix::fs::renameat(directory, temporary, directory, name)?;
+        Fingerprint::of_entry(directory, name)
+    })();
+    if parted.is_err() {
+        let _ = rustix::fs::unlinkat(directory, temporary, AtFlags::empty());
+    }
+    parted
 }
 
 /// A name that nothing has.
@@ -439,27 +553,4 @@ fn set_time(directory: &OwnedFd, name: &OsStr, stamp: i128) -> rustix::io::Resul
 /// Permission bits alone: no set-user-ID and its kin.
 fn permissions(mode: u32) -> Mode {
     Mode::from_raw_mode(mode & 0o777)
-}
-
-/// Directories of the image, which both machines have, to which a symlink may lead. Not `/proc`, from where ways lead on.
-const IMAGE: &[&str] = &["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc/alternatives"];
-
-/// Whether a symlink at `path` in the tree at `root` leads to something in the tree or the image. A directory is left, by `..`,
-/// only at the beginning, where it is the symlink's own and those above: any other may be a symlink that leads elsewhere.
-fn leads_inside(root: &Path, path: &TreePath, target: &OsStr) -> bool {
-    if target == "/dev/null" {
-        return true;
-    }
-    let components = Path::new(target).components();
-    let down = components.clone().skip_while(|component| *component == Component::ParentDir);
-    let ups = components.count() - down.clone().count();
-    if down.into_iter().any(|component| component == Component::ParentDir) {
-        return false;
-    }
-    if Path::new(target).is_absolute() {
-        let is_image = IMAGE.iter().any(|directory| Path::new(target).starts_with(directory));
-        return is_image || Path::new(target).starts_with(root);
-    }
-    let depth = std::iter::successors(path.parent(), TreePath::parent).count() - 1;
-    ups <= depth
 }

@@ -35,10 +35,13 @@ use crate::mirror::Node;
 use crate::mirror::RULES_FILE;
 use crate::mirror::Snapshot;
 use crate::mirror::TreePath;
+use crate::mirror::Unsent;
+use crate::mirror::WhyUnsent;
 use crate::mirror::install::TEMPORARY;
 use crate::mirror::rules::Rules;
 use crate::mirror::snapshot::Directory;
 use crate::mirror::snapshot::Entry;
+use crate::mirror::snapshot::Scope;
 
 /// How many entries of a directory one thread looks at, at a time.
 const SHARE: usize = 512;
@@ -46,29 +49,37 @@ const SHARE: usize = 512;
 /// More threads only wait for each other in the kernel.
 const MOST_THREADS: usize = 8;
 
-/// Deeper trees are refused: a thread's stack holds no more than twice as many.
+/// What is deeper is left out: a thread's stack holds no more than twice as many.
 const DEEPEST: usize = 400;
 
 /// How often a file that changes while it is read is read again.
 const TRIES: usize = 3;
 
-/// Why a tree could not be looked at.
+/// Why a tree could not be looked at: its root cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub enum LookError {
-    /// Something cannot be read.
-    #[error("read {}: {error}", path.display())]
-    Unreadable {
-        /// Where.
-        path: PathBuf,
-        /// What the system says.
-        error: io::Error,
-    },
-    /// Directories are nested more deeply than anybody needs.
-    #[error("read {}: it is nested too deeply; name it in a .farccignore", .0.display())]
-    TooDeep(PathBuf),
-    /// A file changes faster than it can be read.
-    #[error("read {}: it changes all the time; name it in a .farccignore if nobody else needs it", .0.display())]
-    Restless(PathBuf),
+#[error("read {}: {error}", path.display())]
+pub struct LookError {
+    /// The root.
+    pub path: PathBuf,
+    /// What the system says.
+    pub error: Errno,
+}
+
+/// What a look has shown.
+#[derive(Debug, Default)]
+pub struct Looked {
+    /// All that has changed since the last look, directories before what is in them; the first time, all that there is.
+    pub changes: Vec<Change>,
+    /// What cannot be sent and was found in this look. What was known of a file before holds until it can be read; all else is
+    /// as if it were not there.
+    pub unsent: Vec<Unsent>,
+}
+
+/// What became of looking at a new directory.
+enum Scanned {
+    There,
+    Gone,
+    Unsent(WhyUnsent),
 }
 
 /// What a first look at a directory shows.
@@ -80,31 +91,37 @@ enum Finding {
 }
 
 impl Snapshot {
-    /// All that has changed since the last look, directories before what is in them; the first time, all that there is. What
-    /// rules leave out, and what is neither directory, file nor symlink, is not there.
+    /// Finds out what has changed since the last look. What rules leave out, and what is neither directory, file nor symlink,
+    /// is not there.
     ///
     /// # Errors
     /// [`LookError`]: what was known before is known still.
-    pub fn look(&mut self) -> Result<Vec<Change>, LookError> {
+    pub fn look(&mut self) -> Result<Looked, LookError> {
         let started = (self.clock)();
-        let root = self.open_root()?;
-        let mut look =
-            Look { snapshot: self, root, started, changes: BTreeMap::new(), next: BTreeMap::new() };
-        look.all()?;
-        let Look { changes, next, .. } = look;
+        let failed = |path: &PathBuf, error| LookError { path: path.clone(), error };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(&self.root, flags, Mode::empty());
+        let mut look = Look {
+            root: root.map_err(|error| failed(&self.root, error))?,
+            snapshot: self,
+            started,
+            changes: BTreeMap::new(),
+            unsent: BTreeMap::new(),
+            next: BTreeMap::new(),
+        };
+        look.all();
+        let Look { changes, unsent, next, .. } = look;
+        if let Some(WhyUnsent::Unreadable(error)) = unsent.get(&TreePath::root()) {
+            return Err(failed(&self.root, *error));
+        }
         for (path, directory) in next {
             match directory {
                 Some(directory) => self.directories.insert(path, directory),
                 None => self.directories.remove(&path),
             };
         }
-        Ok(changes.into_values().collect())
-    }
-
-    fn open_root(&self) -> Result<OwnedFd, LookError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::open(&self.root, flags, Mode::empty())
-            .map_err(|error| LookError::Unreadable { path: self.root.clone(), error: error.into() })
+        let unsent = unsent.into_iter().map(|(path, why)| Unsent { path, why });
+        Ok(Looked { changes: changes.into_values().collect(), unsent: unsent.collect() })
     }
 }
 
@@ -114,14 +131,18 @@ struct Look<'a> {
     root: OwnedFd,
     started: SystemTime,
     changes: BTreeMap<TreePath, Change>,
+    unsent: BTreeMap<TreePath, WhyUnsent>,
     /// The directories that are to take the place of what was known.
     next: BTreeMap<TreePath, Option<Directory>>,
 }
 
 impl Look<'_> {
-    fn all(&mut self) -> Result<(), LookError> {
+    fn all(&mut self) {
         if !self.snapshot.directories.contains_key(&TreePath::root()) {
-            return self.scan(&TreePath::root()).map(|_| ());
+            if let Scanned::Unsent(why) = self.scan(&TreePath::root()) {
+                self.unsent.insert(TreePath::root(), why);
+            }
+            return;
         }
         let mut entries: BTreeMap<TreePath, Vec<usize>> = BTreeMap::new();
         let mut names = Vec::new();
@@ -140,16 +161,14 @@ impl Look<'_> {
             entries.remove(&path);
             // One of the directories above may be gone, or has been gone through as a whole.
             if self.snapshot.directories.contains_key(&path) && !self.next.contains_key(&path) {
-                self.list(&path)?;
+                self.list(&path);
             }
         }
         for (path, positions) in entries {
-            if self.next.contains_key(&path) {
-                continue;
+            if !self.next.contains_key(&path) {
+                self.look_again(&path, &positions);
             }
-            self.look_again(&path, &positions)?;
         }
-        Ok(())
     }
 
     /// Looks at the `stat` of all that is known.
@@ -194,10 +213,11 @@ impl Look<'_> {
         for (at, (name, entry)) in share {
             let (known, is_settled) = match entry {
                 Entry::Directory => continue,
-                Entry::File { fingerprint, is_settled, .. } => (fingerprint, *is_settled),
-                Entry::Link { fingerprint, .. } => (fingerprint, true),
+                Entry::File { fingerprint, is_settled, .. } => (Some(*fingerprint), *is_settled),
+                Entry::Link { fingerprint, .. } => (Some(*fingerprint), true),
+                Entry::Unsent { fingerprint, is_settled, .. } => (*fingerprint, *is_settled),
             };
-            if !is_settled || !Fingerprint::of_entry(&open, name).is_ok_and(|now| now == *known) {
+            if !is_settled || Fingerprint::of_entry(&open, name).ok() != known {
                 found.push(Finding::Entry(path.clone(), at));
             }
         }
@@ -210,20 +230,20 @@ impl Look<'_> {
         rustix::fs::openat2(&self.root, path.as_path(), flags, Mode::empty(), resolve)
     }
 
-    fn unreadable(&self, path: &TreePath, error: impl Into<io::Error>) -> LookError {
-        LookError::Unreadable { path: self.snapshot.root.join(path.as_path()), error: error.into() }
-    }
-
     /// Reads the names of a directory that was there before.
-    fn list(&mut self, path: &TreePath) -> Result<(), LookError> {
+    fn list(&mut self, path: &TreePath) {
         let snapshot = self.snapshot;
         let known = &snapshot.directories[path];
-        let rules = self.rules(path)?;
-        let is_ruled_anew = !known.rules.is(&rules);
-        let Some((directory, names)) = self.read(path, rules)? else {
-            self.gone(path);
-            return Ok(());
+        let (directory, names) = match self.rules(path).and_then(|rules| self.read(path, rules)) {
+            Ok(Some(read)) => read,
+            Ok(None) => return self.gone(path),
+            Err(error) => {
+                self.unsent.insert(path.clone(), WhyUnsent::Unreadable(error));
+                self.next.insert(path.clone(), Some(Directory { is_settled: false, ..known.clone() }));
+                return;
+            }
         };
+        let is_ruled_anew = !known.rules.is(&directory.rules);
         let mode = directory.fingerprint.permissions();
         if mode != known.fingerprint.permissions() {
             self.changed(path, Some(Node::Directory { mode }), None);
@@ -234,70 +254,65 @@ impl Look<'_> {
             }
             let at = path.join(name);
             let is_directory = matches!(entry, Entry::Directory);
-            if directory.rules.leave_out(&snapshot.root.join(at.as_path()), is_directory) {
+            if directory.rules.leave_out_of(&snapshot.root, &at, is_directory) {
                 self.forget(&at);
             } else {
                 self.gone(&at);
             }
         }
-        self.take(path, directory, names)?;
+        self.take(path, directory, names);
         if is_ruled_anew {
             let inside = known.entries.iter().filter(|(_, entry)| matches!(entry, Entry::Directory));
             for at in inside.map(|(name, _)| path.join(name)) {
                 if snapshot.directories.contains_key(&at) && !self.next.contains_key(&at) {
-                    self.list(&at)?;
+                    self.list(&at);
                 }
             }
         }
-        Ok(())
     }
 
-    /// Looks at a directory of which nothing is known, and all in it; `false`: it is gone.
-    fn scan(&mut self, path: &TreePath) -> Result<bool, LookError> {
+    /// Looks at a directory of which nothing is known, and all in it.
+    fn scan(&mut self, path: &TreePath) -> Scanned {
         if path.as_bytes().iter().filter(|&&byte| byte == b'/').count() > DEEPEST {
-            return Err(LookError::TooDeep(self.snapshot.root.join(path.as_path())));
+            return Scanned::Unsent(WhyUnsent::TooDeep);
         }
-        let rules = self.rules(path)?;
-        let Some((directory, names)) = self.read(path, rules)? else { return Ok(false) };
+        let (directory, names) = match self.rules(path).and_then(|rules| self.read(path, rules)) {
+            Ok(Some(read)) => read,
+            Ok(None) => return Scanned::Gone,
+            Err(error) => return Scanned::Unsent(WhyUnsent::Unreadable(error)),
+        };
         let mode = directory.fingerprint.permissions();
         self.changed(path, Some(Node::Directory { mode }), None);
-        self.take(path, directory, names)?;
-        Ok(true)
+        self.take(path, directory, names);
+        Scanned::There
     }
 
     /// Takes in the entries `names` of a directory.
-    fn take(&mut self, path: &TreePath, directory: Directory, names: Vec<OsString>) -> Result<(), LookError> {
+    fn take(&mut self, path: &TreePath, directory: Directory, names: Vec<OsString>) {
         // What is below finds its rules here.
         self.next.insert(path.clone(), Some(directory));
         let mut entries = Vec::with_capacity(names.len());
         for name in names {
-            match self.entry(path, &name)? {
+            match self.entry(path, &name) {
                 Some(entry) => entries.push((name, entry)),
                 // It is of another kind now, or was removed after its name was read.
-                None if self.snapshot.entry(&path.join(&name)).is_some() => self.gone(&path.join(&name)),
-                None => {}
+                None => self.gone(&path.join(&name)),
             }
         }
         if let Some(Some(directory)) = self.next.get_mut(path) {
             directory.entries = entries;
         }
-        Ok(())
     }
 
     /// Looks again at some entries of a directory whose names are the same.
-    fn look_again(&mut self, path: &TreePath, positions: &[usize]) -> Result<(), LookError> {
+    fn look_again(&mut self, path: &TreePath, positions: &[usize]) {
         let snapshot = self.snapshot;
         let known = &snapshot.directories[path];
-        let mut directory = Directory {
-            fingerprint: known.fingerprint,
-            is_settled: known.is_settled,
-            rules: Arc::clone(&known.rules),
-            entries: known.entries.clone(),
-        };
+        let mut directory = known.clone();
         let mut gone = Vec::new();
         for &at in positions {
             let name = known.entries[at].0.clone();
-            match self.entry(path, &name)? {
+            match self.entry(path, &name) {
                 Some(entry) => directory.entries[at].1 = entry,
                 None => gone.push(name),
             }
@@ -306,10 +321,9 @@ impl Look<'_> {
         directory.entries.retain(|(name, _)| !gone.contains(name));
         directory.is_settled &= gone.is_empty();
         for name in gone {
-            self.changed(&path.join(&name), None, None);
+            self.gone(&path.join(&name));
         }
         self.next.insert(path.clone(), Some(directory));
-        Ok(())
     }
 
     /// A directory's names that rules do not leave out, in order; None: it is gone.
@@ -317,27 +331,24 @@ impl Look<'_> {
         &self,
         path: &TreePath,
         rules: Arc<Rules>,
-    ) -> Result<Option<(Directory, Vec<OsString>)>, LookError> {
+    ) -> rustix::io::Result<Option<(Directory, Vec<OsString>)>> {
         let open = match self.open(path, OFlags::RDONLY | OFlags::DIRECTORY) {
             Ok(open) => open,
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if *path != TreePath::root() => return Ok(None),
-            Err(error) => return Err(self.unreadable(path, error)),
+            Err(error) => return Err(error),
         };
-        let failed = |error: Errno| self.unreadable(path, error);
         let file = File::from(open);
-        let fingerprint = Fingerprint::of_open(&file).map_err(|error| self.unreadable(path, error))?;
+        let fingerprint = Fingerprint::of_open(&file).map_err(|error| errno(&error))?;
         let is_settled = fingerprint.is_settled(self.started) && listings::is_local(&file);
-        let whole = self.snapshot.root.join(path.as_path());
         let mut names = Vec::new();
-        for entry in Dir::new(OwnedFd::from(file)).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
+        for entry in Dir::new(OwnedFd::from(file))? {
+            let entry = entry?;
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
             if matches!(name.as_bytes(), b"." | b"..") || name.as_bytes().starts_with(TEMPORARY.as_bytes()) {
                 continue;
             }
-            let is_left_out =
-                name != RULES_FILE && rules.leave_out(&whole.join(name), entry.file_type().is_dir());
-            if !is_left_out {
+            let is_directory = entry.file_type().is_dir();
+            if !rules.leave_out_of(&self.snapshot.root, &path.join(name), is_directory) {
                 names.push(name.to_owned());
             }
         }
@@ -346,49 +357,81 @@ impl Look<'_> {
     }
 
     /// The rules that hold in a directory.
-    fn rules(&self, path: &TreePath) -> Result<Arc<Rules>, LookError> {
+    fn rules(&self, path: &TreePath) -> rustix::io::Result<Arc<Rules>> {
         let above = path.parent().and_then(|parent| {
             let next = self.next.get(&parent).and_then(Option::as_ref);
             next.or_else(|| self.snapshot.directories.get(&parent)).map(|above| Arc::clone(&above.rules))
         });
         let above = above.unwrap_or_default();
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK;
-        let Ok(open) = self.open(&path.join(OsStr::new(RULES_FILE)), flags) else { return Ok(above) };
-        let directory = self.snapshot.root.join(path.as_path());
-        Rules::of(&directory, File::from(open), &above)
-            .map_err(|error| LookError::Unreadable { path: directory.join(RULES_FILE), error })
+        match self.snapshot.scope {
+            Scope::Workspace { .. } => {
+                Rules::below(&self.root, &self.snapshot.root, path, &above).map_err(|error| errno(&error))
+            }
+            Scope::Whole => Ok(above),
+        }
     }
 
     /// What `name` in a directory is now; None: nothing that is heeded. A change is noted down.
-    fn entry(&mut self, path: &TreePath, name: &OsStr) -> Result<Option<Entry>, LookError> {
+    fn entry(&mut self, path: &TreePath, name: &OsStr) -> Option<Entry> {
         let at = path.join(name);
         let snapshot = self.snapshot;
         let known = snapshot.entry(&at);
+        let (mut why, mut last) = (WhyUnsent::Restless, None);
         for _ in 0..TRIES {
             let fingerprint = match Fingerprint::of_entry(&self.root, at.as_path().as_os_str()) {
                 Ok(fingerprint) => fingerprint,
-                Err(error) if is_gone(&error) => return Ok(None),
-                Err(error) => return Err(self.unreadable(&at, error)),
+                Err(error) if is_gone(errno(&error)) => return None,
+                Err(error) => {
+                    why = WhyUnsent::Unreadable(errno(&error));
+                    break;
+                }
             };
+            last = Some(fingerprint);
             if fingerprint.is_directory() {
                 let is_known = matches!(known, Some(Entry::Directory))
                     && snapshot.directories.contains_key(&at)
                     && !matches!(self.next.get(&at), Some(None));
-                let is_there = is_known || self.scan(&at)?;
-                return Ok(is_there.then_some(Entry::Directory));
+                match if is_known { Scanned::There } else { self.scan(&at) } {
+                    Scanned::There => return Some(Entry::Directory),
+                    Scanned::Gone => return None,
+                    Scanned::Unsent(reason) => why = reason,
+                }
+                break;
             }
-            let entry = match self.read_entry(&at, fingerprint, known)? {
-                Some(entry) => entry,
-                None if fingerprint.is_regular() || fingerprint.is_symlink() => continue,
-                None => return Ok(None),
-            };
-            if matches!(known, Some(Entry::Directory)) {
-                self.gone(&at);
+            match self.read_entry(&at, fingerprint, known) {
+                Ok(Some(entry)) => {
+                    self.compare(&at, known, &entry);
+                    return Some(entry);
+                }
+                Ok(None) if fingerprint.is_regular() || fingerprint.is_symlink() => {}
+                Ok(None) => return None,
+                Err(error) => {
+                    why = WhyUnsent::Unreadable(error);
+                    break;
+                }
             }
-            self.compare(&at, known, &entry);
-            return Ok(Some(entry));
         }
-        Err(LookError::Restless(self.snapshot.root.join(at.as_path())))
+        Some(self.unreadable(&at, known, last, why))
+    }
+
+    /// What takes the place of something that cannot be read.
+    fn unreadable(
+        &mut self,
+        path: &TreePath,
+        known: Option<&Entry>,
+        fingerprint: Option<Fingerprint>,
+        why: WhyUnsent,
+    ) -> Entry {
+        if let Some(Entry::File { fingerprint: before, digest, .. }) = known
+            && fingerprint.is_none_or(|now| now.is_regular())
+        {
+            self.unsent.insert(path.clone(), why);
+            return Entry::File { fingerprint: *before, is_settled: false, digest: *digest };
+        }
+        let is_settled = matches!(why, WhyUnsent::TooDeep | WhyUnsent::LeadsOut(_));
+        let entry = Entry::Unsent { fingerprint, is_settled, why };
+        self.compare(path, known, &entry);
+        entry
     }
 
     /// What a file or symlink with that `stat` has in it; None: it is another by now, or neither.
@@ -397,16 +440,23 @@ impl Look<'_> {
         path: &TreePath,
         fingerprint: Fingerprint,
         known: Option<&Entry>,
-    ) -> Result<Option<Entry>, LookError> {
-        let failed = |error: io::Error| self.unreadable(path, error);
+    ) -> rustix::io::Result<Option<Entry>> {
+        let failed = |error: io::Error| errno(&error);
         if fingerprint.is_symlink() {
             return match rustix::fs::readlinkat(&self.root, path.as_path(), Vec::new()) {
                 Ok(target) => {
                     let target = OsString::from_vec(target.into_bytes());
-                    Ok(Some(Entry::Link { fingerprint, target }))
+                    Ok(Some(match self.snapshot.scope.admits(path, &target) {
+                        true => Entry::Link { fingerprint, target },
+                        false => Entry::Unsent {
+                            fingerprint: Some(fingerprint),
+                            is_settled: true,
+                            why: WhyUnsent::LeadsOut(target),
+                        },
+                    }))
                 }
                 Err(Errno::NOENT | Errno::INVAL) => Ok(None),
-                Err(error) => Err(failed(error.into())),
+                Err(error) => Err(error),
             };
         }
         if !fingerprint.is_regular() {
@@ -421,7 +471,7 @@ impl Look<'_> {
         let mut file = match self.open(path, OFlags::RDONLY | OFlags::NONBLOCK) {
             Ok(open) => File::from(open),
             Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => return Ok(None),
-            Err(error) => return Err(failed(error.into())),
+            Err(error) => return Err(error),
         };
         if Fingerprint::of_open(&file).map_err(failed)? != fingerprint {
             return Ok(None);
@@ -433,7 +483,12 @@ impl Look<'_> {
 
     /// Notes down in what an entry differs from what was known.
     fn compare(&mut self, path: &TreePath, known: Option<&Entry>, now: &Entry) {
+        if matches!(known, Some(Entry::Directory)) || matches!(now, Entry::Unsent { .. }) {
+            self.gone(path);
+        }
         match (known, now) {
+            (Some(Entry::Unsent { why: before, .. }), Entry::Unsent { why, .. }) if before == why => {}
+            (_, Entry::Unsent { why, .. }) => drop(self.unsent.insert(path.clone(), why.clone())),
             (Some(Entry::Link { target: before, .. }), Entry::Link { target, .. }) if before == target => {}
             (_, Entry::Link { target, .. }) => {
                 self.changed(path, Some(Node::Link { target: target.clone() }), None);
@@ -464,10 +519,12 @@ impl Look<'_> {
         self.changes.insert(path.clone(), Change { path: path.clone(), now, written });
     }
 
-    /// Something is gone, and all in it.
+    /// Something is gone, and all in it: if the other side knows of it.
     fn gone(&mut self, path: &TreePath) {
-        self.changed(path, None, None);
-        self.forget(path);
+        if !matches!(self.snapshot.entry(path), None | Some(Entry::Unsent { .. })) {
+            self.changed(path, None, None);
+            self.forget(path);
+        }
     }
 
     /// Nothing is known any more of a directory and all in it.
@@ -478,7 +535,10 @@ impl Look<'_> {
 }
 
 /// Whether nothing is there, or what leads there is no directory by now.
-fn is_gone(error: &io::Error) -> bool {
-    let error = error.raw_os_error().map(Errno::from_raw_os_error);
-    matches!(error, Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
+fn is_gone(error: Errno) -> bool {
+    matches!(error, Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
+}
+
+fn errno(error: &io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
 }

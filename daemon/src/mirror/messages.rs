@@ -14,19 +14,11 @@ use crate::digest::DigestFunction;
 use crate::mirror::Change;
 use crate::mirror::InvalidPath;
 use crate::mirror::Node;
+use crate::mirror::RootedChange;
 use crate::mirror::TreePath;
 
 /// `PATH_MAX` of Linux, in bytes.
 const LONGEST_TARGET_BYTES: usize = 4096;
-
-/// A change of one of a workspace's roots.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RootedChange {
-    /// The root's position in the workspace.
-    pub root: u32,
-    /// What has become of a path below it.
-    pub change: Change,
-}
 
 /// Why a message is no change.
 #[derive(Debug, thiserror::Error)]

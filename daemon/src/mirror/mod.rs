@@ -7,6 +7,7 @@
 mod change;
 mod tree_path;
 
+mod links;
 mod rules;
 mod snapshot;
 
@@ -19,18 +20,24 @@ mod messages;
 
 pub use change::Change;
 pub use change::Node;
-pub use install::Blobs;
+pub use change::RootedChange;
+pub use install::Contents;
 pub use install::InstallError;
+pub use install::Manner;
 pub use install::install;
+pub use links::leads_inside;
 pub use look::LookError;
+pub use look::Looked;
 pub use messages::InvalidChange;
-pub use messages::RootedChange;
 pub use messages::decode;
 pub use messages::decode_digest;
 pub use messages::encode;
 pub use messages::encode_digest;
+pub use rules::IgnoreRules;
 pub use rules::RULES_FILE;
 pub use snapshot::Snapshot;
+pub use snapshot::Unsent;
+pub use snapshot::WhyUnsent;
 pub use tree_path::InvalidPath;
 pub use tree_path::TreePath;
 

@@ -1,17 +1,26 @@
 //! Which names in a tree are none of the other side's business.
 //! Knows nothing of what they are.
 
+use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ignore::Match;
 use ignore::gitignore::Gitignore;
 use ignore::gitignore::GitignoreBuilder;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::fs::ResolveFlags;
+use rustix::io::Errno;
 
 use crate::digest::Digest;
+use crate::mirror::TreePath;
 
 /// The file that has the rules for the directory that it is in and all below it (gitignore(5)).
 pub const RULES_FILE: &str = ".farccignore";
@@ -41,12 +50,31 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    /// The rules of `directory` (absolute), which has `file` for its rules and is in one that has the rules `above`. What is
-    /// no file, or larger than any such file, has no rules; nor has a line that is no pattern.
+    /// The rules of the directory at `path` below the open directory `root`, which is at `tree` and in which the rules
+    /// `above` hold.
     ///
     /// # Errors
-    /// When it cannot be read.
-    pub(super) fn of(directory: &Path, file: File, above: &Arc<Rules>) -> io::Result<Arc<Rules>> {
+    /// When they cannot be read.
+    pub(super) fn below(
+        root: &OwnedFd,
+        tree: &Path,
+        path: &TreePath,
+        above: &Arc<Rules>,
+    ) -> io::Result<Arc<Rules>> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let at = path.join(OsStr::new(RULES_FILE));
+        match rustix::fs::openat2(root, at.as_path(), flags, Mode::empty(), resolve) {
+            Ok(open) => Rules::of(&path.below(tree), File::from(open), above),
+            // A socket has no rules either.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => Ok(Arc::clone(above)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The rules of `directory` (absolute), which has `file` for its rules and is in one that has the rules `above`. What is
+    /// no file, or larger than any such file, has no rules; nor has a line that is no pattern.
+    fn of(directory: &Path, file: File, above: &Arc<Rules>) -> io::Result<Arc<Rules>> {
         let metadata = file.metadata()?;
         if !metadata.is_file() || metadata.len() > LARGEST_BYTES {
             return Ok(Arc::clone(above));
@@ -73,8 +101,15 @@ impl Rules {
         digest(self) == digest(other) && is_same_above
     }
 
-    /// Whether they leave out `path` (absolute), which is in the directory that they are for.
-    pub(super) fn leave_out(&self, path: &Path, is_directory: bool) -> bool {
+    /// Whether they leave out what is at `path` in the tree at `tree`, in the directory that they are for: never the rules.
+    pub(super) fn leave_out_of(&self, tree: &Path, path: &TreePath, is_directory: bool) -> bool {
+        if path.as_bytes().is_empty() || (path.name() == RULES_FILE && !is_directory) {
+            return false;
+        }
+        self.leave_out(&path.below(tree), is_directory)
+    }
+
+    fn leave_out(&self, path: &Path, is_directory: bool) -> bool {
         let mut rules = Some(self);
         while let Some(Rules { own, above }) = rules {
             match own.as_ref().map_or(Match::None, |(_, own)| own.matched(path, is_directory)) {
@@ -84,5 +119,92 @@ impl Rules {
             }
         }
         false
+    }
+}
+
+/// What the rules' files that lie in a tree leave out, each read once: for as long as nobody changes them.
+pub struct IgnoreRules {
+    tree: PathBuf,
+    root: OwnedFd,
+    /// None: the directory is left out itself.
+    directories: HashMap<TreePath, Option<Arc<Rules>>>,
+}
+
+impl IgnoreRules {
+    /// Those of the tree at `tree` (absolute).
+    ///
+    /// # Errors
+    /// When there is no such directory.
+    pub fn of(tree: PathBuf) -> io::Result<IgnoreRules> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(&tree, flags, Mode::empty())?;
+        Ok(IgnoreRules { tree, root, directories: HashMap::new() })
+    }
+
+    /// Whether they leave out what is, was or will be at `path`; all that is in a directory that is left out, or whose rules
+    /// cannot be read, is as well.
+    pub fn leaves_out(&mut self, path: &TreePath, is_directory: bool) -> bool {
+        let Some(parent) = path.parent() else { return false };
+        match self.within(&parent) {
+            Some(rules) => rules.leave_out_of(&self.tree, path, is_directory),
+            None => true,
+        }
+    }
+
+    /// The rules that hold in a directory.
+    fn within(&mut self, directory: &TreePath) -> Option<Arc<Rules>> {
+        let mut from_root: Vec<_> =
+            std::iter::successors(Some(directory.clone()), TreePath::parent).collect();
+        from_root.reverse();
+        let mut above = Some(Arc::new(Rules::default()));
+        for path in from_root {
+            if let Some(known) = self.directories.get(&path) {
+                above = known.clone();
+                continue;
+            }
+            above = above.filter(|above| !above.leave_out_of(&self.tree, &path, true));
+            above = above.and_then(|above| Rules::below(&self.root, &self.tree, &path, &above).ok());
+            self.directories.insert(path, above.clone());
+        }
+        above
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_of_a_tree() {
+        let space = tempfile::tempdir().unwrap();
+        let tree = space.path().canonicalize().unwrap();
+        for directory in ["a/deep", "out/a"] {
+            std::fs::create_dir_all(tree.join(directory)).unwrap();
+        }
+        std::fs::write(tree.join(RULES_FILE), "*.log\n/out/\n").unwrap();
+        std::fs::write(tree.join("a").join(RULES_FILE), "!keep.log\n.*\nonly/\n").unwrap();
+        std::fs::write(tree.join("out").join(RULES_FILE), "!*\n").unwrap();
+        let mut rules = IgnoreRules::of(tree).unwrap();
+        for (path, is_directory, expected) in [
+            ("", true, false),
+            ("x.log", false, true),
+            ("a", true, false),
+            ("a/x.log", false, true),
+            ("a/keep.log", false, false),
+            ("keep.log", false, true),
+            ("a/deep/keep.log", false, false),
+            ("a/deep/.farccignore", false, false),
+            ("a/deep/only", false, false),
+            ("a/deep/only", true, true),
+            ("a/deep/only/x", false, true),
+            ("out", false, false),
+            ("out", true, true),
+            ("out/a/x", false, true),
+            ("not/there/x.log", false, true),
+            ("not/there/x", false, false),
+        ] {
+            let path = TreePath::parse(path.as_bytes()).unwrap();
+            assert_eq!(rules.leaves_out(&path, is_directory), expected, "{path}");
+        }
     }
 }

@@ -2,6 +2,8 @@
 //! Knows nothing of how it is found out.
 
 use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
@@ -10,21 +12,70 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use rustix::io::Errno;
+
 use crate::digest::Digest;
 use crate::files::Fingerprint;
 use crate::mirror::Node;
 use crate::mirror::TreePath;
+use crate::mirror::leads_inside;
 use crate::mirror::rules::Rules;
 
 /// A tree as it was when it was last looked at.
 pub struct Snapshot {
     pub(super) root: PathBuf,
+    pub(super) scope: Scope,
     /// Empty where nobody has looked yet.
     pub(super) directories: BTreeMap<TreePath, Directory>,
     pub(super) clock: fn() -> SystemTime,
 }
 
+/// What of a tree is heeded.
+pub(super) enum Scope {
+    /// Nothing that rules leave out, and no symlink that leads out of the workspace.
+    Workspace { roots: Arc<[PathBuf]>, root: u32 },
+    /// Everything.
+    Whole,
+}
+
+impl Scope {
+    /// Whether a symlink may be known.
+    pub(super) fn admits(&self, path: &TreePath, target: &OsStr) -> bool {
+        match self {
+            Scope::Workspace { roots, root } => leads_inside(roots, *root, path, target),
+            Scope::Whole => true,
+        }
+    }
+}
+
+/// Something that is there and cannot be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unsent {
+    /// Where.
+    pub path: TreePath,
+    /// Why not.
+    pub why: WhyUnsent,
+}
+
+/// Why something cannot be sent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WhyUnsent {
+    /// It cannot be read, or if it is a directory, its names or its rules cannot.
+    #[error("it cannot be read: {0}")]
+    Unreadable(Errno),
+    /// It is a symlink that leads out of the workspace.
+    #[error("it leads to {}, outside of the workspace", Path::new(.0).display())]
+    LeadsOut(OsString),
+    /// It is a directory in more directories than anybody needs.
+    #[error("it is nested too deeply; name it in a .farccignore")]
+    TooDeep,
+    /// It changes faster than it can be read.
+    #[error("it changes all the time; name it in a .farccignore if nobody else needs it")]
+    Restless,
+}
+
 /// A directory as it was.
+#[derive(Clone)]
 pub(super) struct Directory {
     pub(super) fingerprint: Fingerprint,
     /// Whether its names are known as long as its `stat` is as it was.
@@ -49,6 +100,14 @@ pub(super) enum Entry {
         fingerprint: Fingerprint,
         target: OsString,
     },
+    /// It is not sent.
+    Unsent {
+        /// None: it cannot be had.
+        fingerprint: Option<Fingerprint>,
+        /// Whether nothing but a change of its `stat` can change that.
+        is_settled: bool,
+        why: WhyUnsent,
+    },
 }
 
 /// What was put into place.
@@ -64,14 +123,21 @@ pub(super) enum Installed {
 }
 
 impl Snapshot {
-    /// Nothing is known yet of the tree at `root` (absolute).
-    pub fn new(root: PathBuf) -> Snapshot {
-        Snapshot::with_clock(root, SystemTime::now)
+    /// Nothing is known yet of the tree at `path` (absolute), where users work. It is the one at position `root` of a
+    /// workspace's `roots` (absolute, to which no symlink leads): there may symlinks lead.
+    pub fn new(path: PathBuf, roots: Arc<[PathBuf]>, root: u32) -> Snapshot {
+        Snapshot::with_clock(path, Scope::Workspace { roots, root }, SystemTime::now)
+    }
+
+    /// Nothing is known yet of the tree at `path` (absolute), in which everything counts: no rules, no symlinks that lead
+    /// out.
+    pub fn whole(path: PathBuf) -> Snapshot {
+        Snapshot::with_clock(path, Scope::Whole, SystemTime::now)
     }
 
     /// The same with a clock of its own, so that tests can make it coarse.
-    pub fn with_clock(root: PathBuf, clock: fn() -> SystemTime) -> Snapshot {
-        Snapshot { root, directories: BTreeMap::new(), clock }
+    pub(super) fn with_clock(root: PathBuf, scope: Scope, clock: fn() -> SystemTime) -> Snapshot {
+        Snapshot { root, scope, directories: BTreeMap::new(), clock }
     }
 
     /// The root.
@@ -84,13 +150,58 @@ impl Snapshot {
         if let Some(directory) = self.directories.get(path) {
             return Some(Node::Directory { mode: directory.fingerprint.permissions() });
         }
-        match self.entry(path)? {
-            Entry::Directory => None,
-            Entry::File { fingerprint, digest, .. } => {
-                Some(Node::File { digest: *digest, mode: fingerprint.permissions() })
-            }
-            Entry::Link { target, .. } => Some(Node::Link { target: target.clone() }),
+        self.entry(path)?.node()
+    }
+
+    /// When what is at `path` was last written, in nanoseconds since 1970; None: nothing is known to be there.
+    pub fn modified_nanos(&self, path: &TreePath) -> Option<i128> {
+        if let Some(directory) = self.directories.get(path) {
+            return Some(directory.fingerprint.modified_nanos());
         }
+        self.entry(path)?.modified_nanos()
+    }
+
+    /// All that is known below `path`, with the time when it was last written in nanoseconds since 1970; directories before
+    /// what is in them.
+    pub fn entries_in(&self, path: &TreePath) -> impl Iterator<Item = (TreePath, Node, i128)> {
+        self.directories_in(path).flat_map(move |(above, directory)| {
+            directory.entries.iter().filter_map(move |(name, entry)| {
+                let at = above.join(name);
+                let (node, modified) = match entry {
+                    Entry::Directory => (self.node(&at)?, self.modified_nanos(&at)?),
+                    Entry::File { .. } | Entry::Link { .. } | Entry::Unsent { .. } => {
+                        (entry.node()?, entry.modified_nanos()?)
+                    }
+                };
+                Some((at, node, modified))
+            })
+        })
+    }
+
+    /// For each of `digests`, a file that has that content, if any has.
+    pub fn find(&self, digests: &[Digest]) -> HashMap<Digest, TreePath> {
+        let mut wanted: HashSet<Digest> = digests.iter().copied().collect();
+        let mut found = HashMap::new();
+        for (above, directory) in &self.directories {
+            for (name, entry) in &directory.entries {
+                if let Entry::File { digest, .. } = entry
+                    && wanted.remove(digest)
+                {
+                    found.insert(*digest, above.join(name));
+                }
+            }
+        }
+        found
+    }
+
+    /// All that is there and is not sent.
+    pub fn unsent(&self) -> impl Iterator<Item = Unsent> {
+        self.directories.iter().flat_map(|(above, directory)| {
+            directory.entries.iter().filter_map(|(name, entry)| match entry {
+                Entry::Unsent { why, .. } => Some(Unsent { path: above.join(name), why: why.clone() }),
+                Entry::Directory | Entry::File { .. } | Entry::Link { .. } => None,
+            })
+        })
     }
 
     /// The directory `path`, if it is one, and all that are known in it.
@@ -157,7 +268,7 @@ impl Snapshot {
                 Some(Entry::File { fingerprint, .. } | Entry::Link { fingerprint, .. }) => {
                     fingerprint.is_as_written(&now)
                 }
-                Some(Entry::Directory) | None => false,
+                Some(Entry::Directory | Entry::Unsent { .. }) | None => false,
             },
             (None | Some(_), _) => false,
         }
@@ -165,22 +276,52 @@ impl Snapshot {
 
     /// All that is known to be in the directory `path`, in order.
     pub(super) fn inside(&self, path: &TreePath) -> Vec<TreePath> {
-        let mut inside: Vec<_> = self
-            .directories_in(path)
-            .flat_map(|(known, directory)| directory.entries.iter().map(|(name, _)| known.join(name)))
-            .collect();
+        let mut inside: Vec<_> = self.entries_in(path).map(|(known, ..)| known).collect();
         inside.sort();
         inside
     }
 
     /// How many files, directories and symlinks there are.
     pub fn len(&self) -> usize {
-        self.directories.values().map(|directory| directory.entries.len()).sum()
+        let entries = self.directories.values().flat_map(|directory| &directory.entries);
+        entries.filter(|(_, entry)| !matches!(entry, Entry::Unsent { .. })).count()
+    }
+
+    /// How many bytes the files have together; one with several names counts for each.
+    pub fn size_bytes(&self) -> u64 {
+        let entries = self.directories.values().flat_map(|directory| &directory.entries);
+        let sizes = entries.map(|(_, entry)| match entry {
+            Entry::File { digest, .. } => digest.size_bytes(),
+            Entry::Directory | Entry::Link { .. } | Entry::Unsent { .. } => 0,
+        });
+        sizes.fold(0, u64::saturating_add)
     }
 
     /// Whether nothing is there, or nobody has looked.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+impl Entry {
+    /// What it is, unless that is a directory, which has an entry of its own, or is not known.
+    fn node(&self) -> Option<Node> {
+        match self {
+            Entry::File { fingerprint, digest, .. } => {
+                Some(Node::File { digest: *digest, mode: fingerprint.permissions() })
+            }
+            Entry::Link { target, .. } => Some(Node::Link { target: target.clone() }),
+            Entry::Directory | Entry::Unsent { .. } => None,
+        }
+    }
+
+    fn modified_nanos(&self) -> Option<i128> {
+        match self {
+            Entry::File { fingerprint, .. } | Entry::Link { fingerprint, .. } => {
+                Some(fingerprint.modified_nanos())
+            }
+            Entry::Directory | Entry::Unsent { .. } => None,
+        }
     }
 }
 

@@ -25,10 +25,11 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// # Errors
 /// When no file can be made there, or its clock stands still.
 pub(super) fn tick(directory: &Path, last: i128) -> io::Result<i128> {
-    let probe = tempfile::Builder::new().prefix(crate::mirror::install::TEMPORARY).tempfile_in(directory)?;
+    // Without a name, where that can be had: the directory stays as it is.
+    let probe = tempfile::tempfile_in(directory)?;
     let deadline = std::time::Instant::now() + PATIENCE;
     loop {
-        let now = modified(probe.as_file())?;
+        let now = modified(&probe)?;
         if now > last {
             return Ok(now);
         }
@@ -37,7 +38,7 @@ pub(super) fn tick(directory: &Path, last: i128) -> io::Result<i128> {
         }
         std::thread::sleep(Duration::from_millis(1));
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-        rustix::fs::futimens(probe.as_file(), &Timestamps { last_access: now, last_modification: now })?;
+        rustix::fs::futimens(&probe, &Timestamps { last_access: now, last_modification: now })?;
     }
 }
 

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::path::PathBuf;
 
 /// `PATH_MAX` of Linux, in bytes.
 const LONGEST_BYTES: usize = 4096;
@@ -73,6 +74,11 @@ impl TreePath {
     /// Relative to the root; `.` for the root itself.
     pub fn as_path(&self) -> &Path {
         Path::new(OsStr::from_bytes(if self.0.is_empty() { b"." } else { &self.0 }))
+    }
+
+    /// The whole path, in the tree at `tree`.
+    pub fn below(&self, tree: &Path) -> PathBuf {
+        if self.0.is_empty() { tree.to_owned() } else { tree.join(self.as_path()) }
     }
 
     /// Whether it is `directory` or lies in it.
