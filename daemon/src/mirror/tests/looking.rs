@@ -1,0 +1,226 @@
+//! What a look tells of.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::fs::FileTimes;
+use std::fs::Permissions;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::symlink;
+use std::time::Duration;
+use std::time::SystemTime;
+
+use super::*;
+
+#[test]
+fn the_first_look_tells_of_all() {
+    let (_space, root) = tree();
+    write(&root, "a/b c\n", "x");
+    std::fs::write(root.join("a").join(OsStr::from_bytes(b"\xff")), "y").unwrap();
+    symlink("a", root.join("link")).unwrap();
+    make_fifo(&root.join("fifo"));
+    let _socket = std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
+    let mut snapshot = workspace(&root);
+    let changes = look(&mut snapshot);
+    assert_eq!(described(&changes), ["d .", "d a", "w a/b c\n", "w a/\u{fffd}", "l link"]);
+    assert_eq!(changes[3].path.as_bytes(), b"a/\xff");
+    assert_eq!(changes[2].now, Some(Node::File { digest: Digest::of(b"x"), mode: 0o644 }));
+    assert_eq!(described(&look(&mut snapshot)), [""; 0]);
+    assert_eq!(snapshot.len(), 4);
+}
+
+#[test]
+fn what_has_changed_is_told_once() {
+    let (_space, root) = tree();
+    for name in ["a/one", "a/two", "b/three", "b/deep/four", "five"] {
+        write(&root, name, name);
+    }
+    let outside = root.with_file_name("outside");
+    std::fs::hard_link(root.join("five"), &outside).unwrap();
+    // Nothing is settled: what looks the same is read again.
+    for clock in [SystemTime::now, long_after] {
+        let mut snapshot = workspace_by(&root, clock);
+        let mut told = |act: &dyn Fn()| {
+            // Later than any tick.
+            std::thread::sleep(Duration::from_millis(20));
+            act();
+            let changes = described(&look(&mut snapshot));
+            assert_eq!(described(&look(&mut snapshot)), [""; 0]);
+            changes
+        };
+        let at = |name: &str| root.join(name);
+        assert_eq!(told(&|| ()).len(), 9);
+        assert_eq!(told(&|| write(&root, "a/one", "ENO")), ["w a/one"]);
+        assert_eq!(told(&|| write(&root, "a/one", "ENO")), ["w a/one"], "equal bytes are written, too");
+        let mode =
+            |name: &str, mode| std::fs::set_permissions(at(name), Permissions::from_mode(mode)).unwrap();
+        assert_eq!(told(&|| mode("a/one", 0o755)), ["m a/one"]);
+        assert_eq!(told(&|| mode("a", 0o700)), ["d a"]);
+        assert_eq!(told(&|| std::fs::remove_file(at("a/one")).unwrap()), ["- a/one"]);
+        assert_eq!(told(&|| std::fs::rename(at("a/two"), at("a/one")).unwrap()), ["w a/one", "- a/two"]);
+        assert_eq!(told(&|| write(&root, "new/er/file", "")), ["d new", "d new/er", "w new/er/file"]);
+        assert_eq!(
+            told(&|| std::fs::rename(at("b"), at("c")).unwrap()),
+            ["- b", "d c", "d c/deep", "w c/deep/four", "w c/three"]
+        );
+        let file_for_directory = || {
+            std::fs::remove_dir_all(at("new")).unwrap();
+            write(&root, "new", "");
+        };
+        assert_eq!(told(&file_for_directory), ["w new"]);
+        let directory_for_file = || {
+            std::fs::remove_file(at("new")).unwrap();
+            write(&root, "new/x", "");
+        };
+        assert_eq!(told(&directory_for_file), ["d new", "w new/x"]);
+        assert_eq!(told(&|| symlink("x", at("new/l")).unwrap()), ["l new/l"]);
+        let other_link = || {
+            std::fs::remove_file(at("new/l")).unwrap();
+            symlink("y", at("new/l")).unwrap();
+        };
+        assert_eq!(told(&other_link), ["l new/l"]);
+        // By another name.
+        assert_eq!(told(&|| std::fs::write(&outside, "FIVE").unwrap()), ["w five"]);
+        // Another file with the same time, size and permissions.
+        let same_time = || {
+            let times = FileTimes::new().set_modified(at("five").metadata().unwrap().modified().unwrap());
+            write(&root, "../other", "five");
+            File::options().write(true).open(root.with_file_name("other")).unwrap().set_times(times).unwrap();
+            std::fs::rename(root.with_file_name("other"), at("five")).unwrap();
+        };
+        assert_eq!(told(&same_time), ["w five"]);
+        mode("a", 0o755);
+        std::fs::remove_dir_all(at("new")).unwrap();
+        std::fs::rename(at("c"), at("b")).unwrap();
+        std::fs::rename(at("a/one"), at("a/two")).unwrap();
+        write(&root, "a/one", "");
+        std::fs::remove_file(&outside).unwrap();
+        std::fs::hard_link(at("five"), &outside).unwrap();
+    }
+}
+
+#[test]
+fn what_becomes_something_else_is_gone() {
+    let (_space, root) = tree();
+    write(&root, "a", "");
+    write(&root, "d/b", "");
+    let mut snapshot = workspace(&root);
+    look(&mut snapshot);
+    std::fs::remove_file(root.join("a")).unwrap();
+    std::fs::remove_dir_all(root.join("d")).unwrap();
+    make_fifo(&root.join("a"));
+    make_fifo(&root.join("d"));
+    assert_eq!(described(&look(&mut snapshot)), ["- a", "- d"]);
+    std::fs::remove_file(root.join("d")).unwrap();
+    write(&root, "d/b", "");
+    assert_eq!(described(&look(&mut snapshot)), ["d d", "w d/b"]);
+}
+
+#[test]
+fn links_that_lead_out_are_not_sent_until_they_lead_inside() {
+    let (_space, root) = tree();
+    let relink = |target: &str, name: &str| {
+        let _ = std::fs::remove_file(root.join(name));
+        symlink(target, root.join(name)).unwrap();
+    };
+    relink("/etc/passwd", "a");
+    relink("..", "b");
+    relink("x", "c");
+    let mut snapshot = workspace(&root);
+    let looked = snapshot.look().unwrap();
+    let unsent = |looked: &Looked| -> Vec<_> {
+        looked.unsent.iter().map(|Unsent { path, why }| format!("{path}: {why}")).collect()
+    };
+    assert_eq!(described(&looked.changes), ["d .", "l c"]);
+    let leads_out = |target: &str| format!("it leads to {target}, outside of the workspace");
+    assert_eq!(
+        unsent(&looked),
+        [format!("a: {}", leads_out("/etc/passwd")), format!("b: {}", leads_out(".."))]
+    );
+    relink("x", "a");
+    relink("../..", "c");
+    std::fs::remove_file(root.join("b")).unwrap();
+    let looked = snapshot.look().unwrap();
+    assert_eq!(described(&looked.changes), ["l a", "- c"]);
+    assert_eq!(unsent(&looked), [format!("c: {}", leads_out("../.."))]);
+    assert_eq!(snapshot.len(), 1);
+    assert!(snapshot.unsent().eq(looked.unsent));
+    assert_eq!(described(&Snapshot::whole(root).look().unwrap().changes), ["d .", "l a", "l c"]);
+}
+
+#[test]
+fn what_is_known_can_be_asked_for() {
+    let (_space, root) = tree();
+    write(&root, "a/x", "one");
+    write(&root, "a/y", "four");
+    write(&root, "ab", "one");
+    write(&root, RULES_FILE, "x\n");
+    let mut snapshot = Snapshot::whole(root.clone());
+    look(&mut snapshot);
+    let known = |path: &str| -> Vec<_> {
+        let path = TreePath::parse(path.as_bytes()).unwrap();
+        snapshot.entries_in(&path).map(|(path, ..)| path.to_string()).collect()
+    };
+    assert_eq!(known(""), [RULES_FILE, "a", "ab", "a/x", "a/y"]);
+    assert_eq!(known("a"), ["a/x", "a/y"]);
+    assert_eq!([known("ab"), known("nowhere")], [[""; 0]; 2]);
+    for (path, node, modified) in snapshot.entries_in(&TreePath::root()) {
+        let metadata = root.join(path.as_path()).symlink_metadata().unwrap();
+        assert_eq!(snapshot.node(&path), Some(node));
+        let nanos = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
+        assert_eq!((snapshot.modified_nanos(&path), modified), (Some(nanos), nanos));
+    }
+    assert_eq!((snapshot.len(), snapshot.size_bytes()), (5, 12));
+    let [one, four, none] = [b"one".as_slice(), b"four", b"none"].map(Digest::of);
+    let found = snapshot.find(&[one, four, none, one]);
+    assert_eq!(found.len(), 2);
+    assert_eq!(found[&four].as_bytes(), b"a/y");
+    assert!([b"ab".as_slice(), b"a/x"].contains(&found[&one].as_bytes()));
+}
+
+#[test]
+fn what_is_too_deep_is_left_out() {
+    let (_space, root) = tree();
+    let deep = (0..600).fold(root.clone(), |path, _| path.join("x"));
+    std::fs::create_dir_all(deep).unwrap();
+    let mut snapshot = workspace(&root);
+    let looked = snapshot.look().unwrap();
+    assert_eq!(looked.unsent.len(), 1);
+    assert_eq!((&looked.unsent[0].why, looked.unsent[0].path.as_bytes().len()), (&WhyUnsent::TooDeep, 803));
+    assert_eq!(looked.changes.len(), 402);
+    // As long as nothing changes.
+    let again = snapshot.look().unwrap();
+    assert_eq!((again.changes.len(), again.unsent.len()), (0, 0));
+    assert!(snapshot.unsent().eq(looked.unsent));
+}
+
+#[test]
+fn rules_leave_out() {
+    let (_space, root) = tree();
+    write(&root, "a/x.log", "");
+    write(&root, "a/keep.log", "");
+    write(&root, "a/deep/x.log", "");
+    write(&root, "logs/x", "");
+    let mut snapshot = workspace(&root);
+    assert_eq!(look(&mut snapshot).len(), 8);
+    write(&root, RULES_FILE, "*.log\nlogs/\n");
+    assert_eq!(described(&look(&mut snapshot)), ["w .farccignore"]);
+    assert_eq!(snapshot.len(), 3);
+    // None of its business any more.
+    std::fs::remove_file(root.join("a/x.log")).unwrap();
+    std::fs::remove_file(root.join("a/deep/x.log")).unwrap();
+    write(&root, "logs/y", "");
+    assert_eq!(described(&look(&mut snapshot)), [""; 0]);
+    write(&root, "a/.farccignore", "!keep.log\n");
+    assert_eq!(described(&look(&mut snapshot)), ["w a/.farccignore", "w a/keep.log"]);
+    std::fs::remove_file(root.join(RULES_FILE)).unwrap();
+    assert_eq!(described(&look(&mut snapshot)), ["- .farccignore", "d logs", "w logs/x", "w logs/y"]);
+    // Braces are letters, a rule never leaves out the rules, and what is no file has none.
+    write(&root, "a/{x}", "");
+    write(&root, "a/.farccignore", "{x}\n.*\n[\n");
+    assert_eq!(described(&look(&mut snapshot)), ["w a/.farccignore"]);
+    std::fs::remove_file(root.join("a/.farccignore")).unwrap();
+    make_fifo(&root.join("a/.farccignore"));
+    assert_eq!(described(&look(&mut snapshot)), ["- a/.farccignore", "w a/{x}"]);
+}
