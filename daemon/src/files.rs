@@ -122,6 +122,11 @@ impl Fingerprint {
         self.modified_nanos
     }
 
+    /// Time of the last change of content, permissions or names, in nanoseconds since 1970.
+    pub fn changed_nanos(&self) -> i128 {
+        self.changed_nanos
+    }
+
     /// Permission bits, as in `chmod`.
     pub fn permissions(&self) -> u32 {
         self.mode & 0o7777

@@ -2,15 +2,14 @@
 //! Knows nothing of how the changes came.
 //!
 //! The other machine may be hostile: no path leads out of the root, and no symlink is followed on the way to one. What somebody
-//! here has changed since the snapshot is a conflict, which is looked for before anything is done, and once more right before
-//! each name is taken away or given to another file; what is written between that look and the rename is lost. Where nobody but
-//! the caller changes anything, there are no conflicts.
+//! here has changed since the snapshot is a conflict, unless it is what the other side has made of it, too: that is looked for
+//! before anything is done, and once more when each name is taken away or given to another file. Where nobody but the caller
+//! changes anything, there are no conflicts.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::fs::File;
-use std::fs::Metadata;
 use std::hash::BuildHasher;
 use std::hash::Hasher;
 use std::hash::RandomState;
@@ -28,12 +27,12 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
 use rustix::fs::AtFlags;
+use rustix::fs::Dir;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::fs::ResolveFlags;
 use rustix::fs::Timespec;
 use rustix::fs::Timestamps;
-use rustix::io::Errno;
 
 use crate::digest::Digest;
 use crate::files::Fingerprint;
@@ -42,8 +41,12 @@ use crate::mirror::Node;
 use crate::mirror::RootedChange;
 use crate::mirror::Snapshot;
 use crate::mirror::TreePath;
+use crate::mirror::look::errno;
+use crate::mirror::look::is_gone;
+use crate::mirror::put;
 use crate::mirror::snapshot::Installed;
 use crate::mirror::stamps;
+use crate::mirror::stamps::Span;
 
 /// How the names of files begin that are not in their places yet.
 pub(super) const TEMPORARY: &str = ".farcc-tmp-";
@@ -128,8 +131,8 @@ pub fn install(
     manner: Manner,
 ) -> Result<(), InstallError> {
     let mut parts = parts(trees, changes, manner)?;
-    for part in &parts {
-        for change in part.changes.values() {
+    for part in &mut parts {
+        for change in part.changes() {
             part.check(change)?;
         }
     }
@@ -175,26 +178,24 @@ fn parts<'a>(
 
 /// Changes the names.
 fn put(parts: &mut [Part<'_>], staged: &mut [Staged]) -> Result<(), InstallError> {
-    let is_stamped = parts.iter().any(|part| part.manner != Manner::Commit) && !staged.is_empty();
-    let span = if is_stamped { Some(ticks(parts)?) } else { None };
-    for part in parts.iter_mut() {
-        part.put_all_but_files()?;
-    }
     // The order of writing.
     staged.sort_by_key(|file| file.written);
     let count = staged.chunk_by(|one, two| one.written == two.written).count();
+    let is_stamped = parts.iter().any(|part| part.manner != Manner::Commit) && count > 0;
+    let span = if is_stamped { Some(ticks(parts, count)?) } else { None };
+    for part in parts.iter_mut() {
+        part.put_all_but_files()?;
+    }
     for (rank, files) in staged.chunk_by(|one, two| one.written == two.written).enumerate() {
         for file in files {
-            let stamp = span.map(|(first, second)| stamps::stamp(rank, count, first, second));
-            parts[file.part].put_file(file, stamp)?;
+            parts[file.part].put_file(file, span.map(|span| span.stamp(rank, count)))?;
         }
     }
     Ok(())
 }
 
-/// Two moments by the clocks of all trees: whatever was written there by now is no younger than the first, whatever will be is no
-/// older than the second.
-fn ticks(parts: &[Part<'_>]) -> Result<(i128, i128), InstallError> {
+/// Two moments by the clocks of all trees, with room for `count` stamps between them.
+fn ticks(parts: &[Part<'_>], count: usize) -> Result<Span, InstallError> {
     let tick = |part: &Part<'_>, last| {
         stamps::tick(&part.path, last).map_err(|error| part.failed(&TreePath::root(), error))
     };
@@ -203,45 +204,50 @@ fn ticks(parts: &[Part<'_>]) -> Result<(i128, i128), InstallError> {
         first = first.max(tick(part, 0)?);
     }
     for part in parts {
-        second = second.min(tick(part, first)?);
+        second = second.min(tick(part, first + i128::try_from(count).unwrap_or(i128::MAX / 2))?);
     }
-    Ok((first, second))
+    Ok(Span { first, second })
 }
 
 /// A file whose content is there, under another name.
-struct Staged {
+pub(super) struct Staged {
     /// The position of its tree among those in which something changes.
     part: usize,
-    path: TreePath,
-    temporary: TreePath,
-    digest: Digest,
+    pub(super) path: TreePath,
+    pub(super) temporary: TreePath,
+    pub(super) digest: Digest,
     written: i128,
 }
 
 /// A tree in which something changes.
-struct Part<'a> {
+pub(super) struct Part<'a> {
     /// Its position among them.
     at: usize,
     /// The position of its root in the workspace.
     root: u32,
     path: PathBuf,
-    open: OwnedFd,
-    snapshot: &'a mut Snapshot,
+    pub(super) open: OwnedFd,
+    pub(super) snapshot: &'a mut Snapshot,
     changes: BTreeMap<&'a TreePath, &'a Change>,
-    manner: Manner,
+    pub(super) manner: Manner,
 }
 
-impl Part<'_> {
-    fn full(&self, path: &TreePath) -> PathBuf {
+impl<'a> Part<'a> {
+    /// What changes, directories before what is in them.
+    pub(super) fn changes(&self) -> Vec<&'a Change> {
+        self.changes.values().copied().collect()
+    }
+
+    pub(super) fn full(&self, path: &TreePath) -> PathBuf {
         path.below(&self.path)
     }
 
-    fn failed(&self, path: &TreePath, error: impl Into<io::Error>) -> InstallError {
+    pub(super) fn failed(&self, path: &TreePath, error: impl Into<io::Error>) -> InstallError {
         InstallError::Failed { path: self.full(path), error: error.into() }
     }
 
     /// Opens a directory to which no symlink leads.
-    fn directory(&self, path: &TreePath) -> Result<OwnedFd, InstallError> {
+    pub(super) fn directory(&self, path: &TreePath) -> Result<OwnedFd, InstallError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
         let open = rustix::fs::openat2(&self.open, path.as_path(), flags, Mode::empty(), resolve);
@@ -249,51 +255,134 @@ impl Part<'_> {
     }
 
     /// Opens the directory that `path` is in.
-    fn parent(&self, path: &TreePath) -> Result<OwnedFd, InstallError> {
+    pub(super) fn parent(&self, path: &TreePath) -> Result<OwnedFd, InstallError> {
         self.directory(&path.parent().unwrap_or_default())
     }
 
     /// Whether what is here is what the snapshot says, and what is to come may be there.
-    fn check(&self, change: &Change) -> Result<(), InstallError> {
-        let (snapshot, changes) = (&*self.snapshot, &self.changes);
+    fn check(&mut self, change: &Change) -> Result<(), InstallError> {
         let path = &change.path;
         match &change.now {
             Some(Node::Link { target })
-                if self.manner == Manner::Workspace && !snapshot.scope.admits(path, target) =>
+                if self.manner == Manner::Workspace && !self.snapshot.scope.admits(path, target) =>
             {
                 return Err(InstallError::Outside { path: self.full(path), target: target.clone() });
             }
-            Some(Node::File { digest, .. }) if change.written.is_none() => match snapshot.node(path) {
+            Some(Node::File { digest, .. }) if change.written.is_none() => match self.snapshot.node(path) {
                 Some(Node::File { digest: known, .. }) if known == *digest => {}
                 _ => return Err(InstallError::Unknown(self.full(path))),
             },
             _ => {}
         }
-        if let (Some(parent), Some(_)) = (path.parent(), &change.now) {
-            let is_directory = |node: &Node| matches!(node, Node::Directory { .. });
-            let there = match changes.get(&parent) {
-                Some(change) => change.now.as_ref().is_some_and(is_directory),
-                None => snapshot.node(&parent).as_ref().is_some_and(is_directory),
-            };
-            let is_gone = |above: &TreePath| {
-                changes.get(above).is_some_and(|change| !change.now.as_ref().is_some_and(is_directory))
-            };
-            let is_removed =
-                std::iter::successors(Some(parent), TreePath::parent).any(|above| is_gone(&above));
-            if !there || is_removed || path.name().as_bytes().starts_with(TEMPORARY.as_bytes()) {
-                return Err(InstallError::NoTree(self.full(path)));
-            }
+        if change.now.is_some() && !self.makes_tree(path) {
+            return Err(InstallError::NoTree(self.full(path)));
         }
-        if self.manner != Manner::Workspace {
-            return Ok(());
+        match self.manner {
+            Manner::Workspace => self.check_conflicts(change),
+            Manner::Mirror | Manner::Commit => Ok(()),
+        }
+    }
+
+    /// Whether something may come to `path`: it will be in a directory.
+    fn makes_tree(&self, path: &TreePath) -> bool {
+        let Some(parent) = path.parent() else { return true };
+        let is_directory = |node: &Node| matches!(node, Node::Directory { .. });
+        let is_there = match self.changes.get(&parent) {
+            Some(change) => change.now.as_ref().is_some_and(is_directory),
+            None => self.snapshot.node(&parent).as_ref().is_some_and(is_directory),
+        };
+        let is_gone = |above: &TreePath| {
+            self.changes.get(above).is_some_and(|change| !change.now.as_ref().is_some_and(is_directory))
+        };
+        let is_removed = std::iter::successors(Some(parent), TreePath::parent).any(|above| is_gone(&above));
+        is_there && !is_removed && !path.name().as_bytes().starts_with(TEMPORARY.as_bytes())
+    }
+
+    /// Whether nobody has changed here what is changed there as well, unless to the same.
+    fn check_conflicts(&mut self, change: &Change) -> Result<(), InstallError> {
+        let path = &change.path;
+        if !self.snapshot.is_as_known(&self.open, path) {
+            let there = self.there(&change.now, path).map_err(|error| self.failed(path, error))?;
+            let there = there.ok_or_else(|| InstallError::Conflict(self.full(path)))?;
+            // The other side knows it, so that it is no change of this one.
+            self.snapshot.installed(path, there);
         }
         let is_directory = |node: &Option<Node>| matches!(node, Some(Node::Directory { .. }));
-        let is_replaced = is_directory(&snapshot.node(path)) && !is_directory(&change.now);
-        let inside = if is_replaced { snapshot.inside(path) } else { Vec::new() };
-        match [path].into_iter().chain(&inside).find(|path| !snapshot.is_as_known(&self.open, path)) {
-            Some(path) => Err(InstallError::Conflict(self.full(path))),
-            None => Ok(()),
+        if !is_directory(&self.snapshot.node(path)) || is_directory(&change.now) {
+            return Ok(());
         }
+        for inside in self.snapshot.inside(path) {
+            if !self.snapshot.is_as_known(&self.open, &inside) && !self.is_nothing(&inside) {
+                return Err(InstallError::Conflict(self.full(&inside)));
+            }
+        }
+        match &change.now {
+            None => Ok(()),
+            // What is only here would be lost.
+            Some(_) => match self.unknown_in(path).map_err(|error| self.failed(path, error))? {
+                Some(unknown) => Err(InstallError::Conflict(self.full(&unknown))),
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn is_nothing(&self, path: &TreePath) -> bool {
+        let there = Fingerprint::of_entry(&self.open, path.as_path().as_os_str());
+        there.is_err_and(|error| is_gone(errno(&error)))
+    }
+
+    /// What is at `path`, if that is `wanted`.
+    fn there(&self, wanted: &Option<Node>, path: &TreePath) -> io::Result<Option<Installed>> {
+        if self.is_nothing(path) {
+            return Ok(wanted.is_none().then_some(Installed::Nothing));
+        }
+        let name = path.as_path().as_os_str();
+        let fingerprint = Fingerprint::of_entry(&self.open, name)?;
+        Ok(match wanted {
+            Some(Node::Directory { .. }) if fingerprint.is_directory() => {
+                Some(Installed::Directory(fingerprint))
+            }
+            Some(Node::Link { target }) if fingerprint.is_symlink() => {
+                let there = rustix::fs::readlinkat(&self.open, name, Vec::new())?;
+                (there.as_bytes() == target.as_bytes()).then(|| Installed::Link(fingerprint, target.clone()))
+            }
+            Some(Node::File { digest, mode })
+                if fingerprint.is_regular()
+                    && fingerprint.permissions() == mode & 0o777
+                    && fingerprint.size_bytes() == digest.size_bytes() =>
+            {
+                let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+                let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+                let open = rustix::fs::openat2(&self.open, name, flags, Mode::empty(), resolve)?;
+                let mut file = File::from(open);
+                let is_same =
+                    Digest::of_reader(&mut file)? == *digest && Fingerprint::of_open(&file)? == fingerprint;
+                is_same.then_some(Installed::File { fingerprint, is_settled: false, digest: *digest })
+            }
+            None | Some(_) => None,
+        })
+    }
+
+    /// Something in the directory `path` that is not known, if there is any.
+    fn unknown_in(&self, path: &TreePath) -> io::Result<Option<TreePath>> {
+        let mut left = vec![path.clone()];
+        while let Some(directory) = left.pop() {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+            let open = rustix::fs::openat2(&self.open, directory.as_path(), flags, Mode::empty(), resolve)?;
+            for entry in Dir::new(open)? {
+                let entry = entry?;
+                let name = OsStr::from_bytes(entry.file_name().to_bytes());
+                let inside = directory.join(name);
+                match self.snapshot.node(&inside) {
+                    _ if matches!(name.as_bytes(), b"." | b"..") => {}
+                    Some(Node::Directory { .. }) => left.push(inside),
+                    Some(Node::File { .. } | Node::Link { .. }) => {}
+                    None => return Ok(Some(inside)),
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Has the content of all files put beside where they go, or as near as there are directories.
@@ -329,220 +418,24 @@ impl Part<'_> {
         }
         if metadata.nlink() > 1 && self.manner != Manner::Commit {
             // Permissions and times would be those of its other names, too.
-            return part(directory, name, name, &metadata, mode).map(drop);
+            return put::copy(directory, name, name, mode).map(drop);
         }
         if metadata.mode() & 0o7777 != mode & 0o777 {
             rustix::fs::chmod(format!("/proc/self/fd/{}", open.as_raw_fd()), permissions(mode))?;
         }
         Ok(())
     }
-
-    /// Puts everything into place but the files that were written.
-    fn put_all_but_files(&mut self) -> Result<(), InstallError> {
-        let changes: Vec<&Change> = self.changes.values().copied().collect();
-        // From the leaves on, so that directories are empty.
-        for change in changes.iter().rev() {
-            self.clear(change)?;
-        }
-        for Change { path, now, written } in changes {
-            match now {
-                Some(Node::Directory { mode }) => self.make_directory(path, *mode)?,
-                Some(Node::Link { target }) => self.make_link(path, target)?,
-                Some(Node::File { digest, mode }) if written.is_none() => {
-                    self.set_mode(path, *digest, *mode)?;
-                }
-                Some(Node::File { .. }) | None => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes what is in the way.
-    fn clear(&mut self, change: &Change) -> Result<(), InstallError> {
-        let path = &change.path;
-        let is_directory = match self.manner {
-            Manner::Workspace => match self.snapshot.node(path) {
-                None => return Ok(()),
-                Some(Node::Directory { .. }) => true,
-                Some(Node::File { .. } | Node::Link { .. }) => false,
-            },
-            // What is there, whether it is known or not.
-            Manner::Mirror | Manner::Commit => {
-                match Fingerprint::of_entry(&self.open, path.as_path().as_os_str()) {
-                    Ok(there) => there.is_directory(),
-                    Err(error)
-                        if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
-                    {
-                        self.snapshot.installed(path, Installed::Nothing);
-                        return Ok(());
-                    }
-                    Err(error) => return Err(self.failed(path, error)),
-                }
-            }
-        };
-        let is_in_the_way = match &change.now {
-            None => true,
-            Some(Node::Directory { .. }) => !is_directory,
-            Some(Node::Link { .. }) => true,
-            Some(Node::File { .. }) => is_directory,
-        };
-        if !is_in_the_way {
-            return Ok(());
-        }
-        if self.manner != Manner::Workspace {
-            return self.remove_all(path, is_directory);
-        }
-        if is_directory {
-            for inside in self.snapshot.inside(path).into_iter().rev() {
-                self.remove(&inside)?;
-            }
-        }
-        self.remove(path)
-    }
-
-    /// Removes what is there, and if it is a directory, all that is in it.
-    fn remove_all(&mut self, path: &TreePath, is_directory: bool) -> Result<(), InstallError> {
-        let parent = self.parent(path)?;
-        let removed = match is_directory {
-            true => {
-                // No symlink is followed on the way down.
-                let directory = PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd()));
-                std::fs::remove_dir_all(directory.join(path.name()))
-            }
-            false => rustix::fs::unlinkat(&parent, path.name(), AtFlags::empty()).map_err(io::Error::from),
-        };
-        removed.map_err(|error| self.failed(path, error))?;
-        self.snapshot.installed(path, Installed::Nothing);
-        Ok(())
-    }
-
-    /// Removes what is known.
-    fn remove(&mut self, path: &TreePath) -> Result<(), InstallError> {
-        let is_directory = matches!(self.snapshot.node(path), Some(Node::Directory { .. }));
-        let flags = if is_directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-        if !self.snapshot.is_as_known(&self.open, path) {
-            return Err(InstallError::Conflict(self.full(path)));
-        }
-        let directory = self.parent(path)?;
-        match rustix::fs::unlinkat(&directory, path.name(), flags) {
-            // There is more in it, of which the other side knows nothing.
-            Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => {}
-            Err(error) => return Err(self.failed(path, error)),
-        }
-        self.snapshot.installed(path, Installed::Nothing);
-        Ok(())
-    }
-
-    fn make_directory(&mut self, path: &TreePath, mode: u32) -> Result<(), InstallError> {
-        if path.as_bytes().is_empty() {
-            return Ok(());
-        }
-        let parent = self.parent(path)?;
-        match rustix::fs::mkdirat(&parent, path.name(), Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(self.failed(path, error)),
-        }
-        // What has the name by now may be a symlink.
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let open = rustix::fs::openat(&parent, path.name(), flags, Mode::empty());
-        let open = open.map_err(|error| self.failed(path, error))?;
-        rustix::fs::fchmod(&open, permissions(mode | 0o700)).map_err(|error| self.failed(path, error))?;
-        let fingerprint = Fingerprint::of_open(&open).map_err(|error| self.failed(path, error))?;
-        self.snapshot.installed(path, Installed::Directory(fingerprint));
-        Ok(())
-    }
-
-    fn make_link(&mut self, path: &TreePath, target: &OsString) -> Result<(), InstallError> {
-        let directory = self.parent(path)?;
-        rustix::fs::symlinkat(target.as_os_str(), &directory, path.name())
-            .map_err(|error| self.failed(path, error))?;
-        let fingerprint = Fingerprint::of_entry(&directory, path.name());
-        let fingerprint = fingerprint.map_err(|error| self.failed(path, error))?;
-        self.snapshot.installed(path, Installed::Link(fingerprint, target.clone()));
-        Ok(())
-    }
-
-    /// Gives a file other permissions.
-    fn set_mode(&mut self, path: &TreePath, digest: Digest, mode: u32) -> Result<(), InstallError> {
-        let directory = self.parent(path)?;
-        let set = (|| {
-            let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            let open = rustix::fs::openat(&directory, path.name(), flags, Mode::empty())?;
-            let metadata = File::from(open.try_clone()?).metadata()?;
-            if !metadata.is_file() {
-                return Err(io::Error::other("it is no regular file"));
-            }
-            if metadata.nlink() > 1 {
-                // Its other names may lie anywhere, and are none of the other side's business.
-                return part(&directory, path.name(), &temporary_name(), &metadata, mode);
-            }
-            rustix::fs::chmod(format!("/proc/self/fd/{}", open.as_raw_fd()), permissions(mode))?;
-            Fingerprint::of_open(&open)
-        })();
-        let fingerprint = set.map_err(|error| self.failed(path, error))?;
-        self.snapshot.installed(path, Installed::File(fingerprint, digest));
-        Ok(())
-    }
-
-    fn put_file(&mut self, staged: &Staged, stamp: Option<i128>) -> Result<(), InstallError> {
-        let Staged { path, temporary, digest, .. } = staged;
-        let failed = |error: Errno| self.failed(path, error);
-        let from = self.parent(temporary)?;
-        let to = self.parent(path)?;
-        if let Some(stamp) = stamp {
-            set_time(&from, temporary.name(), stamp).map_err(failed)?;
-        }
-        // Somebody may have written to it since the check.
-        if self.manner == Manner::Workspace && !self.snapshot.is_as_known(&self.open, path) {
-            return Err(InstallError::Conflict(self.full(path)));
-        }
-        rustix::fs::renameat(&from, temporary.name(), &to, path.name()).map_err(failed)?;
-        let fingerprint =
-            Fingerprint::of_entry(&to, path.name()).map_err(|error| self.failed(path, error))?;
-        self.snapshot.installed(path, Installed::File(fingerprint, *digest));
-        Ok(())
-    }
-}
-
-/// Gives a name a file of its own, with the same content and time as what it has now.
-fn part(
-    directory: &OwnedFd,
-    name: &OsStr,
-    temporary: &OsStr,
-    metadata: &Metadata,
-    mode: u32,
-) -> io::Result<Fingerprint> {
-    let flags = OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let open = rustix::fs::openat(directory, name, flags | OFlags::RDONLY, Mode::empty());
-    let mut file = File::from(open?);
-    if temporary == name {
-        rustix::fs::unlinkat(directory, name, AtFlags::empty())?;
-    }
-    let create = flags | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
-    let mut copy = File::from(rustix::fs::openat(directory, temporary, create, Mode::RUSR | Mode::WUSR)?);
-    let parted = (|| {
-        io::copy(&mut file, &mut copy)?;
-        rustix::fs::fchmod(&copy, permissions(mode))?;
-        let modified = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
-        set_time(directory, temporary, modified)?;
-        rustix::fs::renameat(directory, temporary, directory, name)?;
-        Fingerprint::of_entry(directory, name)
-    })();
-    if parted.is_err() {
-        let _ = rustix::fs::unlinkat(directory, temporary, AtFlags::empty());
-    }
-    parted
 }
 
 /// A name that nothing has.
-fn temporary_name() -> OsString {
+pub(super) fn temporary_name() -> OsString {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     // Random: a process with the same number may have been killed here.
     static RUN: LazyLock<u64> = LazyLock::new(|| RandomState::new().build_hasher().finish());
     format!("{TEMPORARY}{:016x}-{}", *RUN, COUNTER.fetch_add(1, Ordering::Relaxed)).into()
 }
 
-fn set_time(directory: &OwnedFd, name: &OsStr, stamp: i128) -> rustix::io::Result<()> {
+pub(super) fn set_time(directory: &OwnedFd, name: &OsStr, stamp: i128) -> rustix::io::Result<()> {
     let seconds = i64::try_from(stamp.div_euclid(1_000_000_000)).unwrap_or_default();
     let nanos = i64::try_from(stamp.rem_euclid(1_000_000_000)).unwrap_or_default();
     let time = Timespec { tv_sec: seconds, tv_nsec: nanos };
@@ -551,6 +444,6 @@ fn set_time(directory: &OwnedFd, name: &OsStr, stamp: i128) -> rustix::io::Resul
 }
 
 /// Permission bits alone: no set-user-ID and its kin.
-fn permissions(mode: u32) -> Mode {
+pub(super) fn permissions(mode: u32) -> Mode {
     Mode::from_raw_mode(mode & 0o777)
 }

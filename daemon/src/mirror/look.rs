@@ -1,33 +1,37 @@
 //! What has changed in a tree since it was last looked at.
 //! Knows nothing of who wants to know.
 //!
-//! Every file's `stat` is asked for each time: nothing less tells of all that can happen to a file (writes through other names,
-//! from other machines). A directory that is as it was has the names that it had, so that it need not be
-//! read; all else is done only for what has changed. Several threads share the work.
+//! Every file's `stat` is asked for each time, unless the kernel would have told of whatever happened to it (see
+//! [`watch`](crate::mirror::watch)): nothing less tells of all that can (writes through other names, from other machines). A
+//! directory that is as it was has the names that it had, so that it need not be read; all else is done only for what has changed.
+//! Several threads share the work.
 
 use std::collections::BTreeMap;
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use std::time::SystemTime;
 
+use rustix::fs::AtFlags;
 use rustix::fs::Dir;
+use rustix::fs::FileType;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::fs::ResolveFlags;
 use rustix::io::Errno;
 
-use crate::digest::Digest;
 use crate::files::Fingerprint;
 use crate::listings;
 use crate::mirror::Change;
@@ -38,10 +42,13 @@ use crate::mirror::TreePath;
 use crate::mirror::Unsent;
 use crate::mirror::WhyUnsent;
 use crate::mirror::install::TEMPORARY;
+use crate::mirror::read::Seen;
+use crate::mirror::read::Unread;
 use crate::mirror::rules::Rules;
 use crate::mirror::snapshot::Directory;
 use crate::mirror::snapshot::Entry;
 use crate::mirror::snapshot::Scope;
+use crate::mirror::watch::Watcher;
 
 /// How many entries of a directory one thread looks at, at a time.
 const SHARE: usize = 512;
@@ -52,8 +59,8 @@ const MOST_THREADS: usize = 8;
 /// What is deeper is left out: a thread's stack holds no more than twice as many.
 const DEEPEST: usize = 400;
 
-/// How often a file that changes while it is read is read again.
-const TRIES: usize = 3;
+/// Files that were to be put into place longer ago than this belong to a process that was killed.
+const ABANDONED: Duration = Duration::from_secs(3600);
 
 /// Why a tree could not be looked at: its root cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +83,7 @@ pub struct Looked {
 }
 
 /// What became of looking at a new directory.
-enum Scanned {
+pub(super) enum Scanned {
     There,
     Gone,
     Unsent(WhyUnsent),
@@ -97,6 +104,10 @@ impl Snapshot {
     /// # Errors
     /// [`LookError`]: what was known before is known still.
     pub fn look(&mut self) -> Result<Looked, LookError> {
+        // Before anything is looked at.
+        if self.watcher.as_mut().is_some_and(|watcher| !watcher.hear()) {
+            self.watcher = None;
+        }
         let started = (self.clock)();
         let failed = |path: &PathBuf, error| LookError { path: path.clone(), error };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -105,11 +116,16 @@ impl Snapshot {
             root: root.map_err(|error| failed(&self.root, error))?,
             snapshot: self,
             started,
+            tick: OnceLock::new(),
+            unread: Vec::new(),
+            abandoned: Vec::new(),
             changes: BTreeMap::new(),
             unsent: BTreeMap::new(),
             next: BTreeMap::new(),
         };
         look.all();
+        look.read_all();
+        look.remove_abandoned();
         let Look { changes, unsent, next, .. } = look;
         if let Some(WhyUnsent::Unreadable(error)) = unsent.get(&TreePath::root()) {
             return Err(failed(&self.root, *error));
@@ -120,20 +136,48 @@ impl Snapshot {
                 None => self.directories.remove(&path),
             };
         }
+        if let Some(watcher) = &mut self.watcher {
+            watcher.is_up_to_date();
+        }
         let unsent = unsent.into_iter().map(|(path, why)| Unsent { path, why });
-        Ok(Looked { changes: changes.into_values().collect(), unsent: unsent.collect() })
+        Ok(Looked { changes: self.with_kept(changes).into_values().collect(), unsent: unsent.collect() })
+    }
+
+    /// The changes, and the directories in which they are if only this side has them.
+    fn with_kept(&mut self, mut changes: BTreeMap<TreePath, Change>) -> BTreeMap<TreePath, Change> {
+        if self.kept.is_empty() {
+            return changes;
+        }
+        let above = |path: &TreePath| std::iter::successors(Some(path.clone()), TreePath::parent);
+        let there = changes.values().filter(|change| change.now.is_some());
+        let sent: Vec<_> =
+            there.flat_map(|change| above(&change.path)).filter(|path| self.kept.contains(path)).collect();
+        for path in sent {
+            if let Some(now) = self.node(&path) {
+                let change = Change { path: path.clone(), now: Some(now), written: None };
+                changes.entry(path.clone()).or_insert(change);
+            }
+            self.kept.remove(&path);
+        }
+        self.kept.retain(|path| self.directories.contains_key(path));
+        changes
     }
 }
 
 /// A look that goes on.
-struct Look<'a> {
-    snapshot: &'a Snapshot,
-    root: OwnedFd,
-    started: SystemTime,
+pub(super) struct Look<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) root: OwnedFd,
+    pub(super) started: SystemTime,
+    /// A device, and a moment by its clock.
+    pub(super) tick: OnceLock<Option<(u64, i128)>>,
+    pub(super) unread: Vec<Unread>,
+    /// Files that were never put into place.
+    abandoned: Vec<TreePath>,
     changes: BTreeMap<TreePath, Change>,
-    unsent: BTreeMap<TreePath, WhyUnsent>,
+    pub(super) unsent: BTreeMap<TreePath, WhyUnsent>,
     /// The directories that are to take the place of what was known.
-    next: BTreeMap<TreePath, Option<Directory>>,
+    pub(super) next: BTreeMap<TreePath, Option<Directory>>,
 }
 
 impl Look<'_> {
@@ -166,51 +210,90 @@ impl Look<'_> {
         }
         for (path, positions) in entries {
             if !self.next.contains_key(&path) {
-                self.look_again(&path, &positions);
+                self.look_again(&path, positions);
             }
         }
     }
 
-    /// Looks at the `stat` of all that is known.
+    /// Looks at the `stat` of all that is known, but for that of which the kernel would have told.
     fn findings(&self) -> Vec<Finding> {
-        let shares: Vec<(&TreePath, &Directory, usize)> = (self.snapshot.directories.iter())
-            .flat_map(|(path, directory)| {
+        let mut shares = Vec::new();
+        for (path, directory, is_rooted) in self.rooted() {
+            let watcher = self.snapshot.watcher.as_ref().filter(|_| is_rooted);
+            let is_quiet = watcher.is_some_and(|watcher| {
+                let mut entries = directory.entries.iter();
+                !watcher.is_renamed(directory) && entries.all(|(_, entry)| watcher.is_quiet(entry))
+            });
+            if !is_quiet {
                 let starts = (0..directory.entries.len().max(1)).step_by(SHARE);
-                starts.map(move |start| (path, directory, start))
-            })
-            .collect();
+                shares.extend(starts.map(|start| (path, directory, watcher, start)));
+            }
+        }
         let next = AtomicUsize::new(0);
         let found = Mutex::new(Vec::new());
         let work = || {
             let mut own = Vec::new();
-            while let Some((path, directory, start)) = shares.get(next.fetch_add(1, Ordering::Relaxed)) {
-                self.first_look(path, directory, *start, &mut own);
+            while let Some((path, directory, watcher, start)) =
+                shares.get(next.fetch_add(1, Ordering::Relaxed))
+            {
+                self.first_look(path, directory, *watcher, *start, &mut own);
             }
             found.lock().unwrap_or_else(PoisonError::into_inner).append(&mut own);
         };
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        std::thread::scope(|scope| {
-            for _ in 1..processors.min(MOST_THREADS).min(shares.len()) {
-                scope.spawn(work);
-            }
-            work();
-        });
+        in_threads(shares.len(), work);
         found.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn first_look(&self, path: &TreePath, directory: &Directory, start: usize, found: &mut Vec<Finding>) {
+    /// All known directories, and whether the kernel would have told if their names led elsewhere by now.
+    fn rooted(&self) -> Vec<(&TreePath, &Directory, bool)> {
+        let all = self.snapshot.directories.iter();
+        let Some(watcher) = &self.snapshot.watcher else {
+            return all.map(|(path, directory)| (path, directory, false)).collect();
+        };
+        let is_root_same = self.snapshot.directories.get(&TreePath::root()).is_some_and(|known| {
+            Fingerprint::of_open(&self.root).is_ok_and(|now| now.is_same_file(&known.fingerprint))
+        });
+        let mut uprooted = HashSet::new();
+        all.map(|(path, directory)| {
+            let is_rooted = is_root_same
+                && !watcher.is_mounted_anew()
+                && watcher.is_rooted(directory)
+                && (uprooted.is_empty() || !path.parent().is_some_and(|above| uprooted.contains(&above)));
+            if !is_rooted {
+                uprooted.insert(path.clone());
+            }
+            (path, directory, is_rooted)
+        })
+        .collect()
+    }
+
+    /// Looks at some of a directory's entries, and with the first of them at itself. With a watcher, it is where it was.
+    fn first_look(
+        &self,
+        path: &TreePath,
+        directory: &Directory,
+        watcher: Option<&Watcher>,
+        start: usize,
+        found: &mut Vec<Finding>,
+    ) {
         let Ok(open) = self.open(path, OFlags::PATH | OFlags::DIRECTORY) else {
             found.push(Finding::Names(path.clone()));
             return;
         };
         if start == 0 {
-            let is_same = Fingerprint::of_open(&open).is_ok_and(|now| now == directory.fingerprint);
+            let is_same = match watcher {
+                Some(watcher) => !watcher.is_renamed(directory),
+                None => Fingerprint::of_open(&open).is_ok_and(|now| now == directory.fingerprint),
+            };
             if !is_same || !directory.is_settled {
                 found.push(Finding::Names(path.clone()));
             }
         }
         let share = directory.entries.iter().enumerate().skip(start).take(SHARE);
         for (at, (name, entry)) in share {
+            if watcher.is_some_and(|watcher| watcher.is_quiet(entry)) {
+                continue;
+            }
             let (known, is_settled) = match entry {
                 Entry::Directory => continue,
                 Entry::File { fingerprint, is_settled, .. } => (Some(*fingerprint), *is_settled),
@@ -224,7 +307,7 @@ impl Look<'_> {
     }
 
     /// Opens what is at `path`, which no symlink leads to.
-    fn open(&self, path: &TreePath, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    pub(super) fn open(&self, path: &TreePath, flags: OFlags) -> rustix::io::Result<OwnedFd> {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
         rustix::fs::openat2(&self.root, path.as_path(), flags, Mode::empty(), resolve)
@@ -234,7 +317,7 @@ impl Look<'_> {
     fn list(&mut self, path: &TreePath) {
         let snapshot = self.snapshot;
         let known = &snapshot.directories[path];
-        let (directory, names) = match self.rules(path).and_then(|rules| self.read(path, rules)) {
+        let (mut directory, names) = match self.rules(path).and_then(|rules| self.read(path, rules)) {
             Ok(Some(read)) => read,
             Ok(None) => return self.gone(path),
             Err(error) => {
@@ -243,6 +326,9 @@ impl Look<'_> {
                 return;
             }
         };
+        if directory.fingerprint.is_same_file(&known.fingerprint) {
+            directory.watch = known.watch;
+        }
         let is_ruled_anew = !known.rules.is(&directory.rules);
         let mode = directory.fingerprint.permissions();
         if mode != known.fingerprint.permissions() {
@@ -272,7 +358,7 @@ impl Look<'_> {
     }
 
     /// Looks at a directory of which nothing is known, and all in it.
-    fn scan(&mut self, path: &TreePath) -> Scanned {
+    pub(super) fn scan(&mut self, path: &TreePath) -> Scanned {
         if path.as_bytes().iter().filter(|&&byte| byte == b'/').count() > DEEPEST {
             return Scanned::Unsent(WhyUnsent::TooDeep);
         }
@@ -293,10 +379,13 @@ impl Look<'_> {
         self.next.insert(path.clone(), Some(directory));
         let mut entries = Vec::with_capacity(names.len());
         for name in names {
-            match self.entry(path, &name) {
-                Some(entry) => entries.push((name, entry)),
+            match self.seen(path, &name) {
+                Seen::Entry(entry) => entries.push((name, entry)),
                 // It is of another kind now, or was removed after its name was read.
-                None => self.gone(&path.join(&name)),
+                Seen::Nothing => self.gone(&path.join(&name)),
+                Seen::Unread(fingerprint) => {
+                    self.unread.push(Unread { directory: path.clone(), name, fingerprint });
+                }
             }
         }
         if let Some(Some(directory)) = self.next.get_mut(path) {
@@ -305,30 +394,32 @@ impl Look<'_> {
     }
 
     /// Looks again at some entries of a directory whose names are the same.
-    fn look_again(&mut self, path: &TreePath, positions: &[usize]) {
+    fn look_again(&mut self, path: &TreePath, mut positions: Vec<usize>) {
+        positions.sort_unstable();
         let snapshot = self.snapshot;
         let known = &snapshot.directories[path];
         let mut directory = known.clone();
         let mut gone = Vec::new();
-        for &at in positions {
+        for at in positions {
             let name = known.entries[at].0.clone();
-            match self.entry(path, &name) {
-                Some(entry) => directory.entries[at].1 = entry,
-                None => gone.push(name),
+            match self.seen(path, &name) {
+                Seen::Entry(entry) => directory.entries[at].1 = entry,
+                Seen::Nothing => gone.push((name, None)),
+                Seen::Unread(fingerprint) => {
+                    self.unread.push(Unread { directory: path.clone(), name, fingerprint });
+                }
             }
         }
-        // Its names have changed in the meantime.
-        directory.entries.retain(|(name, _)| !gone.contains(name));
-        directory.is_settled &= gone.is_empty();
-        for name in gone {
-            self.gone(&path.join(&name));
+        for (name, _) in &gone {
+            self.gone(&path.join(name));
         }
+        directory.put(gone);
         self.next.insert(path.clone(), Some(directory));
     }
 
     /// A directory's names that rules do not leave out, in order; None: it is gone.
     fn read(
-        &self,
+        &mut self,
         path: &TreePath,
         rules: Arc<Rules>,
     ) -> rustix::io::Result<Option<(Directory, Vec<OsString>)>> {
@@ -339,21 +430,36 @@ impl Look<'_> {
         };
         let file = File::from(open);
         let fingerprint = Fingerprint::of_open(&file).map_err(|error| errno(&error))?;
-        let is_settled = fingerprint.is_settled(self.started) && listings::is_local(&file);
+        let is_settled = self.is_settled(&fingerprint) && listings::is_local(&file);
+        let is_ruled = !rules.are_none();
+        let is_first = self.snapshot.is_new();
         let mut names = Vec::new();
         for entry in Dir::new(OwnedFd::from(file))? {
             let entry = entry?;
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
-            if matches!(name.as_bytes(), b"." | b"..") || name.as_bytes().starts_with(TEMPORARY.as_bytes()) {
+            if matches!(name.as_bytes(), b"." | b"..") {
                 continue;
             }
-            let is_directory = entry.file_type().is_dir();
-            if !rules.leave_out_of(&self.snapshot.root, &path.join(name), is_directory) {
+            if name.as_bytes().starts_with(TEMPORARY.as_bytes()) {
+                self.abandoned.extend(is_first.then(|| path.join(name)));
+                continue;
+            }
+            let is_left_out = || {
+                let at = path.join(name);
+                let is_directory = match entry.file_type() {
+                    // Not every file system says.
+                    FileType::Unknown => Fingerprint::of_entry(&self.root, at.as_path().as_os_str())
+                        .is_ok_and(|there| there.is_directory()),
+                    known => known.is_dir(),
+                };
+                rules.leave_out_of(&self.snapshot.root, &at, is_directory)
+            };
+            if !(is_ruled && is_left_out()) {
                 names.push(name.to_owned());
             }
         }
         names.sort();
-        Ok(Some((Directory { fingerprint, is_settled, rules, entries: Vec::new() }, names)))
+        Ok(Some((Directory { fingerprint, is_settled, watch: None, rules, entries: Vec::new() }, names)))
     }
 
     /// The rules that hold in a directory.
@@ -371,156 +477,26 @@ impl Look<'_> {
         }
     }
 
-    /// What `name` in a directory is now; None: nothing that is heeded. A change is noted down.
-    fn entry(&mut self, path: &TreePath, name: &OsStr) -> Option<Entry> {
-        let at = path.join(name);
-        let snapshot = self.snapshot;
-        let known = snapshot.entry(&at);
-        let (mut why, mut last) = (WhyUnsent::Restless, None);
-        for _ in 0..TRIES {
-            let fingerprint = match Fingerprint::of_entry(&self.root, at.as_path().as_os_str()) {
-                Ok(fingerprint) => fingerprint,
-                Err(error) if is_gone(errno(&error)) => return None,
-                Err(error) => {
-                    why = WhyUnsent::Unreadable(errno(&error));
-                    break;
-                }
+    /// Removes what processes have left that were killed.
+    fn remove_abandoned(&self) {
+        for path in &self.abandoned {
+            let Ok(directory) = self.open(&path.parent().unwrap_or_default(), OFlags::PATH) else { continue };
+            let is_old = |there: Fingerprint| {
+                let long_ago = self.started.checked_sub(ABANDONED);
+                !there.is_directory() && long_ago.is_some_and(|long_ago| there.is_settled(long_ago))
             };
-            last = Some(fingerprint);
-            if fingerprint.is_directory() {
-                let is_known = matches!(known, Some(Entry::Directory))
-                    && snapshot.directories.contains_key(&at)
-                    && !matches!(self.next.get(&at), Some(None));
-                match if is_known { Scanned::There } else { self.scan(&at) } {
-                    Scanned::There => return Some(Entry::Directory),
-                    Scanned::Gone => return None,
-                    Scanned::Unsent(reason) => why = reason,
-                }
-                break;
-            }
-            match self.read_entry(&at, fingerprint, known) {
-                Ok(Some(entry)) => {
-                    self.compare(&at, known, &entry);
-                    return Some(entry);
-                }
-                Ok(None) if fingerprint.is_regular() || fingerprint.is_symlink() => {}
-                Ok(None) => return None,
-                Err(error) => {
-                    why = WhyUnsent::Unreadable(error);
-                    break;
-                }
-            }
-        }
-        Some(self.unreadable(&at, known, last, why))
-    }
-
-    /// What takes the place of something that cannot be read.
-    fn unreadable(
-        &mut self,
-        path: &TreePath,
-        known: Option<&Entry>,
-        fingerprint: Option<Fingerprint>,
-        why: WhyUnsent,
-    ) -> Entry {
-        if let Some(Entry::File { fingerprint: before, digest, .. }) = known
-            && fingerprint.is_none_or(|now| now.is_regular())
-        {
-            self.unsent.insert(path.clone(), why);
-            return Entry::File { fingerprint: *before, is_settled: false, digest: *digest };
-        }
-        let is_settled = matches!(why, WhyUnsent::TooDeep | WhyUnsent::LeadsOut(_));
-        let entry = Entry::Unsent { fingerprint, is_settled, why };
-        self.compare(path, known, &entry);
-        entry
-    }
-
-    /// What a file or symlink with that `stat` has in it; None: it is another by now, or neither.
-    fn read_entry(
-        &self,
-        path: &TreePath,
-        fingerprint: Fingerprint,
-        known: Option<&Entry>,
-    ) -> rustix::io::Result<Option<Entry>> {
-        let failed = |error: io::Error| errno(&error);
-        if fingerprint.is_symlink() {
-            return match rustix::fs::readlinkat(&self.root, path.as_path(), Vec::new()) {
-                Ok(target) => {
-                    let target = OsString::from_vec(target.into_bytes());
-                    Ok(Some(match self.snapshot.scope.admits(path, &target) {
-                        true => Entry::Link { fingerprint, target },
-                        false => Entry::Unsent {
-                            fingerprint: Some(fingerprint),
-                            is_settled: true,
-                            why: WhyUnsent::LeadsOut(target),
-                        },
-                    }))
-                }
-                Err(Errno::NOENT | Errno::INVAL) => Ok(None),
-                Err(error) => Err(error),
-            };
-        }
-        if !fingerprint.is_regular() {
-            return Ok(None);
-        }
-        let is_settled = fingerprint.is_settled(self.started);
-        if let Some(Entry::File { fingerprint: before, is_settled: true, digest }) = known
-            && *before == fingerprint
-        {
-            return Ok(Some(Entry::File { fingerprint, is_settled: true, digest: *digest }));
-        }
-        let mut file = match self.open(path, OFlags::RDONLY | OFlags::NONBLOCK) {
-            Ok(open) => File::from(open),
-            Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        if Fingerprint::of_open(&file).map_err(failed)? != fingerprint {
-            return Ok(None);
-        }
-        let digest = Digest::of_reader(&mut file).map_err(failed)?;
-        let is_same = Fingerprint::of_open(&file).map_err(failed)? == fingerprint;
-        Ok(is_same.then_some(Entry::File { fingerprint, is_settled, digest }))
-    }
-
-    /// Notes down in what an entry differs from what was known.
-    fn compare(&mut self, path: &TreePath, known: Option<&Entry>, now: &Entry) {
-        if matches!(known, Some(Entry::Directory)) || matches!(now, Entry::Unsent { .. }) {
-            self.gone(path);
-        }
-        match (known, now) {
-            (Some(Entry::Unsent { why: before, .. }), Entry::Unsent { why, .. }) if before == why => {}
-            (_, Entry::Unsent { why, .. }) => drop(self.unsent.insert(path.clone(), why.clone())),
-            (Some(Entry::Link { target: before, .. }), Entry::Link { target, .. }) if before == target => {}
-            (_, Entry::Link { target, .. }) => {
-                self.changed(path, Some(Node::Link { target: target.clone() }), None);
-            }
-            (_, Entry::Directory) => {}
-            (_, Entry::File { fingerprint, digest, .. }) => {
-                let mode = fingerprint.permissions();
-                let is_written = match known {
-                    // The inode changes when a file takes another's place, and then its time need not.
-                    Some(Entry::File { fingerprint: before, digest: old, .. }) => {
-                        old != digest
-                            || before.modified_nanos() != fingerprint.modified_nanos()
-                            || !before.is_same_file(fingerprint)
-                    }
-                    _ => true,
-                };
-                let is_changed = is_written
-                    || matches!(known, Some(Entry::File { fingerprint, .. }) if fingerprint.permissions() != mode);
-                if is_changed {
-                    let written = is_written.then(|| fingerprint.modified_nanos());
-                    self.changed(path, Some(Node::File { digest: *digest, mode }), written);
-                }
+            if Fingerprint::of_entry(&directory, path.name()).is_ok_and(is_old) {
+                let _ = rustix::fs::unlinkat(&directory, path.name(), AtFlags::empty());
             }
         }
     }
 
-    fn changed(&mut self, path: &TreePath, now: Option<Node>, written: Option<i128>) {
+    pub(super) fn changed(&mut self, path: &TreePath, now: Option<Node>, written: Option<i128>) {
         self.changes.insert(path.clone(), Change { path: path.clone(), now, written });
     }
 
     /// Something is gone, and all in it: if the other side knows of it.
-    fn gone(&mut self, path: &TreePath) {
+    pub(super) fn gone(&mut self, path: &TreePath) {
         if !matches!(self.snapshot.entry(path), None | Some(Entry::Unsent { .. })) {
             self.changed(path, None, None);
             self.forget(path);
@@ -534,11 +510,22 @@ impl Look<'_> {
     }
 }
 
+/// Does `work` in as many threads as make sense for that many pieces of it.
+pub(super) fn in_threads(pieces: usize, work: impl Fn() + Sync) {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 1..processors.min(MOST_THREADS).min(pieces) {
+            scope.spawn(&work);
+        }
+        work();
+    });
+}
+
 /// Whether nothing is there, or what leads there is no directory by now.
-fn is_gone(error: Errno) -> bool {
+pub(super) fn is_gone(error: Errno) -> bool {
     matches!(error, Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
 }
 
-fn errno(error: &io::Error) -> Errno {
+pub(super) fn errno(error: &io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }

@@ -12,8 +12,14 @@ mod rules;
 mod snapshot;
 
 mod look;
+mod read;
+
+mod watch;
+mod writers;
 
 mod install;
+mod place;
+mod put;
 mod stamps;
 
 mod messages;

@@ -42,6 +42,16 @@ fn without_alternatives(line: &str) -> String {
     plain
 }
 
+/// What is no UTF-8 stands for any byte: the library has no other word for it.
+fn as_text(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|_| '?'));
+    }
+    text
+}
+
 /// The rules that hold in one directory: its own before those of the directories above it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Rules {
@@ -82,7 +92,7 @@ impl Rules {
         let mut text = Vec::new();
         file.take(LARGEST_BYTES).read_to_end(&mut text)?;
         let mut builder = GitignoreBuilder::new(directory);
-        for line in String::from_utf8_lossy(&text).lines() {
+        for line in as_text(&text).lines() {
             if let Err(error) = builder.add_line(None, &without_alternatives(line)) {
                 tracing::warn!("{}: {line:?} is passed over: {error}", directory.join(RULES_FILE).display());
             }
@@ -99,6 +109,11 @@ impl Rules {
             (own, other) => own.is_none() == other.is_none(),
         };
         digest(self) == digest(other) && is_same_above
+    }
+
+    /// Whether there are none.
+    pub(super) fn are_none(&self) -> bool {
+        self.own.is_none() && self.above.as_ref().is_none_or(|above| above.are_none())
     }
 
     /// Whether they leave out what is at `path` in the tree at `tree`, in the directory that they are for: never the rules.
@@ -173,6 +188,19 @@ impl IgnoreRules {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_utf_8_stands_for_any_byte() {
+        let space = tempfile::tempdir().unwrap();
+        let tree = space.path().canonicalize().unwrap();
+        std::fs::write(tree.join(RULES_FILE), b"\xe9t\xe9\r\n").unwrap();
+        let mut rules = IgnoreRules::of(tree).unwrap();
+        for (name, expected) in
+            [(b"\xe9t\xe9".as_slice(), true), (b"t", false), (b"\xc3\xa9t\xc3\xa9", false)]
+        {
+            assert_eq!(rules.leaves_out(&TreePath::parse(name).unwrap(), false), expected, "{name:?}");
+        }
+    }
 
     #[test]
     fn rules_of_a_tree() {

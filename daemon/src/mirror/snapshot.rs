@@ -2,6 +2,7 @@
 //! Knows nothing of how it is found out.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -20,6 +21,8 @@ use crate::mirror::Node;
 use crate::mirror::TreePath;
 use crate::mirror::leads_inside;
 use crate::mirror::rules::Rules;
+use crate::mirror::watch::Watch;
+use crate::mirror::watch::Watcher;
 
 /// A tree as it was when it was last looked at.
 pub struct Snapshot {
@@ -27,6 +30,10 @@ pub struct Snapshot {
     pub(super) scope: Scope,
     /// Empty where nobody has looked yet.
     pub(super) directories: BTreeMap<TreePath, Directory>,
+    /// Those that are here only, since there is something in them of which the other side, which has removed them, knows nothing.
+    pub(super) kept: BTreeSet<TreePath>,
+    /// None: whatever happens has to be looked for.
+    pub(super) watcher: Option<Watcher>,
     pub(super) clock: fn() -> SystemTime,
 }
 
@@ -80,6 +87,7 @@ pub(super) struct Directory {
     pub(super) fingerprint: Fingerprint,
     /// Whether its names are known as long as its `stat` is as it was.
     pub(super) is_settled: bool,
+    pub(super) watch: Option<Watch>,
     pub(super) rules: Arc<Rules>,
     /// In the order of their names.
     pub(super) entries: Vec<(OsString, Entry)>,
@@ -94,6 +102,7 @@ pub(super) enum Entry {
         fingerprint: Fingerprint,
         /// Whether the content is known as long as the `stat` is as it was.
         is_settled: bool,
+        watch: Option<Watch>,
         digest: Digest,
     },
     Link {
@@ -117,7 +126,12 @@ pub(super) enum Installed {
     /// A directory; what is in it has calls of its own.
     Directory(Fingerprint),
     /// A file with this content.
-    File(Fingerprint, Digest),
+    File {
+        fingerprint: Fingerprint,
+        /// Whether whatever is written to it later shows in its `stat`.
+        is_settled: bool,
+        digest: Digest,
+    },
     /// A symlink with this target.
     Link(Fingerprint, OsString),
 }
@@ -137,7 +151,8 @@ impl Snapshot {
 
     /// The same with a clock of its own, so that tests can make it coarse.
     pub(super) fn with_clock(root: PathBuf, scope: Scope, clock: fn() -> SystemTime) -> Snapshot {
-        Snapshot { root, scope, directories: BTreeMap::new(), clock }
+        let (directories, kept) = (BTreeMap::new(), BTreeSet::new());
+        Snapshot { root, scope, directories, kept, watcher: None, clock }
     }
 
     /// The root.
@@ -227,23 +242,25 @@ impl Snapshot {
                 let inside: Vec<_> = self.directories_in(path).map(|(known, _)| known.clone()).collect();
                 for known in inside {
                     self.directories.remove(&known);
+                    self.kept.remove(&known);
                 }
                 None
             }
             Installed::Directory(fingerprint) => {
+                self.kept.remove(path);
                 let rules = self.directories.get(&parent).map(|above| Arc::clone(&above.rules));
                 let directory = self.directories.entry(path.clone()).or_insert_with(|| Directory {
                     fingerprint,
                     is_settled: false,
+                    watch: None,
                     rules: rules.unwrap_or_default(),
                     entries: Vec::new(),
                 });
                 (directory.fingerprint, directory.is_settled) = (fingerprint, false);
                 Some(Entry::Directory)
             }
-            Installed::File(fingerprint, digest) => {
-                let is_settled = fingerprint.is_settled((self.clock)());
-                Some(Entry::File { fingerprint, is_settled, digest })
+            Installed::File { fingerprint, is_settled, digest } => {
+                Some(Entry::File { fingerprint, is_settled, watch: None, digest })
             }
             Installed::Link(fingerprint, target) => Some(Entry::Link { fingerprint, target }),
         };
@@ -254,6 +271,14 @@ impl Snapshot {
             (Ok(at), None) => drop(directory.entries.remove(at)),
             (Err(at), Some(entry)) => directory.entries.insert(at, (path.name().to_owned(), entry)),
             (Err(_), None) => {}
+        }
+    }
+
+    /// Takes for known that the other side has no directory at `path`, and this one keeps it.
+    pub(super) fn stays(&mut self, path: &TreePath) {
+        if let Some(directory) = self.directories.get_mut(path) {
+            directory.is_settled = false;
+            self.kept.insert(path.clone());
         }
     }
 
@@ -297,6 +322,11 @@ impl Snapshot {
         sizes.fold(0, u64::saturating_add)
     }
 
+    /// Whether nobody has looked yet.
+    pub(super) fn is_new(&self) -> bool {
+        self.directories.is_empty()
+    }
+
     /// Whether nothing is there, or nobody has looked.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -326,6 +356,16 @@ impl Entry {
 }
 
 impl Directory {
+    /// Takes in what some of its names are, in order; None: nothing any more.
+    pub(super) fn put(&mut self, entries: Vec<(OsString, Option<Entry>)>) {
+        let is_known = |name: &OsStr| entries.binary_search_by(|(new, _)| new.as_os_str().cmp(name)).is_err();
+        self.entries.retain(|(name, _)| is_known(name));
+        // Its names have changed since they were read.
+        self.is_settled &= entries.iter().all(|(_, entry)| entry.is_some());
+        self.entries.extend(entries.into_iter().filter_map(|(name, entry)| Some((name, entry?))));
+        self.entries.sort_by(|(one, _), (two, _)| one.cmp(two));
+    }
+
     fn position(&self, name: &OsStr) -> Result<usize, usize> {
         self.entries.binary_search_by(|(known, _)| known.as_os_str().cmp(name))
     }

@@ -8,13 +8,18 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
 use rustix::fs::Timespec;
 use rustix::fs::Timestamps;
 use rustix::fs::UTIME_NOW;
+
+use crate::listings;
 
 /// Longer than any tick.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -42,16 +47,52 @@ pub(super) fn tick(directory: &Path, last: i128) -> io::Result<i128> {
     }
 }
 
+/// The device of a directory, and the present moment by its clock, in nanoseconds since 1970: whatever is written there from now
+/// on gets no earlier time. None where that cannot be had: on network file systems other clocks count.
+pub(super) fn present(directory: &OwnedFd) -> Option<(u64, i128)> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let probe = File::from(rustix::fs::openat(directory, ".", flags, Mode::RUSR | Mode::WUSR).ok()?);
+    let metadata = probe.metadata().ok().filter(|_| listings::is_local(&probe))?;
+    Some((metadata.dev(), i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec())))
+}
+
 fn modified(file: &File) -> io::Result<i128> {
     let metadata = file.metadata()?;
     Ok(i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec()))
 }
 
-/// One of the stamps `0..count` that end at `now` and are all later than `last`, in order.
-pub(super) fn stamp(at: usize, count: usize, last: i128, now: i128) -> i128 {
-    let (at, count) = (i128::try_from(at).unwrap_or(0), i128::try_from(count.max(1)).unwrap_or(1));
-    let span = (now - last).min(count * 1_000);
-    now - span + (span * (at + 1)).div_euclid(count).max(1)
+/// Two moments: whatever was written by now is no younger than the first, whatever will be is no older than the second.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Span {
+    pub(super) first: i128,
+    pub(super) second: i128,
+}
+
+impl Span {
+    /// One of the stamps `0..count`, which are in order, later than the first moment and before the second.
+    pub(super) fn stamp(&self, at: usize, count: usize) -> Stamp {
+        if self.is_coarse() {
+            return Stamp { nanos: self.second, is_past: false };
+        }
+        let (at, count) = (i128::try_from(at).unwrap_or(0), i128::try_from(count.max(1)).unwrap_or(1));
+        let last = self.second - 1;
+        let span = (last - self.first).min(count * 1_000);
+        Stamp { nanos: last - span + (span * (at + 1)).div_euclid(count).max(1), is_past: true }
+    }
+
+    /// Whether the file system keeps whole seconds only.
+    fn is_coarse(&self) -> bool {
+        [self.first, self.second].iter().all(|moment| moment % 1_000_000_000 == 0)
+    }
+}
+
+/// A modification time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stamp {
+    /// In nanoseconds since 1970.
+    pub(super) nanos: i128,
+    /// Whether nothing that is written from now on gets the same.
+    pub(super) is_past: bool,
 }
 
 #[cfg(test)]
@@ -59,18 +100,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stamps_are_in_order_and_end_now() {
-        for (count, last, now) in [(1, 0, 1), (3, 100, 200), (5, 0, 1_000_000), (4, 10, 12)] {
-            let stamps: Vec<_> = (0..count).map(|at| stamp(at, count, last, now)).collect();
-            assert!(stamps.is_sorted() && stamps[0] > last && stamps[count - 1] == now, "{stamps:?}");
+    fn stamps_are_in_order_between_two_moments() {
+        for (count, first, second) in [(1, 0, 2), (3, 100, 200), (5, 0, 1_000_000), (4, 10, 15)] {
+            let span = Span { first, second };
+            let stamps: Vec<_> = (0..count).map(|at| span.stamp(at, count).nanos).collect();
+            assert!(stamps.windows(2).all(|two| two[0] < two[1]), "{stamps:?}");
+            assert!(stamps[0] > first && stamps[count - 1] == second - 1, "{stamps:?}");
+            assert!(span.stamp(0, count).is_past);
         }
-        assert!(
-            (0..4)
-                .map(|at| stamp(at, 4, 0, 1_000_000))
-                .collect::<Vec<_>>()
-                .windows(2)
-                .all(|two| two[0] < two[1])
-        );
+        let whole_seconds = Span { first: 3_000_000_000, second: 4_000_000_000 };
+        let stamp = whole_seconds.stamp(1, 3);
+        assert!(stamp.nanos == 4_000_000_000 && !stamp.is_past);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::time::Duration;
 use std::time::SystemTime;
 
 use super::*;
+use crate::mirror::snapshot::Entry;
 
 #[test]
 fn several_roots_have_one_order_of_writing() {
@@ -194,6 +195,167 @@ fn what_was_changed_here_is_not_overwritten() {
     assert_eq!(seen(&root).len(), 4, "{:?}", seen(&root));
 }
 
+fn gone(path: &str) -> Change {
+    Change { now: None, written: None, ..file(path, "") }
+}
+
+fn directory(path: &str) -> Change {
+    Change { now: Some(Node::Directory { mode: 0o755 }), written: None, ..file(path, "") }
+}
+
+/// Content that comes while somebody saves.
+struct Meanwhile<'a>(Bytes, &'a dyn Fn());
+
+impl Contents for Meanwhile<'_> {
+    fn stage(
+        &self,
+        root: u32,
+        path: &TreePath,
+        digest: &Digest,
+        directory: BorrowedFd<'_>,
+        name: &OsStr,
+    ) -> io::Result<bool> {
+        (self.1)();
+        self.0.stage(root, path, digest, directory, name)
+    }
+}
+
+#[test]
+fn what_is_saved_while_changes_are_put_into_place_stays() {
+    let (_space, root) = tree();
+    let link =
+        |path: &str| Change { now: Some(Node::Link { target: "x".into() }), written: None, ..file(path, "") };
+    let mode = |path: &str| Change {
+        now: Some(Node::File { digest: Digest::of(b"old"), mode: 0o600 }),
+        written: None,
+        ..file(path, "")
+    };
+    for change in
+        [file("a", "theirs"), file("new", "theirs"), gone("a"), link("a"), link("new"), mode("linked")]
+    {
+        for name in ["a", "new", "linked"] {
+            let _ = std::fs::remove_file(root.join(name));
+        }
+        write(&root, "a", "old");
+        write(&root, "linked", "old");
+        std::fs::hard_link(root.join("linked"), root.with_file_name("other")).unwrap();
+        let mut snapshot = workspace(&root);
+        look(&mut snapshot);
+        let name = change.path.to_string();
+        let save = || write(&root, &name, "saved");
+        let contents = Meanwhile(contents(&["theirs", "fine"]), &save);
+        let changes = [change.clone(), file("z", "fine")].map(|change| RootedChange { root: 0, change });
+        let installed = install(std::slice::from_mut(&mut snapshot), &changes, &contents, Manner::Workspace);
+        assert!(
+            matches!(&installed, Err(InstallError::Conflict(path)) if *path == root.join(&name)),
+            "{installed:?}"
+        );
+        assert_eq!(std::fs::read_to_string(root.join(&name)).unwrap(), "saved", "{change:?}");
+        assert!(look(&mut snapshot).iter().any(|told| told.path == change.path), "{change:?}");
+        let left = seen(&root).into_keys().any(|path| path.to_string_lossy().contains(".farcc-tmp"));
+        assert!(!left, "{:?}", seen(&root));
+        std::fs::remove_file(root.with_file_name("other")).unwrap();
+    }
+}
+
+#[test]
+fn what_both_sides_have_done_is_no_conflict() {
+    let (_space, root) = tree();
+    for name in ["a", "b", "c", "d/x", "e/x", "e/y", "f"] {
+        write(&root, name, "old");
+    }
+    symlink("a", root.join("l")).unwrap();
+    let mut snapshot = workspace(&root);
+    look(&mut snapshot);
+    std::fs::remove_file(root.join("a")).unwrap();
+    std::fs::remove_dir_all(root.join("d")).unwrap();
+    std::fs::remove_file(root.join("e/x")).unwrap();
+    for name in ["b", "n/x"] {
+        write(&root, name, "new");
+    }
+    write(&root, "f", "no");
+    for link in ["l", "m"] {
+        let _ = std::fs::remove_file(root.join(link));
+        symlink("c", root.join(link)).unwrap();
+    }
+    let link =
+        |path: &str| Change { now: Some(Node::Link { target: "c".into() }), written: None, ..file(path, "") };
+    let changes = [
+        gone("a"),
+        file("b", "new"),
+        gone("d"),
+        gone("e"),
+        link("l"),
+        link("m"),
+        directory("n"),
+        file("n/x", "new"),
+    ];
+    let conflict = [changes.as_slice(), &[file("f", "ja")]].concat();
+    let error = install_one(&mut snapshot, &conflict, &contents(&["new", "ja"])).unwrap_err();
+    assert!(matches!(error, InstallError::Conflict(path) if path == root.join("f")));
+    install_one(&mut snapshot, &changes, &contents(&["new"])).unwrap();
+    let left: Vec<_> = seen(&root).into_keys().collect();
+    assert_eq!(left, ["b", "c", "f", "l", "m", "n", "n/x"].map(PathBuf::from));
+    assert_eq!(described(&look(&mut snapshot)), ["w f"]);
+}
+
+#[test]
+fn a_directory_with_something_else_in_it_stays_when_it_is_removed() {
+    let (_space, root) = tree();
+    write(&root, RULES_FILE, "*.tmp\n");
+    for name in ["d/a", "d/deep/mine.tmp", "d/deep/b", "d/empty/c"] {
+        write(&root, name, "x");
+    }
+    let mut snapshot = workspace(&root);
+    look(&mut snapshot);
+    install_one(&mut snapshot, &[gone("d")], &contents(&[])).unwrap();
+    let left: Vec<_> = seen(&root).into_keys().collect();
+    assert_eq!(left, [RULES_FILE, "d", "d/deep", "d/deep/mine.tmp"].map(PathBuf::from));
+    for _ in 0..2 {
+        assert_eq!(described(&look(&mut snapshot)), [""; 0]);
+    }
+    // The other side has to have it again.
+    write(&root, "d/deep/mine", "x");
+    assert_eq!(described(&look(&mut snapshot)), ["d d", "d d/deep", "w d/deep/mine"]);
+    write(&root, "d/deep/too", "x");
+    assert_eq!(described(&look(&mut snapshot)), ["w d/deep/too"]);
+}
+
+#[test]
+fn a_directory_with_something_else_in_it_is_not_replaced() {
+    let (_space, root) = tree();
+    write(&root, RULES_FILE, "*.tmp\n");
+    for name in ["a", "d/a", "d/deep/mine.tmp"] {
+        write(&root, name, "x");
+    }
+    let mut snapshot = workspace(&root);
+    look(&mut snapshot);
+    let before = seen(&root);
+    let link = Change { now: Some(Node::Link { target: "x".into() }), written: None, ..file("d", "") };
+    for change in [file("d", "theirs"), link] {
+        let changes = [gone("a"), change];
+        let error = install_one(&mut snapshot, &changes, &contents(&["theirs"])).unwrap_err();
+        assert!(matches!(error, InstallError::Conflict(path) if path == root.join("d/deep/mine.tmp")));
+        assert_eq!(seen(&root), before);
+    }
+}
+
+#[test]
+fn what_was_installed_is_not_read_again() {
+    let (_space, root) = tree();
+    let mut snapshot = workspace(&root);
+    look(&mut snapshot);
+    let changes: Vec<_> = (0..5).map(|number| file(&number.to_string(), "x")).collect();
+    install_one(&mut snapshot, &changes, &contents(&["x"])).unwrap();
+    let is_settled = |snapshot: &Snapshot, change: &Change| {
+        matches!(snapshot.entry(&change.path), Some(Entry::File { is_settled: true, .. }))
+    };
+    assert!(changes.iter().all(|change| is_settled(&snapshot, change)));
+    // At once, and as long.
+    write(&root, "3", "y");
+    assert_eq!(described(&look(&mut snapshot)), ["w 3"]);
+}
+
 #[test]
 fn nothing_is_put_outside() {
     let (space, root) = tree();
@@ -258,7 +420,6 @@ fn changes_that_make_no_tree_are_refused() {
     let before = seen(&root);
     let root_gone = Change { path: TreePath::root(), now: None, written: None };
     let mode_only = |path: &str, content: &str| Change { written: None, ..file(path, content) };
-    let gone = |path: &str| Change { now: None, written: None, ..file(path, "") };
     for changes in [
         vec![file("b", "x"), file("b", "x")],
         vec![file("a/b", "x")],

@@ -8,10 +8,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::time::Duration;
 use std::time::SystemTime;
 
 use super::*;
+use crate::files::Fingerprint;
+use crate::mirror::snapshot::Entry;
 
 #[test]
 fn the_first_look_tells_of_all() {
@@ -39,11 +42,16 @@ fn what_has_changed_is_told_once() {
     let outside = root.with_file_name("outside");
     std::fs::hard_link(root.join("five"), &outside).unwrap();
     // Nothing is settled: what looks the same is read again.
-    for clock in [SystemTime::now, long_after] {
+    for (clock, is_watched) in
+        [(SystemTime::now as fn() -> SystemTime, false), (long_after, false), (long_after, true)]
+    {
         let mut snapshot = workspace_by(&root, clock);
         let mut told = |act: &dyn Fn()| {
             // Later than any tick.
             std::thread::sleep(Duration::from_millis(20));
+            if is_watched {
+                snapshot.watch(usize::MAX);
+            }
             act();
             let changes = described(&look(&mut snapshot));
             assert_eq!(described(&look(&mut snapshot)), [""; 0]);
@@ -147,6 +155,124 @@ fn links_that_lead_out_are_not_sent_until_they_lead_inside() {
     assert_eq!(snapshot.len(), 1);
     assert!(snapshot.unsent().eq(looked.unsent));
     assert_eq!(described(&Snapshot::whole(root).look().unwrap().changes), ["d .", "l a", "l c"]);
+}
+
+#[test]
+fn what_somebody_may_still_write_to_is_read_each_time() {
+    let (_space, root) = tree();
+    write(&root, "a", "one");
+    let is_settled = |snapshot: &Snapshot| {
+        let path = TreePath::parse(b"a").unwrap();
+        matches!(snapshot.entry(&path), Some(Entry::File { is_settled: true, .. }))
+    };
+    let mut snapshot = workspace_by(&root, long_after);
+    let writer = File::options().write(true).open(root.join("a")).unwrap();
+    look(&mut snapshot);
+    assert!(!is_settled(&snapshot));
+    drop(writer);
+    assert_eq!(described(&look(&mut snapshot)), [""; 0]);
+    assert!(is_settled(&snapshot));
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for (path, seen) in seen(from) {
+        let path = to.join(path);
+        match seen {
+            Seen::Directory(_) => std::fs::create_dir(path).unwrap(),
+            Seen::File(bytes, _) => std::fs::write(path, bytes).unwrap(),
+            Seen::Link(target) => symlink(target, path).unwrap(),
+        }
+    }
+}
+
+#[test]
+fn what_is_watched_is_not_looked_at_until_something_happens() {
+    let (_space, root) = tree();
+    for name in ["a/one", "a/two", "b/c/three", "b/four"] {
+        write(&root, name, name);
+    }
+    symlink("a", root.join("l")).unwrap();
+    let mut snapshot = workspace_by(&root, long_after);
+    let writer = File::options().write(true).open(root.join("a/two")).unwrap();
+    look(&mut snapshot);
+    assert_eq!(snapshot.watch(usize::MAX), 3, "somebody writes to the fourth");
+    drop(writer);
+    look(&mut snapshot);
+    assert_eq!((snapshot.watch(usize::MAX), snapshot.watch(usize::MAX)), (1, 0));
+    // The memory of one that is quiet is believed: a digest that nothing has stays.
+    let path = |name: &str| TreePath::parse(name.as_bytes()).unwrap();
+    let damage = |snapshot: &mut Snapshot, name: &str| {
+        let directory = snapshot.directories.get_mut(&path(name).parent().unwrap()).unwrap();
+        for (known, entry) in &mut directory.entries {
+            if let Entry::File { fingerprint, .. } = entry
+                && *known == *path(name).name()
+            {
+                *fingerprint = Fingerprint::of(Path::new("/")).unwrap();
+            }
+        }
+    };
+    for name in ["a/one", "b/c/three"] {
+        damage(&mut snapshot, name);
+    }
+    assert_eq!(described(&look(&mut snapshot)), [""; 0]);
+    // Whoever reads it may go on to write.
+    drop(File::open(root.join("a/one")).unwrap());
+    assert_eq!(described(&look(&mut snapshot)), ["w a/one"]);
+    // It gets another name elsewhere, and is written to by that.
+    let outside = root.with_file_name("outside");
+    std::fs::hard_link(root.join("b/four"), &outside).unwrap();
+    std::fs::write(&outside, "FOUR").unwrap();
+    assert_eq!(described(&look(&mut snapshot)), ["w b/four"]);
+    // Directories with other directories in them take the place of those that were there.
+    copy(&root.join("b"), &root.join("d"));
+    look(&mut snapshot);
+    // Those that were copied, their copies, and the one that was read.
+    assert_eq!(snapshot.watch(usize::MAX), 5);
+    assert_eq!(described(&look(&mut snapshot)), [""; 0]);
+    write(&root, "d/c/three", "other");
+    std::fs::rename(root.join("b"), root.with_file_name("b")).unwrap();
+    std::fs::rename(root.join("d"), root.join("b")).unwrap();
+    assert_eq!(described(&look(&mut snapshot)), ["w b/c/three", "w b/four", "- d"]);
+    // All of it.
+    look(&mut snapshot);
+    snapshot.watch(usize::MAX);
+    let other = root.with_file_name("other");
+    copy(&root, &other);
+    std::fs::write(other.join("a/two"), "TWO").unwrap();
+    std::fs::rename(&root, root.with_file_name("former")).unwrap();
+    std::fs::rename(&other, &root).unwrap();
+    assert!(described(&look(&mut snapshot)).contains(&"w a/two".to_owned()));
+}
+
+#[test]
+fn what_is_older_than_a_tick_is_read_once_more() {
+    let (_space, root) = tree();
+    write(&root, "a", "one");
+    let mut snapshot = workspace(&root);
+    let is_settled = |snapshot: &Snapshot| {
+        let file = snapshot.entry(&TreePath::parse(b"a").unwrap());
+        let directory = &snapshot.directories[&TreePath::root()];
+        (matches!(file, Some(Entry::File { is_settled: true, .. })), directory.is_settled)
+    };
+    std::thread::sleep(Duration::from_millis(20));
+    look(&mut snapshot);
+    assert_eq!(is_settled(&snapshot), (true, true));
+}
+
+#[test]
+fn what_killed_processes_have_left_is_removed_after_an_hour() {
+    let (_space, root) = tree();
+    let name = |at: &str| format!("{at}.farcc-tmp-0123456789abcdef-0");
+    write(&root, &name("d/"), "");
+    symlink("x", root.join(name("l"))).unwrap();
+    std::fs::rename(root.join(name("l")), root.join(name(""))).unwrap();
+    std::fs::create_dir(root.join(name("") + "1")).unwrap();
+    let in_two_hours = || SystemTime::now() + Duration::from_secs(7200);
+    for (clock, left) in [(SystemTime::now as fn() -> SystemTime, 4), (in_two_hours, 2)] {
+        assert_eq!(described(&look(&mut workspace_by(&root, clock))), ["d .", "d d"]);
+        assert_eq!(seen(&root).len(), left);
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ use std::io;
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -78,6 +79,8 @@ fn seen(root: &Path) -> BTreeMap<PathBuf, Seen> {
             let what = if metadata.is_dir() {
                 left.push(path.clone());
                 Seen::Directory(mode)
+            } else if metadata.file_type().is_fifo() {
+                continue;
             } else if metadata.is_symlink() {
                 Seen::Link(path.read_link().unwrap().into())
             } else {
