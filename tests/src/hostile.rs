@@ -3,10 +3,16 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
+use std::path::Component;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use farcc_proto::twin;
 use farccd::compiler::depfile;
+use farccd::digest::DigestFunction;
+use farccd::mirror;
+use farccd::mirror::RootedChange;
 use farccd::preprocessor::Dialect;
 use farccd::preprocessor::Family;
 use farccd::preprocessor::ForcedInclude;
@@ -21,6 +27,7 @@ use farccd::preprocessor::SourceFile;
 use farccd::preprocessor::Summaries;
 use farccd::preprocessor::TranslationUnit;
 use farccd::preprocessor::scan;
+use prost::Message;
 
 /// Languages, families and standards that read text differently.
 const MODES: &[(Language, Family, &str)] = &[
@@ -55,6 +62,39 @@ fn unit(mode: &(Language, Family, &str)) -> TranslationUnit {
         macros: Vec::new(),
         forced_includes: Vec::new(),
         answers: Arc::new(answers.into_iter().map(|question| (question.to_owned(), 1)).collect()),
+    }
+}
+
+/// Reads the bytes as changes of a tree, one after another, and then as a path and a symlink's target. What is let through lies
+/// below its root, and is the same after another journey.
+///
+/// # Panics
+/// It does not.
+pub fn changes(data: &[u8]) {
+    let mut left = data;
+    let mut messages: Vec<twin::Change> = Vec::new();
+    while let Ok(message) = twin::Change::decode_length_delimited(&mut left) {
+        messages.push(message);
+    }
+    let mut pieces = data.splitn(2, |&byte| byte == 1);
+    let path = pieces.next().unwrap_or_default().to_vec();
+    let target = pieces.next().map(|target| twin::change::Now::Link(twin::Link { target: target.to_vec() }));
+    messages.push(twin::Change { root: 1, path, now: target, rank: 0 });
+    for message in messages {
+        let Ok(read) = mirror::decode(DigestFunction::Sha256, 2, &message) else { continue };
+        let root = Path::new("/root");
+        let below = read.change.path.below(root);
+        let names = below
+            .strip_prefix(root)
+            .map(|names| names.components().all(|name| matches!(name, Component::Normal(_))));
+        assert!(read.root < 2 && names == Ok(true), "{read:?}");
+        let again = mirror::encode(std::slice::from_ref(&read)).remove(0);
+        let again = mirror::decode(DigestFunction::Sha256, 2, &again).ok();
+        let ranked = |mut read: RootedChange| {
+            read.change.written = read.change.written.map(|_| 1);
+            read
+        };
+        assert_eq!(again, Some(ranked(read)));
     }
 }
 

@@ -9,8 +9,11 @@ use std::path::Path;
 use std::time::Duration;
 use std::time::Instant;
 
+use farcc_proto::twin;
+use farcc_proto::twin::change::Now;
 use farcc_tests::hostile;
 use farcc_tests::say;
+use prost::Message;
 
 /// As much as a thread of the daemon that does blocking work has.
 const STACK_BYTES: usize = 2 << 20;
@@ -25,6 +28,7 @@ const TARGETS: &[Target] = &[
     ("directives", hostile::directives),
     ("expression", hostile::expression),
     ("depfile", hostile::depfile),
+    ("changes", hostile::changes),
 ];
 
 /// Runs a target over inputs on a small stack; how long the slowest took, and which it was.
@@ -136,7 +140,7 @@ fn nasty() -> Vec<(String, Vec<u8>)> {
     all.iter().map(|(what, text)| ((*what).to_owned(), text.clone().into_bytes())).collect()
 }
 
-/// What is mutated: the cases of the scanner.
+/// What is mutated: the cases of the scanner, and changes.
 fn corpus() -> Vec<Vec<u8>> {
     let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases/scan");
     let mut paths: Vec<_> = std::fs::read_dir(cases).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -146,7 +150,24 @@ fn corpus() -> Vec<Vec<u8>> {
         // A file of a case is a piece of the input.
         text.replace("//- ", "\x01//- ").into_bytes()
     };
-    paths.into_iter().map(text).collect()
+    paths.into_iter().map(text).chain([changes()]).collect()
+}
+
+/// Changes of a tree as they are sent.
+fn changes() -> Vec<u8> {
+    let digest = Some(twin::Digest { hash: vec![7; 32], size_bytes: 3 });
+    let nodes = [
+        None,
+        Some(Now::Directory(twin::Directory { mode: 0o755 })),
+        Some(Now::File(twin::File { digest, mode: 0o644 })),
+        Some(Now::Link(twin::Link { target: b"../x".to_vec() })),
+    ];
+    let paths = ["a", "a/b", "a/b/c.d", "e"].into_iter();
+    let messages = paths.zip(nodes).map(|(path, now)| {
+        let rank = u32::from(matches!(now, Some(Now::File(_))));
+        twin::Change { root: 1, path: path.into(), now, rank }
+    });
+    messages.flat_map(|message| message.encode_length_delimited_to_vec()).collect()
 }
 
 fn mutate(rng: &mut fastrand::Rng, corpus: &[Vec<u8>]) -> Vec<u8> {
