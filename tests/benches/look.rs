@@ -19,6 +19,9 @@ use farccd::mirror::Snapshot;
 /// Interleaved.
 const ROUNDS: usize = 25;
 
+/// What a look may take of rsync's time, at most, when nothing has changed.
+const BAR: f64 = 0.1;
+
 fn main() {
     prerequisites::require(&["rsync"]);
     for (directories, files) in [(500, 20), (2_500, 20), (10, 1_000)] {
@@ -38,22 +41,33 @@ fn main() {
             theirs.push(timed(|| rsync(&root, &copy)));
             ours.push(timed(|| assert!(snapshot.look().unwrap().changes.is_empty())));
         }
+        let mut watched = 0;
+        let watching = timed(|| watched = snapshot.watch(usize::MAX));
+        let mut quiet = Vec::new();
+        for _ in 0..ROUNDS {
+            theirs.push(timed(|| rsync(&root, &copy)));
+            quiet.push(timed(|| assert!(snapshot.look().unwrap().changes.is_empty())));
+        }
         let changed = root.join("d1/f1");
         let mut one = Vec::new();
         for round in 0..ROUNDS {
             std::fs::write(&changed, round.to_string()).unwrap();
             one.push(timed(|| assert_eq!(snapshot.look().unwrap().changes.len(), 1)));
         }
-        let (ours, theirs, one) = (median(ours), median(theirs), median(one));
+        let (ours, theirs, one, quiet) = (median(ours), median(theirs), median(one), median(quiet));
+        let of_rsync = |time: Duration| time.as_secs_f64() / theirs.as_secs_f64();
         say(&format!(
-            "{} files in {directories} directories: first {:.1} ms, unchanged {:.2} ms, one changed {:.2} ms, rsync {:.1} ms; \
-             unchanged is {:.3} of rsync",
+            "{} files in {directories} directories: first {:.1} ms, unchanged {:.2} ms, watched {:.2} ms (after {:.1} ms for \
+             {watched} watches), one changed {:.2} ms, rsync {:.1} ms; unchanged is {:.3} of rsync, watched {:.3} (bar: {BAR})",
             directories * files,
             millis(first),
             millis(ours),
+            millis(quiet),
+            millis(watching),
             millis(one),
             millis(theirs),
-            ours.as_secs_f64() / theirs.as_secs_f64(),
+            of_rsync(ours),
+            of_rsync(quiet),
         ));
     }
 }
