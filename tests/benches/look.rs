@@ -5,6 +5,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -14,10 +18,22 @@ use farcc_tests::say;
 use farcc_tests::timing::median;
 use farcc_tests::timing::millis;
 use farcc_tests::timing::timed;
+use farccd::digest::Digest;
+use farccd::mirror::Change;
+use farccd::mirror::Contents;
+use farccd::mirror::Manner;
+use farccd::mirror::Node;
+use farccd::mirror::RootedChange;
 use farccd::mirror::Snapshot;
+use farccd::mirror::TreePath;
+use farccd::mirror::install;
 
 /// Interleaved.
 const ROUNDS: usize = 25;
+
+/// Commands one after another, each with so many outputs that are installed.
+const COMMANDS: usize = 30;
+const OUTPUTS: usize = 5;
 
 /// What a look may take of rsync's time, at most, when nothing has changed.
 const BAR: f64 = 0.1;
@@ -48,27 +64,60 @@ fn main() {
             theirs.push(timed(|| rsync(&root, &copy)));
             quiet.push(timed(|| assert!(snapshot.look().unwrap().changes.is_empty())));
         }
+        let mut installed = Vec::new();
+        for round in 0..COMMANDS {
+            let changes: Vec<_> = (0..OUTPUTS).map(|number| output(directories, round, number)).collect();
+            install(std::slice::from_mut(&mut snapshot), &changes, &Outputs, Manner::Workspace).unwrap();
+            installed.push(timed(|| assert!(snapshot.look().unwrap().changes.is_empty())));
+        }
         let changed = root.join("d1/f1");
         let mut one = Vec::new();
         for round in 0..ROUNDS {
             std::fs::write(&changed, round.to_string()).unwrap();
             one.push(timed(|| assert_eq!(snapshot.look().unwrap().changes.len(), 1)));
         }
+        let slowest = installed.iter().max().copied().unwrap();
         let (ours, theirs, one, quiet) = (median(ours), median(theirs), median(one), median(quiet));
         let of_rsync = |time: Duration| time.as_secs_f64() / theirs.as_secs_f64();
         say(&format!(
             "{} files in {directories} directories: first {:.1} ms, unchanged {:.2} ms, watched {:.2} ms (after {:.1} ms for \
-             {watched} watches), one changed {:.2} ms, rsync {:.1} ms; unchanged is {:.3} of rsync, watched {:.3} (bar: {BAR})",
+             {watched} watches), one changed {:.2} ms, after a command's {OUTPUTS} outputs {:.2} ms (at most {:.2}), rsync {:.1} ms; unchanged is {:.3} of rsync, watched {:.3} (bar: {BAR})",
             directories * files,
             millis(first),
             millis(ours),
             millis(quiet),
             millis(watching),
             millis(one),
+            millis(median(installed)),
+            millis(slowest),
             millis(theirs),
             of_rsync(ours),
             of_rsync(quiet),
         ));
+    }
+}
+
+/// An output of a command.
+fn output(directories: usize, round: usize, number: usize) -> RootedChange {
+    let path = format!("d{}/out{round}-{number}", (round * OUTPUTS + number) % directories);
+    let now = Some(Node::File { digest: Digest::of(b"output"), mode: 0o644 });
+    let path = TreePath::parse(path.as_bytes()).unwrap();
+    RootedChange { root: 0, change: Change { path, now, written: Some(1) } }
+}
+
+struct Outputs;
+
+impl Contents for Outputs {
+    fn stage(
+        &self,
+        _: u32,
+        _: &TreePath,
+        _: &Digest,
+        directory: BorrowedFd<'_>,
+        name: &OsStr,
+    ) -> io::Result<bool> {
+        let path = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
+        std::fs::write(path, "output").map(|()| true)
     }
 }
 

@@ -7,6 +7,7 @@
 //! has it open for writing (see [`writers`](crate::mirror::writers)) when the watch begins, and the first thing that happens to
 //! it, be it only that somebody opens it to read, ends the watch: from then on it is looked at again. It is to be on a file system
 //! of this machine alone, and none that takes its files from others. What is mounted over a name is told of by the list of mounts.
+//! What goes unheard is only what somebody writes through an overlay whose upper directory the tree lies in.
 
 use std::collections::HashSet;
 use std::fs::File;

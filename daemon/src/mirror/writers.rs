@@ -14,6 +14,7 @@ use std::time::SystemTime;
 use rustix::io::Errno;
 
 use crate::files::Fingerprint;
+use crate::listings;
 
 /// Longer than the kernel keeps a dirty page before it writes it to disk (proc_sys_vm(5), `dirty_expire_centisecs`), and with that
 /// tells of the next write to it.
@@ -57,7 +58,8 @@ pub(super) fn without_writers<T>(file: &File, act: impl FnOnce() -> T) -> Result
     }
     if fcntl(libc::F_SETLEASE, libc::F_RDLCK) != 0 {
         return Err(match Errno::from_io_error(&std::io::Error::last_os_error()) {
-            Some(Errno::AGAIN) => Writers::Some,
+            // A network file system says so where its server has not left the file to this machine.
+            Some(Errno::AGAIN) if listings::is_local(file) => Writers::Some,
             _ => Writers::Unknown,
         });
     }

@@ -158,6 +158,36 @@ fn links_that_lead_out_are_not_sent_until_they_lead_inside() {
 }
 
 #[test]
+fn what_cannot_be_read_is_left_out_or_stays_as_it_was() {
+    // Not even root may read this one.
+    let root = Path::new("/proc/sys/net/ipv4/route");
+    let flush = TreePath::parse(b"flush").unwrap();
+    let mut snapshot = Snapshot::whole(root.to_owned());
+    let looked = snapshot.look().unwrap();
+    assert!(looked.changes.len() > 1);
+    let unsent = [Unsent { path: flush.clone(), why: WhyUnsent::Unreadable(rustix::io::Errno::ACCESS) }];
+    assert_eq!(looked.unsent, unsent);
+    assert_eq!(snapshot.node(&flush), None);
+    assert_eq!(snapshot.look().unwrap().unsent, [], "it is told once");
+    assert!(snapshot.unsent().eq(unsent.clone()));
+    let directory = snapshot.directories.get_mut(&TreePath::root()).unwrap();
+    let (_, entry) = directory.entries.iter_mut().find(|(name, _)| name == "flush").unwrap();
+    let (fingerprint, digest) = (Fingerprint::of(&root.join("flush")).unwrap(), Digest::of(b"before"));
+    *entry = Entry::File { fingerprint, is_settled: false, watch: None, digest };
+    for _ in 0..2 {
+        let looked = snapshot.look().unwrap();
+        assert!(looked.changes.iter().all(|change| change.path != flush), "{:?}", looked.changes);
+        assert_eq!(looked.unsent, unsent);
+        assert!(matches!(snapshot.node(&flush), Some(Node::File { digest: known, .. }) if known == digest));
+    }
+    let error = Snapshot::whole(root.join("nowhere")).look().unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "read /proc/sys/net/ipv4/route/nowhere: No such file or directory (os error 2)"
+    );
+}
+
+#[test]
 fn what_somebody_may_still_write_to_is_read_each_time() {
     let (_space, root) = tree();
     write(&root, "a", "one");
