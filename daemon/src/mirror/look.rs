@@ -89,6 +89,9 @@ pub(super) enum Scanned {
     Unsent(WhyUnsent),
 }
 
+/// The names in a directory, in order, each with its inode's number.
+type Names = Vec<(OsString, u64)>;
+
 /// What a first look at a directory shows.
 enum Finding {
     /// The names in it may be others.
@@ -335,7 +338,7 @@ impl Look<'_> {
             self.changed(path, Some(Node::Directory { mode }), None);
         }
         for (name, entry) in &known.entries {
-            if names.binary_search(name).is_ok() {
+            if names.binary_search_by(|(there, _)| there.cmp(name)).is_ok() {
                 continue;
             }
             let at = path.join(name);
@@ -373,12 +376,17 @@ impl Look<'_> {
         Scanned::There
     }
 
-    /// Takes in the entries `names` of a directory.
-    fn take(&mut self, path: &TreePath, directory: Directory, names: Vec<OsString>) {
+    /// Takes in the entries `names` of a directory, each with its inode's number.
+    fn take(&mut self, path: &TreePath, directory: Directory, names: Names) {
+        let device = directory.fingerprint.file_id().0;
         // What is below finds its rules here.
         self.next.insert(path.clone(), Some(directory));
         let mut entries = Vec::with_capacity(names.len());
-        for name in names {
+        for (name, inode) in names {
+            if let Some(entry) = self.quiet(path, &name, (device, inode)) {
+                entries.push((name, entry));
+                continue;
+            }
             match self.seen(path, &name) {
                 Seen::Entry(entry) => entries.push((name, entry)),
                 // It is of another kind now, or was removed after its name was read.
@@ -417,12 +425,8 @@ impl Look<'_> {
         self.next.insert(path.clone(), Some(directory));
     }
 
-    /// A directory's names that rules do not leave out, in order; None: it is gone.
-    fn read(
-        &mut self,
-        path: &TreePath,
-        rules: Arc<Rules>,
-    ) -> rustix::io::Result<Option<(Directory, Vec<OsString>)>> {
+    /// A directory's names that rules do not leave out, in order, with their inodes' numbers; None: it is gone.
+    fn read(&mut self, path: &TreePath, rules: Arc<Rules>) -> rustix::io::Result<Option<(Directory, Names)>> {
         let open = match self.open(path, OFlags::RDONLY | OFlags::DIRECTORY) {
             Ok(open) => open,
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if *path != TreePath::root() => return Ok(None),
@@ -455,7 +459,7 @@ impl Look<'_> {
                 rules.leave_out_of(&self.snapshot.root, &at, is_directory)
             };
             if !(is_ruled && is_left_out()) {
-                names.push(name.to_owned());
+                names.push((name.to_owned(), entry.ino()));
             }
         }
         names.sort();

@@ -50,6 +50,15 @@ pub(super) struct Unread {
 }
 
 impl Look<'_> {
+    /// What is known of the file `name` in a directory, if it is the same one and nothing has happened to it. As long as it is
+    /// there, no other has its inode's number.
+    pub(super) fn quiet(&self, path: &TreePath, name: &OsStr, file_id: (u64, u64)) -> Option<Entry> {
+        let watcher = self.snapshot.watcher.as_ref().filter(|watcher| !watcher.is_mounted_anew())?;
+        let known = self.snapshot.entry(&path.join(name))?;
+        let is_same = matches!(known, Entry::File { fingerprint, .. } if fingerprint.file_id() == file_id);
+        (is_same && watcher.is_quiet(known)).then(|| known.clone())
+    }
+
     /// What `name` in a directory is now. A change is noted down.
     pub(super) fn seen(&mut self, path: &TreePath, name: &OsStr) -> Seen {
         let at = path.join(name);
