@@ -3,6 +3,7 @@
 //! The modules stand in reading order, lowest floor first; a module imports only from lower floors.
 
 // Floor 0: values, and what every other module stands on.
+pub mod access;
 pub mod compression;
 pub mod config;
 pub mod digest;

@@ -1,5 +1,6 @@
 //! `farccd serve`: the REAPI server on this machine.
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,14 +11,14 @@ use clap::Args;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
 
+use crate::access::AccessOptions;
+use crate::access::TlsFiles;
 use crate::cli::Surroundings;
 use crate::cli::print;
 use crate::cli::runtime;
 use crate::cli::start::log_to_stderr;
 use crate::serve;
-use crate::serve::AccessOptions;
 use crate::serve::S3Options;
-use crate::serve::TlsFiles;
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
@@ -33,18 +34,8 @@ pub(super) struct ServeArgs {
     /// What the directory may hold
     #[arg(long, default_value = "20G")]
     max_size: ByteSize,
-    /// The server's certificate in PEM, and those between it and the clients' root: calls are TLS only
-    #[arg(long, value_name = "FILE", requires = "tls_key")]
-    tls_cert: Option<PathBuf>,
-    /// The certificate's private key in PEM
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
-    tls_key: Option<PathBuf>,
-    /// Clients must show a certificate that is signed by one of these (PEM)
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
-    tls_client_ca: Option<PathBuf>,
-    /// Calls must bring the token in this file, as `authorization: Bearer TOKEN`
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
+    #[command(flatten)]
+    access: AccessArgs,
     /// Keep blobs and results in a bucket, s3://BUCKET or s3://BUCKET/PREFIX, behind the directory. Endpoint, region and
     /// credentials come from the usual variables (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, …)
     #[arg(long, value_name = "URL")]
@@ -57,9 +48,26 @@ pub(super) struct ServeArgs {
     s3_region: Option<String>,
 }
 
+/// Who may call.
+#[derive(Debug, Args)]
+pub(super) struct AccessArgs {
+    /// The server's certificate in PEM, and those between it and the clients' root: calls are TLS only
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Clients must show a certificate that is signed by one of these (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_client_ca: Option<PathBuf>,
+    /// Calls must bring the token in this file, as `authorization: Bearer TOKEN`
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
 pub(super) fn serve(surroundings: &Surroundings, args: &ServeArgs) -> anyhow::Result<ExitCode> {
     log_to_stderr(surroundings);
-    let access = access(surroundings, args);
+    let access = args.access.options(surroundings);
     // Before anybody can connect.
     access.check(args.listen)?;
     let directory = match &args.dir {
@@ -77,29 +85,40 @@ pub(super) fn serve(surroundings: &Surroundings, args: &ServeArgs) -> anyhow::Re
         options.max_size_bytes = args.max_size.as_u64();
         options.access = access;
         options.s3 = s3(surroundings, args);
-        let mut terminate = signal(SignalKind::terminate()).context("wait for signals")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("wait for signals")?;
+        let shutdown = asked_to_stop()?;
         print(format!("listening on {address}\n"))?;
-        let shutdown = async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        };
         serve::run(listener, options, shutdown).await
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn access(surroundings: &Surroundings, args: &ServeArgs) -> AccessOptions {
-    let path = |path: &PathBuf| surroundings.cwd.join(path);
-    // Each of the two wants the other, as clap has seen.
-    let tls = args.tls_cert.iter().zip(&args.tls_key).next();
-    AccessOptions {
-        tls: tls.map(|(certificate, key)| TlsFiles { certificate: path(certificate), key: path(key) }),
-        tls_client_ca: args.tls_client_ca.as_ref().map(path),
-        token_file: args.token_file.as_ref().map(path),
+impl AccessArgs {
+    /// The same with absolute paths.
+    pub(super) fn options(&self, surroundings: &Surroundings) -> AccessOptions {
+        let path = |path: &PathBuf| surroundings.cwd.join(path);
+        // Each of the two wants the other, as clap has seen.
+        let tls = self.tls_cert.iter().zip(&self.tls_key).next();
+        AccessOptions {
+            tls: tls.map(|(certificate, key)| TlsFiles { certificate: path(certificate), key: path(key) }),
+            tls_client_ca: self.tls_client_ca.as_ref().map(path),
+            token_file: self.token_file.as_ref().map(path),
+        }
     }
+}
+
+/// Ready when this process is asked to end.
+///
+/// # Errors
+/// When signals cannot be waited for.
+pub(super) fn asked_to_stop() -> anyhow::Result<impl Future<Output = ()> + Send> {
+    let mut terminate = signal(SignalKind::terminate()).context("wait for signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("wait for signals")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 fn s3(surroundings: &Surroundings, args: &ServeArgs) -> Option<S3Options> {

@@ -6,7 +6,6 @@
 //! SHA-1, as each call says; all digests of an action are of one function.
 //! `status.json` in its directory shows its counters, see [`Counters`].
 
-mod access;
 mod action_cache;
 mod bucket;
 mod byte_stream;
@@ -39,13 +38,12 @@ use tonic::service::InterceptorLayer;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
+use crate::access::AccessOptions;
 use crate::digest::Digest;
 use crate::executor::sandbox::Sandbox;
 use crate::executor::sandbox::SandboxOptions;
 use crate::store::Store;
 
-pub use self::access::AccessOptions;
-pub use self::access::TlsFiles;
 pub use self::counters::Counters;
 pub use self::s3::S3Options;
 

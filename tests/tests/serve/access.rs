@@ -4,8 +4,8 @@ use std::process::Command as Program;
 
 use farcc_tests::binaries::binaries;
 use farcc_tests::certificates::Authority;
-use farccd::serve::AccessOptions;
-use farccd::serve::TlsFiles;
+use farccd::access::AccessOptions;
+use farccd::access::TlsFiles;
 use tonic::transport::Certificate;
 use tonic::transport::ClientTlsConfig;
 use tonic::transport::Endpoint;

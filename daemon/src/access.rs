@@ -1,4 +1,4 @@
-//! Who may call: TLS, clients' certificates, and the bearer token.
+//! Who may call a server of ours: TLS, clients' certificates, and the bearer token.
 //! Knows nothing of the services: what holds for one call holds for all.
 
 use std::fmt;
@@ -83,7 +83,7 @@ impl AccessOptions {
     ///
     /// # Errors
     /// Naming the file that cannot be read or does not hold what it should.
-    pub(super) fn load(&self) -> anyhow::Result<Access> {
+    pub fn load(&self) -> anyhow::Result<Access> {
         let mut tls = None;
         if let Some(files) = &self.tls {
             let certificate = read(&files.certificate, "TLS certificate")?;
@@ -112,14 +112,15 @@ impl AccessOptions {
 }
 
 /// What [`AccessOptions`] name, read and found to fit.
-pub(super) struct Access {
-    pub(super) tls: Option<ServerTlsConfig>,
+pub struct Access {
+    /// How connections are encrypted, if they are.
+    pub tls: Option<ServerTlsConfig>,
     token: Option<Token>,
 }
 
 impl Access {
     /// Decides on each call, whatever its service.
-    pub(super) fn gate(&self) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone + use<> {
+    pub fn gate(&self) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone + use<> {
         let token = self.token.clone();
         move |request| match &token {
             Some(token) => token.check(request),
