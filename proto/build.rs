@@ -2,7 +2,7 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(["farcc/record/v1/record.proto", "farcc/twin/v1/twin.proto"], ["."])?;
-    prost_build::Config::new().compile_fds(descriptors)?;
+    tonic_prost_build::configure().compile_fds(descriptors)?;
     println!("cargo::rerun-if-changed=farcc");
     Ok(())
 }

@@ -10,6 +10,7 @@ pub mod digest;
 pub mod disk;
 pub mod files;
 pub mod listings;
+pub mod owner;
 pub mod paths;
 pub mod prerequisites;
 pub mod process;
@@ -26,6 +27,7 @@ pub mod reapi;
 pub mod store;
 // Floor 2: from a command line to a task.
 pub mod compiler;
+pub mod contents;
 // Floor 3: from a task to an Action.
 pub mod action;
 // Floor 4: who runs Actions.

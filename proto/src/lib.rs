@@ -1,4 +1,4 @@
-//! farcc's own protobuf messages, generated from the `.proto` files beside this package.
+//! farcc's own protobuf messages and services, generated from the `.proto` files beside this package.
 //! REAPI's messages come from the crate `bazel-remote-apis`.
 
 /// `farcc.record.v1`: what the daemon keeps about the commands that made a file.

@@ -48,11 +48,11 @@ const FILE_LIFETIME: Duration = Duration::from_secs(60);
 const MOST_ANSWER: usize = 1 << 20;
 
 /// What calls go through: a channel that adds headers.
-pub(super) type Wire = InterceptedService<Channel, AddHeaders>;
+pub type Wire = InterceptedService<Channel, AddHeaders>;
 
 /// Adds headers to every call.
 #[derive(Clone)]
-pub(super) struct AddHeaders(Arc<MetadataMap>);
+pub struct AddHeaders(Arc<MetadataMap>);
 
 impl Interceptor for AddHeaders {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {

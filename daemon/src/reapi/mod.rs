@@ -42,11 +42,14 @@ mod retry;
 mod single_flight;
 mod transfers;
 mod upload;
+mod way;
 
 pub use bazel_remote_apis::build::bazel::remote::execution::v2 as proto;
 
 pub use crate::reapi::capabilities::ApiVersion;
 pub use crate::reapi::capabilities::ServerCapabilities;
+pub use crate::reapi::credentials::AddHeaders;
+pub use crate::reapi::credentials::Wire;
 pub use crate::reapi::endpoint::CredentialSource;
 pub use crate::reapi::endpoint::Endpoint;
 pub use crate::reapi::endpoint::Headers;
@@ -58,6 +61,7 @@ pub use crate::reapi::execution::Outcome;
 pub use crate::reapi::upload::Blob;
 pub use crate::reapi::upload::Content;
 pub use crate::reapi::upload::UploadStats;
+pub use crate::reapi::way::Way;
 
 use crate::reapi::call::Attribution;
 use crate::reapi::call::Calls;
