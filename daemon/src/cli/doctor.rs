@@ -18,9 +18,12 @@ use crate::config::Config;
 use crate::config::Strategy;
 use crate::config::ToolchainSource;
 use crate::config::load;
+use crate::digest::Digest;
 use crate::digest::DigestFunction;
 use crate::dispatch::Comparison;
 use crate::executor::remote::client;
+use crate::executor::twin::TwinExecutor;
+use crate::paths;
 use crate::reapi::Blob;
 use crate::reapi::Client;
 use crate::reapi::Content;
@@ -92,6 +95,9 @@ async fn examine(surroundings: &Surroundings) -> Vec<Finding> {
     };
     findings.push(store(surroundings, &config));
     findings.extend(compilers(surroundings).await);
+    if config.twin.is_configured() {
+        findings.extend(twin(surroundings, &config).await);
+    }
     if config.exec.strategy == Strategy::Local || !config.remote.is_configured() {
         findings.push(good("cluster", "none is configured: farcc caches on this machine".to_owned()));
         return findings;
@@ -103,6 +109,42 @@ async fn examine(surroundings: &Surroundings) -> Vec<Finding> {
     let executes = findings.last().is_some_and(|finding| finding.ok && finding.subject == EXECUTION);
     if executes && config.exec.toolchain == ToolchainSource::Worker {
         findings.extend(workers(surroundings).await);
+    }
+    findings
+}
+
+/// Programs that builds run besides compilers, as far as they are on this machine.
+const PROGRAMS: &[&str] = &[
+    "python3", "perl", "sh", "bash", "cmake", "ctest", "make", "ninja", "protoc", "flex", "bison", "m4",
+    "sed", "awk",
+];
+
+/// Whether the twin can be reached, and whether its programs are those of this machine.
+async fn twin(surroundings: &Surroundings, config: &Config) -> Vec<Finding> {
+    let address = &config.twin.address;
+    let executor = match TwinExecutor::new(&config.twin, &surroundings.env, Vec::new()) {
+        Ok(executor) => executor,
+        Err(error) => return vec![bad("twin", format!("failed to use {address}: {error}"), "mend [twin]")],
+    };
+    let described = match executor.describe(Vec::new()).await {
+        Ok(described) => described,
+        Err(error) => {
+            let remedy = "start `farccd twin serve` there; until then all other commands run here";
+            return vec![bad("twin", format!("failed to ask {address}: {error}"), remedy)];
+        }
+    };
+    let network = if described.allows_network { "connections allowed" } else { "no connections" };
+    let mut findings = vec![good("twin", format!("{address}: farccd {}, {network}", described.version))];
+    for name in PROGRAMS {
+        let Ok(invocation) = surroundings.typed(vec![name.into()]) else { continue };
+        let Some(path) = invocation.executable().filter(|path| paths::is_system(path)) else { continue };
+        let Ok(digest) = std::fs::File::open(&path).and_then(|mut file| Digest::of_reader(&mut file)) else {
+            continue;
+        };
+        if let Err(error) = executor.check_program(&path, &digest).await {
+            let remedy = "install the same image on both; until then commands that start it run here";
+            findings.push(bad("twin", error.to_string(), remedy));
+        }
     }
     findings
 }

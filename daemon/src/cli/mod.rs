@@ -12,6 +12,7 @@ mod install_links;
 mod scan;
 mod serve;
 mod start;
+mod twin;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -99,6 +100,12 @@ enum Command {
     },
     /// Serve the Remote Execution API from a directory, for a demo, tests or a small team
     Serve(serve::ServeArgs),
+    /// The machine on which all other commands run
+    #[command(subcommand)]
+    Twin(twin::TwinCommand),
+    /// Run the command that comes on standard input: the first process of a command on the twin
+    #[command(hide = true)]
+    TwinInit(twin::InitArgs),
     /// Print the farcc.toml that says what a file of Buck2, Bazel, reclient or recc says
     Import(import::ImportArgs),
     /// Make links named after compilers that lead to farcc, for the front of PATH
@@ -136,6 +143,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
+    // It has no surroundings of its own.
+    if let Command::TwinInit(args) = &command {
+        return twin::init(args);
+    }
     let surroundings = Surroundings::of_this_process()?;
     surroundings.places.check_owner()?;
     match command {
@@ -153,6 +164,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Doctor { json } => doctor::doctor(&surroundings, json),
         Command::Config { json } => config::config(&surroundings, json),
         Command::Serve(args) => serve::serve(&surroundings, &args),
+        Command::Twin(command) => twin::twin(&surroundings, &command),
+        Command::TwinInit(args) => twin::init(&args),
         Command::Import(args) => import::import(&surroundings, &args),
         Command::InstallLinks(args) => install_links::install_links(&surroundings, &args),
         Command::Demo(args) => demo::demo(&surroundings, &args),

@@ -2,3 +2,4 @@
 
 pub mod remote;
 pub mod sandbox;
+pub mod twin;

@@ -117,6 +117,18 @@ pub enum InstallError {
     },
 }
 
+impl InstallError {
+    /// Whether there was no room on the disk, or no more than the user may have.
+    pub fn is_full(&self) -> bool {
+        match self {
+            InstallError::Failed { error, .. } => {
+                matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            _ => false,
+        }
+    }
+}
+
 /// Puts `changes` into place in the trees of the snapshots, each a workspace's root at its position, which then know them. There
 /// is one order of writing over all of them.
 ///
@@ -141,7 +153,7 @@ pub fn install(
     let done = made.and_then(|()| put(&mut parts, &mut staged));
     for Staged { part, temporary, .. } in &staged {
         // What is in its place has another name by now.
-        if let Ok(directory) = parts[*part].directory(&temporary.parent().unwrap_or_default()) {
+        if let Ok(directory) = parts[*part].staged_in(temporary) {
             let _ = rustix::fs::unlinkat(&directory, temporary.name(), AtFlags::empty());
         }
     }
@@ -168,10 +180,13 @@ fn parts<'a>(
     for (root, snapshot) in (0_u32..).zip(trees) {
         let Some(changes) = ordered.remove(&root) else { continue };
         let path = snapshot.root().to_owned();
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let open = rustix::fs::open(&path, flags, Mode::empty())
-            .map_err(|error| InstallError::Failed { path: path.clone(), error: error.into() })?;
-        parts.push(Part { at: parts.len(), root, path, open, snapshot, changes, manner });
+        let open = |path: &Path| {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::open(path, flags, Mode::empty())
+                .map_err(|error| InstallError::Failed { path: path.to_owned(), error: error.into() })
+        };
+        let (open, staging) = (open(&path)?, snapshot.staging().map(open).transpose()?);
+        parts.push(Part { at: parts.len(), root, path, open, staging, snapshot, changes, manner });
     }
     Ok(parts)
 }
@@ -197,7 +212,8 @@ fn put(parts: &mut [Part<'_>], staged: &mut [Staged]) -> Result<(), InstallError
 /// Two moments by the clocks of all trees, with room for `count` stamps between them.
 fn ticks(parts: &[Part<'_>], count: usize) -> Result<Span, InstallError> {
     let tick = |part: &Part<'_>, last| {
-        stamps::tick(&part.path, last).map_err(|error| part.failed(&TreePath::root(), error))
+        stamps::tick(part.snapshot.staging().unwrap_or(&part.path), last)
+            .map_err(|error| part.failed(&TreePath::root(), error))
     };
     let (mut first, mut second) = (0, i128::MAX);
     for part in parts {
@@ -227,6 +243,8 @@ pub(super) struct Part<'a> {
     root: u32,
     path: PathBuf,
     pub(super) open: OwnedFd,
+    /// Where files are made whole; None: beside their places.
+    staging: Option<OwnedFd>,
     pub(super) snapshot: &'a mut Snapshot,
     changes: BTreeMap<&'a TreePath, &'a Change>,
     pub(super) manner: Manner,
@@ -395,8 +413,9 @@ impl<'a> Part<'a> {
                 |above: &TreePath| matches!(self.snapshot.node(above), Some(Node::Directory { .. }));
             let near = std::iter::successors(path.parent(), TreePath::parent).find(is_directory);
             let name = temporary_name();
+            let near = near.filter(|_| self.staging.is_none());
             let temporary = near.unwrap_or_default().join(&name);
-            let directory = self.parent(&temporary)?;
+            let directory = self.staged_in(&temporary)?;
             staged.push(Staged { part: self.at, path: path.clone(), temporary, digest: *digest, written });
             let is_there = contents.stage(self.root, path, digest, directory.as_fd(), &name);
             if !is_there.map_err(|error| self.failed(path, error))? {
@@ -405,6 +424,14 @@ impl<'a> Part<'a> {
             self.own(&directory, &name, *mode).map_err(|error| self.failed(path, error))?;
         }
         Ok(())
+    }
+
+    /// The directory in which a file is made whole.
+    pub(super) fn staged_in(&self, temporary: &TreePath) -> Result<OwnedFd, InstallError> {
+        match &self.staging {
+            Some(staging) => staging.try_clone().map_err(|error| self.failed(temporary, error)),
+            None => self.parent(temporary),
+        }
     }
 
     /// Sets the permissions of a file that was staged.

@@ -477,7 +477,7 @@ impl Look<'_> {
             Scope::Workspace { .. } => {
                 Rules::below(&self.root, &self.snapshot.root, path, &above).map_err(|error| errno(&error))
             }
-            Scope::Whole => Ok(above),
+            Scope::Whole { .. } => Ok(above),
         }
     }
 

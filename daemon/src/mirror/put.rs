@@ -228,7 +228,7 @@ impl Part<'_> {
     /// Gives a file its name, and its time.
     pub(super) fn put_file(&mut self, staged: &Staged, stamp: Option<Stamp>) -> Result<(), InstallError> {
         let Staged { path, temporary, digest, .. } = staged;
-        let from = self.parent(temporary)?;
+        let from = self.staged_in(temporary)?;
         let to = self.parent(path)?;
         let [from, to] =
             [(&from, temporary), (&to, path)].map(|(directory, path)| Name { directory, name: path.name() });

@@ -41,8 +41,8 @@ pub struct Snapshot {
 pub(super) enum Scope {
     /// Nothing that rules leave out, and no symlink that leads out of the workspace.
     Workspace { roots: Arc<[PathBuf]>, root: u32 },
-    /// Everything.
-    Whole,
+    /// Everything. What is not whole yet is in this directory, where nobody sees it.
+    Whole { staging: PathBuf },
 }
 
 impl Scope {
@@ -50,7 +50,7 @@ impl Scope {
     pub(super) fn admits(&self, path: &TreePath, target: &OsStr) -> bool {
         match self {
             Scope::Workspace { roots, root } => leads_inside(roots, *root, path, target),
-            Scope::Whole => true,
+            Scope::Whole { .. } => true,
         }
     }
 }
@@ -144,9 +144,17 @@ impl Snapshot {
     }
 
     /// Nothing is known yet of the tree at `path` (absolute), in which everything counts: no rules, no symlinks that lead
-    /// out.
-    pub fn whole(path: PathBuf) -> Snapshot {
-        Snapshot::with_clock(path, Scope::Whole, SystemTime::now)
+    /// out. Files that are to be put into it are made whole in `staging`, a directory on the same file system.
+    pub fn whole(path: PathBuf, staging: PathBuf) -> Snapshot {
+        Snapshot::with_clock(path, Scope::Whole { staging }, SystemTime::now)
+    }
+
+    /// Where files are made whole, if that is not beside their places.
+    pub(super) fn staging(&self) -> Option<&Path> {
+        match &self.scope {
+            Scope::Workspace { .. } => None,
+            Scope::Whole { staging } => Some(staging),
+        }
     }
 
     /// The same with a clock of its own, so that tests can make it coarse.

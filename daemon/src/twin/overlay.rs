@@ -1,7 +1,9 @@
 //! One command's view of a mirror, by an overlay file system.
 //! Knows nothing of what the command does, nor of what becomes of its changes.
 
+use std::collections::HashMap;
 use std::fs::DirBuilder;
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
@@ -11,18 +13,32 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use rustix::fs::CWD;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
 use rustix::mount::FsMountFlags;
 use rustix::mount::FsOpenFlags;
 use rustix::mount::FsPickFlags;
 use rustix::mount::MountAttrFlags;
 
+use crate::digest::Digest;
+use crate::mirror::TreePath;
 use crate::twin::UpperEntry;
+use crate::twin::UpperNode;
 use crate::twin::upper;
 
-/// A mount that is nowhere yet: whoever has the descriptor can work in it or put it somewhere.
+/// A mount that is nowhere, or at one place: whoever has the descriptor can work in it.
 pub struct Overlay {
     mount: OwnedFd,
     upper: PathBuf,
+    attached: Option<PathBuf>,
+}
+
+/// What was done in an overlay.
+pub struct Upper {
+    /// The directory in which the files are that were made or written.
+    pub directory: OwnedFd,
+    /// All that is in it, directories before what is in them.
+    pub entries: Vec<UpperEntry>,
 }
 
 /// What the kernel does only for whom it trusts, off where it would mix versions of a file of which the mirror has another by
@@ -54,7 +70,18 @@ impl Overlay {
         rustix::mount::fsconfig_create(options.as_fd())?;
         let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
         let mount = rustix::mount::fsmount(options.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-        Ok(Overlay { mount, upper })
+        Ok(Overlay { mount, upper, attached: None })
+    }
+
+    /// Puts it at the empty directory `at`, where it stays until its end.
+    ///
+    /// # Errors
+    /// Whatever the kernel answers.
+    pub fn attach(&mut self, at: &Path) -> io::Result<()> {
+        let flags = rustix::mount::MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        rustix::mount::move_mount(self.mount.as_fd(), "", CWD, at, flags)?;
+        self.attached = Some(at.to_owned());
+        Ok(())
     }
 
     /// Its root directory.
@@ -79,11 +106,44 @@ impl Overlay {
     ///
     /// # Errors
     /// Whatever cannot be read.
-    pub fn end(self) -> io::Result<Vec<UpperEntry>> {
-        let Overlay { mount, upper } = self;
-        drop(mount);
-        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
-        upper::entries(&rustix::fs::openat(CWD, &upper, flags, rustix::fs::Mode::empty())?)
+    pub fn end(self) -> io::Result<Upper> {
+        let upper = self.upper.clone();
+        drop(self);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(CWD, &upper, flags, Mode::empty())?;
+        let entries = upper::entries(&directory)?;
+        Ok(Upper { directory, entries })
+    }
+}
+
+impl Drop for Overlay {
+    fn drop(&mut self) {
+        if let Some(at) = &self.attached {
+            // Nobody works in it; at the worst it stays until this process ends.
+            let _ = rustix::mount::unmount(at, rustix::mount::UnmountFlags::DETACH);
+        }
+    }
+}
+
+impl Upper {
+    /// The digests of all files.
+    ///
+    /// # Errors
+    /// Whatever cannot be read.
+    pub fn digests(&self) -> io::Result<HashMap<TreePath, Digest>> {
+        let files = self.entries.iter().filter(|entry| matches!(entry.node, UpperNode::File { .. }));
+        files
+            .map(|entry| Ok((entry.path.clone(), Digest::of_reader(&mut self.open(&entry.path)?)?)))
+            .collect()
+    }
+
+    /// Opens one of the files.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn open(&self, path: &TreePath) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(&self.directory, path.as_path(), flags, Mode::empty())?.into())
     }
 }
 
@@ -106,7 +166,6 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
-    use crate::twin::UpperNode;
 
     /// `OVERLAYFS_SUPER_MAGIC` (statfs(2)).
     const OVERLAYFS: i64 = 0x794C_7630;
@@ -180,7 +239,7 @@ mod tests {
         let done = |name: &str, act: &dyn Fn(&Overlay)| {
             let overlay = twin.overlay(name);
             act(&overlay);
-            described(&overlay.end().unwrap())
+            described(&overlay.end().unwrap().entries)
         };
         let read_only = |overlay: &Overlay| assert_eq!(fs::read(at(overlay, "d/e/f")).unwrap(), b"d/e/f");
         assert_eq!(done("read", &read_only), [""; 0]);
@@ -189,7 +248,7 @@ mod tests {
             fs::write(at(overlay, "d/new"), "").unwrap();
             symlink("a", at(overlay, "link")).unwrap();
             fs::hard_link(at(overlay, "d/new"), at(overlay, "d/same")).unwrap();
-            let mode = rustix::fs::Mode::RUSR;
+            let mode = Mode::RUSR;
             rustix::fs::mknodat(CWD, at(overlay, "fifo"), rustix::fs::FileType::Fifo, mode, 0).unwrap();
         };
         assert_eq!(
@@ -249,7 +308,7 @@ mod tests {
         overlay.refresh().unwrap();
         assert_eq!(fs::read(at(&overlay, "d/later")).unwrap(), b"later");
         assert_eq!(fs::read(at(&overlay, "a")).unwrap(), b"another");
-        assert_eq!(described(&overlay.end().unwrap()), [""; 0]);
+        assert_eq!(described(&overlay.end().unwrap().entries), [""; 0]);
     }
 
     #[test]
@@ -260,8 +319,8 @@ mod tests {
         fs::write(at(&two, "a"), "mine").unwrap();
         assert!(!at(&two, "d/half").exists());
         assert_eq!(fs::read(at(&one, "a")).unwrap(), b"a");
-        assert_eq!(described(&one.end().unwrap()), ["d: directory", "d/half: file"]);
-        assert_eq!(described(&two.end().unwrap()), ["a: file, copied up"]);
+        assert_eq!(described(&one.end().unwrap().entries), ["d: directory", "d/half: file"]);
+        assert_eq!(described(&two.end().unwrap().entries), ["a: file, copied up"]);
     }
 
     #[test]

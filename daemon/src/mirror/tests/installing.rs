@@ -17,7 +17,7 @@ use crate::mirror::snapshot::Entry;
 #[test]
 fn several_roots_have_one_order_of_writing() {
     let ((_one, here), (_two, there)) = (tree(), tree());
-    let mut snapshots = [&here, &there].map(|root| Snapshot::whole(root.clone()));
+    let mut snapshots = [&here, &there].map(|root| whole(root.clone()));
     write(&there, "old", "");
     for snapshot in &mut snapshots {
         look(snapshot);
@@ -45,7 +45,7 @@ fn in_a_mirror_whatever_is_in_the_way_goes() {
     }
     std::fs::create_dir(space.path().join("outside")).unwrap();
     write(space.path(), "outside/x", "");
-    let mut snapshots = [Snapshot::whole(root.clone())];
+    let mut snapshots = [whole(root.clone())];
     look(&mut snapshots[0]);
     write(&root, "a", "unknown");
     write(&root, "d/unknown/x", "unknown");
@@ -107,7 +107,7 @@ fn what_is_committed_stays_as_it_was_written() {
     write(&upper, "d", "two");
     let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
     File::options().write(true).open(upper.join("a")).unwrap().set_modified(long_ago).unwrap();
-    let mut snapshots = [Snapshot::whole(root.clone())];
+    let mut snapshots = [whole(root.clone())];
     look(&mut snapshots[0]);
     let rooted = |path, content, mode| RootedChange {
         root: 0,

@@ -154,7 +154,7 @@ fn links_that_lead_out_are_not_sent_until_they_lead_inside() {
     assert_eq!(unsent(&looked), [format!("c: {}", leads_out("../.."))]);
     assert_eq!(snapshot.len(), 1);
     assert!(snapshot.unsent().eq(looked.unsent));
-    assert_eq!(described(&Snapshot::whole(root).look().unwrap().changes), ["d .", "l a", "l c"]);
+    assert_eq!(described(&whole(root).look().unwrap().changes), ["d .", "l a", "l c"]);
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn what_cannot_be_read_is_left_out_or_stays_as_it_was() {
     // Not even root may read this one.
     let root = Path::new("/proc/sys/net/ipv4/route");
     let flush = TreePath::parse(b"flush").unwrap();
-    let mut snapshot = Snapshot::whole(root.to_owned());
+    let mut snapshot = whole(root.to_owned());
     let looked = snapshot.look().unwrap();
     assert!(looked.changes.len() > 1);
     let unsent = [Unsent { path: flush.clone(), why: WhyUnsent::Unreadable(rustix::io::Errno::ACCESS) }];
@@ -180,7 +180,7 @@ fn what_cannot_be_read_is_left_out_or_stays_as_it_was() {
         assert_eq!(looked.unsent, unsent);
         assert!(matches!(snapshot.node(&flush), Some(Node::File { digest: known, .. }) if known == digest));
     }
-    let error = Snapshot::whole(root.join("nowhere")).look().unwrap_err();
+    let error = whole(root.join("nowhere")).look().unwrap_err();
     assert_eq!(
         error.to_string(),
         "read /proc/sys/net/ipv4/route/nowhere: No such file or directory (os error 2)"
@@ -312,7 +312,7 @@ fn what_is_known_can_be_asked_for() {
     write(&root, "a/y", "four");
     write(&root, "ab", "one");
     write(&root, RULES_FILE, "x\n");
-    let mut snapshot = Snapshot::whole(root.clone());
+    let mut snapshot = whole(root.clone());
     look(&mut snapshot);
     let known = |path: &str| -> Vec<_> {
         let path = TreePath::parse(path.as_bytes()).unwrap();

@@ -164,3 +164,9 @@ fn file(path: &str, content: &str) -> Change {
 fn contents(of: &[&str]) -> Bytes {
     Bytes(of.iter().map(|text| (Digest::of(text.as_bytes()), text.as_bytes().to_vec())).collect())
 }
+
+/// A tree in which everything counts, with files made whole beside it.
+fn whole(root: PathBuf) -> Snapshot {
+    let staging = root.parent().unwrap().to_owned();
+    Snapshot::whole(root, staging)
+}

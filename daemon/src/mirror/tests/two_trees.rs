@@ -130,7 +130,7 @@ fn a_workspace_and_its_mirror_are_kept_equal_while_somebody_works_there() {
         let mut random = Random(seed);
         let ((_one, here), (_two, there)) = (tree(), tree());
         std::fs::write(here.join(RULES_FILE), ["", "a\n", "/b/\n!a\n", "*d\n"][random.below(4)]).unwrap();
-        let (mut workspace, mut mirror) = (workspace(&here), [Snapshot::whole(there.clone())]);
+        let (mut workspace, mut mirror) = (workspace(&here), [whole(there.clone())]);
         look(&mut mirror[0]);
         let mut contents = contents(&["", "x", "longer"]);
         contents.take(&here);

@@ -1,0 +1,397 @@
+//! One command on the twin, as the client sees it: from what it sees to what it has changed.
+//! Knows nothing of why it runs there.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use farcc_proto::twin;
+use farcc_proto::twin::ended::Status as EndedStatus;
+use farcc_proto::twin::run_request::Request;
+use farcc_proto::twin::run_response::Response;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
+use tonic::Status;
+use tonic::Streaming;
+
+use crate::contents::Receiver;
+use crate::digest::DigestFunction;
+use crate::executor::twin::TwinError;
+use crate::executor::twin::trees::PutError;
+use crate::executor::twin::workspace::Ready;
+use crate::executor::twin::workspace::Workspace;
+use crate::mirror;
+use crate::mirror::RootedChange;
+use crate::stats;
+use crate::store::Store;
+
+/// Messages on their way to the twin.
+const MESSAGES_AHEAD: usize = 16;
+
+/// How long a twin may take to tell that a command was cancelled.
+const CANCEL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Contents that are asked for at once.
+const READ_AT_ONCE: usize = 1000;
+
+/// A command with all that it sees of where it was typed.
+#[derive(Debug, Clone)]
+pub struct TwinCommand {
+    /// Its words, the program first, as it was typed.
+    pub arguments: Vec<OsString>,
+    /// The whole environment.
+    pub environment: Vec<(OsString, OsString)>,
+    /// The working directory, physical, in the workspace.
+    pub cwd: PathBuf,
+    /// The file mode creation mask.
+    pub umask: u32,
+    /// Whether there is something on standard input.
+    pub has_input: bool,
+    /// Whether it may open connections.
+    pub wants_network: bool,
+}
+
+/// What happens while a command runs.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event {
+    /// It has begun.
+    Started,
+    /// It has written this to descriptor 1 or 2.
+    Output(u8, Bytes),
+    /// It has taken so many bytes of its standard input by now.
+    Taken(u64),
+}
+
+/// What a command is told while it runs.
+#[derive(Debug)]
+pub enum Word {
+    /// More on standard input; whether it is the last.
+    Input(Vec<u8>, bool),
+    /// A signal for its process group.
+    Signal(u8),
+}
+
+/// How a command ended; what it has changed is in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TwinRun {
+    /// How its main process ended.
+    pub ended: TwinEnd,
+    /// Content moved for it, as it travelled.
+    pub bytes: stats::Bytes,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TwinEnd {
+    /// By `exit`, with this status.
+    Exited(u8),
+    /// By a signal, with this number.
+    Signaled(u8),
+}
+
+/// What is known of a command that has ended.
+struct Done {
+    ended: TwinEnd,
+    changes: Vec<RootedChange>,
+    /// Their position among those of all commands; 0 if there are none.
+    commit: u64,
+}
+
+/// One command under way.
+pub(super) struct Run<'a> {
+    pub(super) workspace: &'a Workspace,
+    pub(super) store: &'a Arc<Store>,
+    /// For what happens; whoever wanted to know may be gone.
+    pub(super) events: mpsc::Sender<Event>,
+    /// Nobody says anything any more when it ends; the command goes on.
+    pub(super) words: mpsc::Receiver<Word>,
+}
+
+impl Run<'_> {
+    /// Runs it to its end, and puts what it has changed into place. If the future is dropped, or nobody wants to know what happens
+    /// any more, the command is cancelled.
+    ///
+    /// # Errors
+    /// [`TwinError`]: then nothing of it is in place, unless it says so.
+    pub(super) async fn run(mut self, command: &TwinCommand) -> Result<TwinRun, TwinError> {
+        let ready = self.workspace.ready().await?;
+        let under_way = self.workspace.enter(ready.sequence);
+        let doubt = Doubt(Some(&ready));
+        let ran = self.follow(command, &ready).await;
+        let result = match ran {
+            Ok((done, bytes)) => {
+                let ended = done.ended;
+                self.put(&ready, done).await.map(|more| TwinRun {
+                    ended,
+                    bytes: stats::Bytes { downloaded: bytes + more, ..stats::Bytes::default() },
+                })
+            }
+            Err(error) => Err(error),
+        };
+        if result.as_ref().err().is_none_or(TwinError::leaves_mirror_known) {
+            doubt.resolve();
+        }
+        drop(under_way);
+        let oldest = self.workspace.oldest();
+        // Nobody waits for that.
+        let trees = Arc::clone(&self.workspace.trees);
+        tokio::spawn(async move { trees.with(move |trees| trees.forget_seen(oldest)).await });
+        result
+    }
+
+    async fn follow(&mut self, command: &TwinCommand, ready: &Ready) -> Result<(Done, u64), TwinError> {
+        let (out, requests) = mpsc::channel(MESSAGES_AHEAD);
+        // There is room for one.
+        let _ = out.send(request(Request::Start(start(command, ready)))).await;
+        let mut client = ready.session.client.clone();
+        let called = tokio::select! {
+            called = client.run(ReceiverStream::new(requests)) => called.map_err(|status| before(&status))?,
+            () = ready.session.over.cancelled() => return Err(TwinError::Unavailable("the session ended".to_owned())),
+        };
+        let mut answers = called.into_inner();
+        let mut receiver = Receiver::new(self.store, DigestFunction::Sha256);
+        let (mut has_begun, mut is_told, mut received) = (false, true, 0);
+        let mut signals = Vec::new();
+        let mut ended: Option<twin::Ended> = None;
+        loop {
+            let answer = tokio::select! {
+                answer = answers.message() => answer,
+                word = self.words.recv(), if is_told => {
+                    is_told = word.is_some();
+                    if let Some(word) = word {
+                        if let Word::Signal(signal) = word {
+                            signals.push(signal);
+                        }
+                        // A call that has ended takes nothing; its answer says why.
+                        let _ = out.send(request(spoken(word))).await;
+                    }
+                    continue;
+                }
+                () = self.events.closed() => return Err(cancel(&out, answers).await),
+                () = ready.session.over.cancelled() => return Err(lost(has_begun, "the session ended")),
+            };
+            let answer = match answer {
+                Ok(answer) => answer,
+                Err(status) if has_begun => return Err(TwinError::Lost(status.message().to_owned())),
+                Err(status) => return Err(before(&status)),
+            };
+            match answer.map(|answer| answer.response) {
+                Some(Some(Response::Started(_))) => {
+                    has_begun = true;
+                    self.tell(Event::Started).await;
+                }
+                Some(Some(Response::Output(output))) => {
+                    let descriptor = if output.stream() == twin::output::Stream::Stderr { 2 } else { 1 };
+                    self.tell(Event::Output(descriptor, output.data.into())).await;
+                }
+                Some(Some(Response::TakenBytes(taken))) => self.tell(Event::Taken(taken)).await,
+                Some(Some(Response::Piece(piece))) => {
+                    received += piece.data.len() as u64;
+                    // A megabyte at most: written sooner than another thread could take it over.
+                    receiver.take(&piece).map_err(|error| TwinError::Lost(error.to_string()))?;
+                }
+                Some(Some(Response::Ended(part))) => {
+                    let continues = part.continues;
+                    match &mut ended {
+                        Some(ended) => ended.changes.extend(part.changes),
+                        None => ended = Some(part),
+                    }
+                    if !continues && let Some(ended) = ended {
+                        if let (Some(EndedStatus::Signal(signal)), false) =
+                            (ended.status, ended.dropped.is_empty())
+                            && let Some(signal) = signals.iter().find(|sent| u32::from(**sent) == signal)
+                        {
+                            // As it was told.
+                            return Ok((
+                                Done { ended: TwinEnd::Signaled(*signal), changes: Vec::new(), commit: 0 },
+                                received,
+                            ));
+                        }
+                        return Ok((self.understood(ended, ready)?, received));
+                    }
+                }
+                Some(None) => {}
+                None => return Err(lost(has_begun, "the twin ended the call without a word")),
+            }
+        }
+    }
+
+    async fn tell(&self, event: Event) {
+        // Whoever is gone is noticed above.
+        let _ = self.events.send(event).await;
+    }
+
+    fn understood(&self, ended: twin::Ended, ready: &Ready) -> Result<Done, TwinError> {
+        if !ended.dropped.is_empty() {
+            return Err(TwinError::Dropped(ended.dropped));
+        }
+        let roots = self.workspace.roots();
+        let count = u32::try_from(roots.len()).unwrap_or(u32::MAX);
+        if !ended.conflicts.is_empty() {
+            let path = |path: &twin::Path| {
+                let root = usize::try_from(path.root).ok().and_then(|root| roots.get(root));
+                root.map(|root| root.join(std::ffi::OsStr::from_bytes(&path.path)))
+            };
+            return Err(TwinError::Conflict(ended.conflicts.iter().filter_map(path).collect()));
+        }
+        for path in &ended.unsent {
+            tracing::debug!(
+                "a command left a socket, a pipe or a device: {}",
+                String::from_utf8_lossy(&path.path)
+            );
+        }
+        let changes =
+            ended.changes.iter().map(|change| mirror::decode(DigestFunction::Sha256, count, change));
+        let changes = changes.collect::<Result<Vec<_>, _>>();
+        let number = |number: u32| u8::try_from(number).unwrap_or(u8::MAX);
+        let commit = ended.commit;
+        match (ended.status, changes) {
+            (Some(EndedStatus::ExitCode(status)), Ok(changes)) => {
+                Ok(Done { ended: TwinEnd::Exited(number(status)), changes, commit })
+            }
+            (Some(EndedStatus::Signal(signal)), Ok(changes)) => {
+                Ok(Done { ended: TwinEnd::Signaled(number(signal)), changes, commit })
+            }
+            (None, _) => Err(lost(true, "the twin does not say how it ended")),
+            (_, Err(error)) => {
+                ready.session.over.cancel();
+                Err(TwinError::Lost(error.to_string()))
+            }
+        }
+    }
+
+    /// Puts into place what the command has changed. Returns how much more had to be fetched for that, in bytes.
+    async fn put(&self, ready: &Ready, done: Done) -> Result<u64, TwinError> {
+        let Done { changes, commit, .. } = done;
+        if changes.is_empty() {
+            return Ok(0);
+        }
+        // What it counts on may be on its way still.
+        if !ready.session.has_reached(commit).await {
+            return Err(TwinError::Lost("the session ended".to_owned()));
+        }
+        let failed = |error: &dyn std::fmt::Display| TwinError::NotInPlace(error.to_string());
+        let (changes, store) = (Arc::new(changes), Arc::clone(self.store));
+        let (wanted, own) = (Arc::clone(&changes), Arc::clone(&store));
+        let lacking = self.workspace.trees.with(move |trees| trees.lacking(&wanted, &own)).await;
+        let lacking = lacking.map_err(|error| failed(&error))?;
+        let mut received = 0;
+        for digests in lacking.chunks(READ_AT_ONCE) {
+            received += self.read(ready, digests).await.map_err(|status| failed(&status.message()))?;
+        }
+        let after = ready.sequence;
+        let put = self.workspace.trees.with(move |trees| trees.put(&changes, after, &store)).await;
+        match put.map_err(|error| failed(&error))? {
+            Ok(()) => {
+                ready.session.reached(commit);
+                Ok(received)
+            }
+            Err(PutError::Meanwhile(path)) => Err(TwinError::Conflict(vec![path])),
+            Err(PutError::Install(mirror::InstallError::Conflict(path))) => {
+                Err(TwinError::Conflict(vec![path]))
+            }
+            Err(PutError::Install(error)) => Err(failed(&error)),
+        }
+    }
+
+    /// Fetches contents that are in the mirror.
+    async fn read(&self, ready: &Ready, digests: &[crate::digest::Digest]) -> Result<u64, Status> {
+        let mut client = ready.session.client.clone();
+        let digests = digests.iter().map(mirror::encode_digest).collect();
+        let request = twin::ReadRequest { session: ready.session.id.to_vec(), digests };
+        let mut pieces = client.read(request).await?.into_inner();
+        let mut receiver = Receiver::new(self.store, DigestFunction::Sha256);
+        let mut received = 0;
+        while let Some(piece) = pieces.message().await? {
+            received += piece.data.len() as u64;
+            receiver.take(&piece).map_err(|error| Status::data_loss(error.to_string()))?;
+        }
+        Ok(received)
+    }
+}
+
+/// While it is not known what the mirror is like, no other command may count on it: if nobody resolves the doubt, the session ends.
+struct Doubt<'a>(Option<&'a Ready>);
+
+impl Doubt<'_> {
+    fn resolve(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        if let Some(ready) = self.0 {
+            ready.session.over.cancel();
+        }
+    }
+}
+
+fn request(request: Request) -> twin::RunRequest {
+    twin::RunRequest { request: Some(request) }
+}
+
+fn start(command: &TwinCommand, ready: &Ready) -> twin::Start {
+    let variable = |(name, value): &(OsString, OsString)| [name.as_bytes(), b"=", value.as_bytes()].concat();
+    twin::Start {
+        session: ready.session.id.to_vec(),
+        after_sequence: ready.sequence,
+        arguments: command.arguments.iter().map(|word| word.as_bytes().to_vec()).collect(),
+        environment: command.environment.iter().map(variable).collect(),
+        working_directory: command.cwd.as_os_str().as_bytes().to_vec(),
+        umask: command.umask,
+        has_input: command.has_input,
+        window: None,
+        wants_network: command.wants_network,
+        shares_changes: false,
+    }
+}
+
+fn spoken(word: Word) -> Request {
+    match word {
+        Word::Input(data, is_last) => Request::Input(twin::Input { data, is_last }),
+        Word::Signal(signal) => Request::Signal(signal.into()),
+    }
+}
+
+/// Nothing has been done yet.
+fn before(status: &Status) -> TwinError {
+    match status.code() {
+        Code::NotFound => TwinError::NoProgram(status.message().to_owned()),
+        _ => TwinError::Unavailable(status.message().to_owned()),
+    }
+}
+
+fn lost(has_begun: bool, why: &str) -> TwinError {
+    match has_begun {
+        true => TwinError::Lost(why.to_owned()),
+        false => TwinError::Unavailable(why.to_owned()),
+    }
+}
+
+/// Cancels the command, and waits until the twin has: then the mirror is as it was.
+async fn cancel(
+    out: &mpsc::Sender<twin::RunRequest>,
+    mut answers: Streaming<twin::RunResponse>,
+) -> TwinError {
+    let cancelled = async {
+        let _ = out.send(request(Request::Cancel(twin::Cancel {}))).await;
+        while let Some(answer) = answers.message().await? {
+            if let Some(Response::Ended(ended)) = answer.response
+                && !ended.dropped.is_empty()
+            {
+                return Ok(TwinError::Dropped(ended.dropped));
+            }
+        }
+        Err(Status::unknown("it had ended already"))
+    };
+    match tokio::time::timeout(CANCEL_PATIENCE, cancelled).await {
+        Ok(Ok(dropped)) => dropped,
+        Ok(Err(status)) => TwinError::Lost(status.message().to_owned()),
+        Err(_) => TwinError::Lost(format!("no answer within {CANCEL_PATIENCE:?}")),
+    }
+}

@@ -1,0 +1,186 @@
+//! The client's side of a workspace's files: what has changed in them, and what the twin's commands have changed.
+//! Knows nothing of connections.
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::contents::FromStore;
+use crate::digest::Digest;
+use crate::mirror::Change;
+use crate::mirror::InstallError;
+use crate::mirror::LookError;
+use crate::mirror::Manner;
+use crate::mirror::Node;
+use crate::mirror::RootedChange;
+use crate::mirror::Snapshot;
+use crate::mirror::TreePath;
+use crate::mirror::Unsent;
+use crate::mirror::install;
+use crate::owner::Owned;
+use crate::store::Store;
+
+/// What the twin has been told of a workspace.
+pub(super) struct Trees {
+    roots: Arc<[PathBuf]>,
+    trees: Vec<Snapshot>,
+    /// In which batch a path was last told of.
+    told: BTreeMap<(u32, TreePath), u64>,
+    sequence: u64,
+    /// When there will be time; None: there is nothing to be done then.
+    idle_at: Option<Instant>,
+}
+
+/// What has changed since the last look, or all that there is.
+pub(super) struct Seen {
+    /// The number of the batch that tells it: that of the last one if nothing has changed.
+    pub(super) sequence: u64,
+    /// Whether there is such a batch to be told.
+    pub(super) is_new: bool,
+    /// What is in it.
+    pub(super) changes: Vec<RootedChange>,
+    /// What cannot be told.
+    pub(super) unsent: Vec<(u32, Unsent)>,
+}
+
+/// Why a command's changes were not put into place, or not all.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PutError {
+    /// These were changed here while the command ran. Nothing was put into place.
+    #[error("{} was changed here while the command changed it on the twin", .0.display())]
+    Meanwhile(PathBuf),
+    /// See there.
+    #[error(transparent)]
+    Install(#[from] InstallError),
+}
+
+/// How long nothing has to be asked before there is time for what can wait.
+const IDLE: Duration = Duration::from_millis(300);
+
+/// Files that the kernel is asked to watch at a time: some milliseconds.
+const WATCHED_AT_A_TIME: usize = 1000;
+
+impl Owned for Trees {
+    fn due(&self) -> Option<Duration> {
+        self.idle_at.map(|at| at.saturating_duration_since(Instant::now()))
+    }
+
+    /// Has the kernel tell of what happens to files, so that the next look need not look at them.
+    fn on_idle(&mut self) {
+        let mut watched = 0;
+        for tree in &mut self.trees {
+            watched += tree.watch(WATCHED_AT_A_TIME - watched);
+        }
+        // There may be more; but not before whoever waits.
+        self.idle_at = (watched == WATCHED_AT_A_TIME).then(Instant::now);
+    }
+}
+
+impl Trees {
+    /// Nothing is known, and nothing told.
+    pub(super) fn new(roots: &[PathBuf]) -> Trees {
+        let roots: Arc<[PathBuf]> = roots.into();
+        let mut trees = Trees { trees: Vec::new(), roots, told: BTreeMap::new(), sequence: 0, idle_at: None };
+        trees.forget();
+        trees
+    }
+
+    /// Whoever was told is gone: the next look shows all that there is.
+    pub(super) fn forget(&mut self) {
+        let numbered = (0..).zip(self.roots.iter());
+        self.trees =
+            numbered.map(|(root, path)| Snapshot::new(path.clone(), Arc::clone(&self.roots), root)).collect();
+        self.told.clear();
+        self.sequence = 0;
+    }
+
+    /// Looks at the files.
+    pub(super) fn look(&mut self) -> Result<Seen, LookError> {
+        self.idle_at = Some(Instant::now() + IDLE);
+        let (mut changes, mut unsent) = (Vec::new(), Vec::new());
+        for (root, tree) in (0..).zip(&mut self.trees) {
+            let looked = tree.look()?;
+            changes.extend(looked.changes.into_iter().map(|change| RootedChange { root, change }));
+            unsent.extend(looked.unsent.into_iter().map(|unsent| (root, unsent)));
+        }
+        let is_new = self.sequence == 0 || !changes.is_empty();
+        if is_new {
+            self.sequence += 1;
+            let told =
+                changes.iter().map(|rooted| ((rooted.root, rooted.change.path.clone()), self.sequence));
+            // The first batch has no command before it.
+            self.told.extend(told.filter(|(_, sequence)| *sequence > 1));
+        }
+        Ok(Seen { sequence: self.sequence, is_new, changes, unsent })
+    }
+
+    /// Forgets which paths were told of in batches that every command under way has seen.
+    pub(super) fn forget_seen(&mut self, oldest: Option<u64>) {
+        match oldest {
+            None => self.told.clear(),
+            Some(oldest) => self.told.retain(|_, sequence| *sequence > oldest),
+        }
+    }
+
+    /// Opens those of the contents that are somewhere in the workspace.
+    pub(super) fn open(&self, digests: &[Digest]) -> HashMap<Digest, PathBuf> {
+        let found = self.find(digests).into_iter();
+        found.map(|(digest, (root, path))| (digest, path.below(&root))).collect()
+    }
+
+    /// Those of the contents that are neither in the workspace nor in the store.
+    pub(super) fn lacking(&self, changes: &[RootedChange], store: &Store) -> Vec<Digest> {
+        let wanted: HashSet<_> = changes.iter().filter_map(written).collect();
+        let wanted: Vec<_> = wanted.into_iter().filter(|digest| !store.contains(digest)).collect();
+        let found = self.find(&wanted);
+        wanted.into_iter().filter(|digest| !found.contains_key(digest)).collect()
+    }
+
+    /// Puts into place what a command has changed that had seen the batch `after`.
+    pub(super) fn put(
+        &mut self,
+        changes: &[RootedChange],
+        after: u64,
+        store: &Store,
+    ) -> Result<(), PutError> {
+        for RootedChange { root, change } in changes {
+            let told = self.told.get(&(*root, change.path.clone()));
+            if told.is_some_and(|told| *told > after) && !self.is_so(*root, change) {
+                return Err(PutError::Meanwhile(self.path(*root, &change.path)));
+            }
+        }
+        let wanted: Vec<_> = changes.iter().filter_map(written).collect();
+        let contents = FromStore { store, trees: self.find(&wanted) };
+        Ok(install(&mut self.trees, changes, &contents, Manner::Workspace)?)
+    }
+
+    fn is_so(&self, root: u32, change: &Change) -> bool {
+        let tree = usize::try_from(root).ok().and_then(|root| self.trees.get(root));
+        tree.is_some_and(|tree| tree.node(&change.path) == change.now)
+    }
+
+    /// Where a path is on this machine.
+    pub(super) fn path(&self, root: u32, path: &TreePath) -> PathBuf {
+        let root = usize::try_from(root).ok().and_then(|root| self.roots.get(root));
+        root.map_or_else(|| path.as_path().to_owned(), |root| path.below(root))
+    }
+
+    fn find(&self, digests: &[Digest]) -> HashMap<Digest, (PathBuf, TreePath)> {
+        let found = self.trees.iter().flat_map(|tree| {
+            tree.find(digests).into_iter().map(|(digest, path)| (digest, (tree.root().to_owned(), path)))
+        });
+        found.collect()
+    }
+}
+
+/// The content that is needed for a change.
+fn written(rooted: &RootedChange) -> Option<Digest> {
+    match rooted.change {
+        Change { now: Some(Node::File { digest, .. }), written: Some(_), .. } => Some(digest),
+        _ => None,
+    }
+}

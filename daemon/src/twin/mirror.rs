@@ -1,0 +1,496 @@
+//! The mirror of one workspace: what is in it, the overlays over it, and the one thread that changes it.
+//! Knows nothing of clients, nor of what commands do.
+//!
+//! All that is done to a mirror is done by its thread, one thing after the other: an overlay is never mounted between two renames
+//! of one commit, and nothing has to be locked.
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::collections::HashSet;
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::contents::FromStore;
+use crate::digest::Digest;
+use crate::files::Fingerprint;
+use crate::mirror::Change;
+use crate::mirror::IgnoreRules;
+use crate::mirror::InstallError;
+use crate::mirror::LookError;
+use crate::mirror::Manner;
+use crate::mirror::Node;
+use crate::mirror::RootedChange;
+use crate::mirror::Snapshot;
+use crate::mirror::TreePath;
+use crate::mirror::install;
+use crate::owner::Owned;
+use crate::owner::Owner;
+use crate::store::Store;
+use crate::twin::By;
+use crate::twin::Commit;
+use crate::twin::FromCommand;
+use crate::twin::Generation;
+use crate::twin::Ground;
+use crate::twin::Overlay;
+use crate::twin::Touched;
+use crate::twin::Upper;
+use crate::twin::whole::changes_to;
+
+/// For how long names that running overlays have cached may be those of a moment ago: only commands that run long look twice.
+const STALE: Duration = Duration::from_millis(50);
+
+/// Why a mirror cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum MirrorError {
+    /// Its directories cannot be made or used.
+    #[error("{0}: {1}")]
+    Directory(String, io::Error),
+    /// The system refuses it a thread.
+    #[error("start a thread: {0}")]
+    Thread(#[from] io::Error),
+    /// What is in it cannot be read.
+    #[error(transparent)]
+    Look(#[from] LookError),
+    /// Changes could not be put into it, or not all: nobody knows any more what is in it.
+    #[error(transparent)]
+    Install(#[from] InstallError),
+    /// It was given up.
+    #[error("the mirror was given up")]
+    Gone,
+}
+
+/// A mirror, from another thread.
+pub struct Mirror {
+    keeper: Owner<Keeper>,
+}
+
+/// What a command works in.
+pub struct View {
+    /// Tells the commands of a mirror apart.
+    pub number: u64,
+    /// By root: where the overlay is mounted.
+    pub mounts: Vec<PathBuf>,
+    began: Generation,
+    started: i128,
+    /// For the command alone: holds the overlays' directories.
+    scratch: PathBuf,
+}
+
+/// What a command has left behind, read and digested.
+pub struct Left {
+    view: View,
+    uppers: Vec<Upper>,
+    /// By root.
+    digests: Vec<HashMap<TreePath, Digest>>,
+}
+
+/// What has become of a command's changes.
+pub struct Committed {
+    /// What was changed, but for what rules leave out; the mirror has it all.
+    pub changes: Vec<RootedChange>,
+    /// Which of all commits with changes it is, from 1 on; 0: there are no changes.
+    pub number: u64,
+    /// If there are any, nothing is in the mirror.
+    pub conflicts: Vec<(u32, TreePath)>,
+    /// What cannot be sent.
+    pub unsent: Vec<(u32, TreePath)>,
+}
+
+impl Mirror {
+    /// The mirror in `directory`, which has so many roots; what it has already is looked at.
+    ///
+    /// # Errors
+    /// [`MirrorError`].
+    pub async fn open(directory: PathBuf, roots: usize) -> Result<Mirror, MirrorError> {
+        let keeper = Owner::start("mirror", move || Keeper::open(&directory, roots)).await?;
+        Ok(Mirror { keeper })
+    }
+
+    async fn with<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&mut Keeper) -> T + Send + 'static,
+    ) -> Result<T, MirrorError> {
+        self.keeper.with(act).await.map_err(|_| MirrorError::Gone)
+    }
+
+    /// How many files there are, and their size in bytes.
+    ///
+    /// # Errors
+    /// [`MirrorError`].
+    pub async fn size(&self) -> Result<(u64, u64), MirrorError> {
+        self.with(|keeper| keeper.size()).await
+    }
+
+    /// Those contents that are nowhere in the mirror.
+    ///
+    /// # Errors
+    /// [`MirrorError`].
+    pub async fn lacking(&self, digests: HashSet<Digest>) -> Result<Vec<Digest>, MirrorError> {
+        self.with(move |keeper| {
+            let wanted: Vec<_> = digests.into_iter().collect();
+            let found = keeper.find(&wanted);
+            wanted.into_iter().filter(|digest| !found.contains_key(digest)).collect()
+        })
+        .await
+    }
+
+    /// Puts a batch of the client's into place. `is_whole`: what it does not name is to go. The store has the contents that the
+    /// mirror has not.
+    ///
+    /// # Errors
+    /// [`MirrorError`]: it may be there in part.
+    pub async fn apply(
+        &self,
+        batch: Vec<RootedChange>,
+        is_whole: bool,
+        store: Store,
+    ) -> Result<(), MirrorError> {
+        self.with(move |keeper| keeper.apply(batch, is_whole, &store)).await?
+    }
+
+    /// Mounts overlays for one more command.
+    ///
+    /// # Errors
+    /// [`MirrorError`].
+    pub async fn begin(&self) -> Result<View, MirrorError> {
+        self.with(Keeper::begin).await?
+    }
+
+    /// Forgets a command, none of whose processes is left, and all that it has changed.
+    pub async fn abandon(&self, view: View) {
+        let scratch = view.scratch;
+        // A mirror that is gone has no overlays.
+        let overlays = self.with(move |keeper| keeper.running.remove(&view.number)).await;
+        // It may be much, and nobody waits for it.
+        tokio::task::spawn_blocking(move || {
+            drop(overlays);
+            remove(&scratch);
+        });
+    }
+
+    /// Reads what a command has left, none of whose processes is left.
+    ///
+    /// # Errors
+    /// [`MirrorError`]: then nothing of it is in the mirror.
+    pub async fn end(&self, view: View) -> Result<Left, MirrorError> {
+        let number = view.number;
+        // It is still under way: what neighbours change from now on matters until it is committed.
+        let take = move |keeper: &mut Keeper| keeper.running.get_mut(&number).map(Running::take);
+        let overlays = self.with(take).await?.ok_or(MirrorError::Gone)?;
+        let read = tokio::task::spawn_blocking(move || Left::read(view, overlays)).await;
+        let read = read.unwrap_or(Err(MirrorError::Gone));
+        if read.is_err() {
+            self.with(move |keeper| drop(keeper.running.remove(&number))).await?;
+        }
+        read
+    }
+
+    /// Opens those of the contents that are somewhere in the mirror, as long as there are descriptors for them.
+    ///
+    /// # Errors
+    /// [`MirrorError`].
+    pub async fn open_all(&self, digests: Vec<Digest>) -> Result<Vec<(Digest, File)>, MirrorError> {
+        self.with(move |keeper| keeper.open_all(&digests)).await
+    }
+
+    /// The files whose content the client has nowhere, and is to have.
+    ///
+    /// # Errors
+    /// [`MirrorError`].
+    pub async fn fresh(&self, left: Left) -> Result<(Left, Vec<RootedChange>), MirrorError> {
+        self.with(|keeper| {
+            let fresh = keeper.fresh(&left)?;
+            Ok((left, fresh))
+        })
+        .await?
+    }
+
+    /// Puts into the mirror what a command has changed, unless it conflicts with what others have.
+    ///
+    /// # Errors
+    /// [`MirrorError`]: it may be there in part.
+    pub async fn commit(&self, left: Left) -> Result<Committed, MirrorError> {
+        let scratch = left.view.scratch.clone();
+        let committed = self.with(move |keeper| keeper.commit(&left)).await?;
+        tokio::task::spawn_blocking(move || remove(&scratch));
+        committed
+    }
+
+    /// Ends its thread: nothing is done to it any more. Returns the size of what is in it, in bytes.
+    ///
+    /// # Errors
+    /// [`MirrorError::Gone`] if it has ended.
+    pub async fn close(&self) -> Result<u64, MirrorError> {
+        let size = self.size().await;
+        self.keeper.end();
+        Ok(size?.1)
+    }
+}
+
+impl View {
+    /// The directories in which everything is that the command has written.
+    pub fn written_in(&self) -> Vec<PathBuf> {
+        (0..self.mounts.len()).map(|root| self.scratch.join(root.to_string()).join("upper")).collect()
+    }
+}
+
+impl Left {
+    /// Opens a file that the command has written.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn open(&self, root: u32, path: &TreePath) -> io::Result<File> {
+        let upper = usize::try_from(root).ok().and_then(|root| self.uppers.get(root));
+        upper.ok_or(io::ErrorKind::NotFound)?.open(path)
+    }
+
+    fn read(view: View, overlays: Vec<Overlay>) -> Result<Left, MirrorError> {
+        let failed = |error| MirrorError::Directory("read what a command has changed".to_owned(), error);
+        let uppers: Vec<_> =
+            overlays.into_iter().map(Overlay::end).collect::<Result<_, _>>().map_err(failed)?;
+        let digests = uppers.iter().map(Upper::digests).collect::<Result<_, _>>().map_err(failed)?;
+        Ok(Left { view, uppers, digests })
+    }
+}
+
+struct Keeper {
+    /// By root: the directory of the mirror, and where commands' files are until they are committed.
+    directories: Vec<PathBuf>,
+    scratch: PathBuf,
+    /// By root.
+    trees: Vec<Snapshot>,
+    touched: Touched,
+    running: BTreeMap<u64, Running>,
+    next_number: u64,
+    /// How many commands have changed something.
+    commits: u64,
+    /// Since when there are overlays that have to forget names.
+    stale_since: Option<Instant>,
+}
+
+struct Running {
+    /// None any more when its processes have ended.
+    overlays: Vec<Overlay>,
+    began: Generation,
+}
+
+impl Running {
+    fn take(&mut self) -> Vec<Overlay> {
+        std::mem::take(&mut self.overlays)
+    }
+}
+
+impl Owned for Keeper {
+    fn due(&self) -> Option<Duration> {
+        self.stale_since.map(|since| STALE.saturating_sub(since.elapsed()))
+    }
+
+    /// Lets running commands see what has changed.
+    fn on_idle(&mut self) {
+        self.stale_since = None;
+        for overlay in self.running.values().flat_map(|running| &running.overlays) {
+            if let Err(error) = overlay.refresh() {
+                tracing::warn!("a running command may see files as they were: {error}");
+            }
+        }
+    }
+}
+
+impl Keeper {
+    fn open(directory: &Path, roots: usize) -> Result<Keeper, MirrorError> {
+        let failed = |doing: &str, at: &Path| {
+            let doing = format!("{doing} {}", at.display());
+            move |error| MirrorError::Directory(doing, error)
+        };
+        let scratch = directory.join("scratch");
+        // What commands of an earlier life have left belongs to nobody.
+        remove(&scratch);
+        fs::create_dir_all(&scratch).map_err(failed("make", &scratch))?;
+        let staging = scratch.join("staging");
+        fs::create_dir(&staging).map_err(failed("make", &staging))?;
+        let directories: Vec<_> =
+            (0..roots).map(|root| directory.join("roots").join(root.to_string())).collect();
+        let mut trees = Vec::new();
+        for root in &directories {
+            fs::create_dir_all(root).map_err(failed("make", root))?;
+            let mut tree = Snapshot::whole(root.clone(), staging.clone());
+            tree.look()?;
+            trees.push(tree);
+        }
+        Ok(Keeper {
+            directories,
+            scratch,
+            trees,
+            touched: Touched::default(),
+            running: BTreeMap::new(),
+            next_number: 0,
+            commits: 0,
+            stale_since: None,
+        })
+    }
+
+    /// The mirror has become another.
+    fn changed(&mut self, by: By, changes: &[RootedChange]) {
+        if changes.is_empty() {
+            return;
+        }
+        self.touched.note(by, changes);
+        self.touched.forget_seen(self.running.values().map(|running| running.began).min());
+        if !self.running.is_empty() {
+            self.stale_since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    fn size(&self) -> (u64, u64) {
+        let sizes = self.trees.iter().map(|tree| (tree.len() as u64, tree.size_bytes()));
+        sizes.fold((0, 0), |(files, bytes), (more, size)| (files + more, bytes + size))
+    }
+
+    fn find(&self, digests: &[Digest]) -> HashMap<Digest, (PathBuf, TreePath)> {
+        let found = self.trees.iter().zip(&self.directories).flat_map(|(tree, directory)| {
+            tree.find(digests).into_iter().map(|(digest, path)| (digest, (directory.clone(), path)))
+        });
+        found.collect()
+    }
+
+    fn apply(&mut self, batch: Vec<RootedChange>, is_whole: bool, store: &Store) -> Result<(), MirrorError> {
+        let changes = match is_whole {
+            true => changes_to(&self.trees, &batch, &mut self.ignored()?.0),
+            false => batch,
+        };
+        let wanted: Vec<_> = changes.iter().filter_map(written).collect();
+        let contents = FromStore { store, trees: self.find(&wanted) };
+        install(&mut self.trees, &changes, &contents, Manner::Mirror)?;
+        self.changed(By::Client, &changes);
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Result<View, MirrorError> {
+        self.next_number += 1;
+        let number = self.next_number;
+        let scratch = self.scratch.join(number.to_string());
+        let failed = |error| MirrorError::Directory("mount an overlay".to_owned(), error);
+        let (mut overlays, mut mounts) = (Vec::new(), Vec::new());
+        for (root, directory) in self.directories.iter().enumerate() {
+            let own = scratch.join(root.to_string());
+            let at = own.join("merged");
+            fs::create_dir_all(&at).map_err(failed)?;
+            let mut overlay = Overlay::new(directory, &own).map_err(failed)?;
+            overlay.attach(&at).map_err(failed)?;
+            overlays.push(overlay);
+            mounts.push(at);
+        }
+        let started = Fingerprint::of(&scratch).map_err(failed)?.changed_nanos();
+        let began = self.touched.now();
+        self.running.insert(number, Running { overlays, began });
+        Ok(View { number, mounts, began, started, scratch })
+    }
+
+    fn commit(&mut self, left: &Left) -> Result<Committed, MirrorError> {
+        let Left { view, uppers, digests } = left;
+        self.running.remove(&view.number);
+        let mut commits = Vec::new();
+        for (root, ((tree, upper), digests)) in (0..).zip(self.trees.iter().zip(uppers).zip(digests)) {
+            let View { began, started, .. } = *view;
+            let ground = Ground { root, mirror: tree, touched: &self.touched, began, started };
+            commits.push(Commit::new(&upper.entries, digests, &ground));
+        }
+        let all = |of: fn(&Commit) -> &Vec<TreePath>| {
+            let rooted = (0..).zip(&commits);
+            rooted
+                .flat_map(|(root, commit)| of(commit).iter().map(move |path| (root, path.clone())))
+                .collect()
+        };
+        let conflicts: Vec<_> = all(|commit| &commit.conflicts);
+        let unsent = all(|commit| &commit.unsent);
+        if !conflicts.is_empty() {
+            return Ok(Committed { changes: Vec::new(), number: 0, conflicts, unsent });
+        }
+        let changes: Vec<_> = (0..)
+            .zip(&commits)
+            .flat_map(|(root, commit)| {
+                commit.changes.values().map(move |change| RootedChange { root, change: change.clone() })
+            })
+            .collect();
+        let contents = FromCommand { uppers, commits: &commits, mirror: &self.directories };
+        install(&mut self.trees, &changes, &contents, Manner::Commit)?;
+        self.changed(By::Command, &changes);
+        // By the rules as they are now: the command may have written some.
+        let mut ignored = self.ignored()?;
+        let changes: Vec<_> = changes.into_iter().filter(|rooted| !ignored.leave_out(rooted)).collect();
+        let mut number = 0;
+        if !changes.is_empty() {
+            self.commits += 1;
+            number = self.commits;
+        }
+        Ok(Committed { changes, number, conflicts, unsent })
+    }
+
+    /// Files that a command has written and the client is to have, whose content is nowhere in the mirror: one for each.
+    fn fresh(&self, left: &Left) -> Result<Vec<RootedChange>, MirrorError> {
+        let mut ignored = self.ignored()?;
+        let mut written = HashMap::new();
+        for (root, (upper, digests)) in (0..).zip(left.uppers.iter().zip(&left.digests)) {
+            for entry in &upper.entries {
+                let Some(digest) = digests.get(&entry.path) else { continue };
+                let now = Some(Node::File { digest: *digest, mode: 0 });
+                let change = Change { path: entry.path.clone(), now, written: None };
+                let rooted = RootedChange { root, change };
+                if !ignored.leave_out(&rooted) {
+                    written.entry(*digest).or_insert(rooted);
+                }
+            }
+        }
+        for known in self.find(&written.keys().copied().collect::<Vec<_>>()).keys() {
+            written.remove(known);
+        }
+        Ok(written.into_values().collect())
+    }
+
+    /// Opens those of the contents that are somewhere in the mirror.
+    fn open_all(&self, digests: &[Digest]) -> Vec<(Digest, File)> {
+        let found = self.find(digests).into_iter();
+        found
+            .filter_map(|(digest, (root, path))| Some((digest, File::open(path.below(&root)).ok()?)))
+            .collect()
+    }
+
+    fn ignored(&self) -> Result<IgnoredAll, MirrorError> {
+        let of = |directory: &PathBuf| IgnoreRules::of(directory.clone());
+        let rules: Result<_, _> = self.directories.iter().map(of).collect();
+        Ok(IgnoredAll(rules.map_err(|error| MirrorError::Directory("read the mirror".to_owned(), error))?))
+    }
+}
+
+/// What is none of the client's business, by root.
+struct IgnoredAll(Vec<IgnoreRules>);
+
+impl IgnoredAll {
+    fn leave_out(&mut self, RootedChange { root, change }: &RootedChange) -> bool {
+        let ignored = usize::try_from(*root).ok().and_then(|root| self.0.get_mut(root));
+        let is_directory = matches!(change.now, Some(Node::Directory { .. }));
+        ignored.is_some_and(|ignored| ignored.leaves_out(&change.path, is_directory))
+    }
+}
+
+/// The content that is needed for a change.
+fn written(rooted: &RootedChange) -> Option<Digest> {
+    match rooted.change {
+        Change { now: Some(Node::File { digest, .. }), written: Some(_), .. } => Some(digest),
+        _ => None,
+    }
+}
+
+fn remove(directory: &Path) {
+    match fs::remove_dir_all(directory) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        // The next start tries it again.
+        Err(error) => tracing::warn!("remove {}: {error}", directory.display()),
+    }
+}
