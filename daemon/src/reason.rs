@@ -77,6 +77,14 @@ pub enum Reason {
     /// The command could go to the twin, but works in, starts or names what is neither in the workspace nor in the image;
     /// the path.
     OutsideWorkspace(String),
+    /// The twin cannot be reached, or does not take the command; what it says.
+    TwinUnavailable(String),
+    /// A program of the image is another one on the twin, or not there; which.
+    TwinDiffers(String),
+    /// The twin was lost, or ended the command, while it ran there; what is known.
+    TwinLost(String),
+    /// What the command has changed on the twin was changed by somebody else meanwhile; which files.
+    TwinConflict(String),
     /// The configuration cannot be used; why.
     Configuration(String),
     /// `[exec] verify` chose the command: it has a result, and was run here to compare; both are the same.
@@ -149,6 +157,10 @@ impl Reason {
             Reason::Route(_) => "route",
             Reason::StaysHere(_) => "stays_here",
             Reason::OutsideWorkspace(_) => "outside_workspace",
+            Reason::TwinUnavailable(_) => "twin_unavailable",
+            Reason::TwinDiffers(_) => "twin_differs",
+            Reason::TwinLost(_) => "twin_lost",
+            Reason::TwinConflict(_) => "twin_conflict",
             Reason::Configuration(_) => "configuration",
             Reason::Verify => "verify",
             Reason::VerifyDiffers(_) => "verify_differs",
@@ -195,6 +207,10 @@ impl Reason {
             | Reason::Route(detail)
             | Reason::StaysHere(detail)
             | Reason::OutsideWorkspace(detail)
+            | Reason::TwinUnavailable(detail)
+            | Reason::TwinDiffers(detail)
+            | Reason::TwinLost(detail)
+            | Reason::TwinConflict(detail)
             | Reason::Configuration(detail)
             | Reason::RemoteUnavailable(detail)
             | Reason::RemoteError(detail)

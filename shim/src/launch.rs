@@ -30,6 +30,8 @@ use crate::signals;
 use crate::slots;
 use crate::slots::Slot;
 use crate::spawn;
+use crate::stream;
+use crate::stream::Streamed;
 use crate::wire::DoneReport;
 use crate::wire::Ended;
 use crate::wire::Frame;
@@ -86,6 +88,8 @@ enum Decision {
     Exec { reason: String, slot: bool },
     /// A child of ours, and the daemon wants to know how it ends.
     RunAndStore { link: Link, argv: Vec<OsString>, reason: String },
+    /// Nobody any more: it ran on another machine, and we end as it did.
+    End(Ended),
     /// A child of ours was first in a race, and the daemon wants to know how it ended.
     Raced { link: Link, done: DoneReport },
 }
@@ -132,6 +136,7 @@ fn carry_out(invocation: &Invocation) -> u8 {
         Decision::Print { exit_code, stdout, stderr } => print(exit_code, &stdout, &stderr),
         Decision::Exec { reason, slot } => exec(invocation, &reason, slot),
         Decision::RunAndStore { link, argv, reason } => run_and_store(invocation, link, &argv, &reason),
+        Decision::End(ended) => die_as(ended),
         Decision::Raced { link, done } => end_as(invocation, link, done, "it was faster than the cluster"),
     }
 }
@@ -278,6 +283,22 @@ fn converse(invocation: &Invocation, mut link: Link, request: &Frame) -> io::Res
                     }
                 }
             }
+            Frame::Reply(Reply::Stream { has_input, may_run_again }) => {
+                match stream::follow(&mut link, has_input) {
+                    Streamed::Answered(Reply::Ended(ended)) => Decision::End(ended),
+                    Streamed::Answered(Reply::Completed { exit_code, stdout, stderr }) => {
+                        Decision::Print { exit_code, stdout, stderr }
+                    }
+                    Streamed::Answered(Reply::PassThrough { reason, slot }) => {
+                        Decision::Exec { reason, slot }
+                    }
+                    Streamed::Answered(unexpected) => lost(&out_of_place(&unexpected), false),
+                    Streamed::Lost { error, has_all_input } => lost(&error, may_run_again && has_all_input),
+                    Streamed::Ended(signal) => {
+                        Decision::End(Ended::Signaled(u8::try_from(signal).unwrap_or(0)))
+                    }
+                }
+            }
             Frame::Reply(Reply::Completed { exit_code, stdout, stderr }) => {
                 Decision::Print { exit_code, stdout, stderr }
             }
@@ -286,12 +307,24 @@ fn converse(invocation: &Invocation, mut link: Link, request: &Frame) -> io::Res
                 Decision::RunAndStore { link, argv, reason }
             }
             Frame::Reply(Reply::Refused { message }) => return Err(io::Error::other(message)),
-            unexpected => {
-                let message = format!("its answer is out of place: {unexpected:.80?}");
-                return Err(io::Error::new(io::ErrorKind::InvalidData, message));
-            }
+            unexpected => return Err(out_of_place(&unexpected)),
         });
     }
+}
+
+/// The daemon was lost while the command ran on another machine.
+fn lost(error: &io::Error, may_run_again: bool) -> Decision {
+    let what = format!("the daemon was lost while the command ran on the twin: {error}");
+    if may_run_again {
+        return Decision::Exec { reason: what, slot: false };
+    }
+    let message =
+        format!("farcc: {what}. What it has changed there is not here, or not all of it: run it again\n");
+    Decision::Print { exit_code: 1, stdout: Vec::new(), stderr: message.into_bytes() }
+}
+
+fn out_of_place(answer: &impl std::fmt::Debug) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("its answer is out of place: {answer:.80?}"))
 }
 
 fn request(invocation: &Invocation) -> io::Result<RunRequest> {
@@ -306,9 +339,22 @@ fn request(invocation: &Invocation) -> io::Result<RunRequest> {
         env: invocation.environment.pairs(),
         umask: umask(),
         stdin_is_terminal: is_open[0] && rustix::termios::isatty(rustix::stdio::stdin()),
+        stdin_is_fed: is_open[0] && is_fed(),
         stdout_is_terminal: is_open[1] && rustix::termios::isatty(rustix::stdio::stdout()),
         stderr_is_terminal: is_open[2] && rustix::termios::isatty(rustix::stdio::stderr()),
     })
+}
+
+/// Whether standard input, which is open, is neither a terminal nor `/dev/null`.
+fn is_fed() -> bool {
+    let stdin = rustix::stdio::stdin();
+    let is_null = || {
+        let null = rustix::fs::stat("/dev/null").map(|null| null.st_rdev);
+        rustix::fs::fstat(stdin).is_ok_and(|stat| {
+            rustix::fs::FileType::from_raw_mode(stat.st_mode).is_char_device() && Ok(stat.st_rdev) == null
+        })
+    };
+    !rustix::termios::isatty(stdin) && !is_null()
 }
 
 /// The only way to ask is to set it.
@@ -370,6 +416,10 @@ fn end_as(invocation: &Invocation, link: Link, done: DoneReport, reason: &str) -
     log(&invocation.environment, reason);
     let ended = done.ended;
     report(link, done);
+    die_as(ended)
+}
+
+fn die_as(ended: Ended) -> u8 {
     match ended {
         Ended::Exited(status) => status,
         Ended::Signaled(signal) => {

@@ -33,3 +33,4 @@ pub mod capture;
 pub mod launch;
 mod shell;
 pub mod spawn;
+pub mod stream;

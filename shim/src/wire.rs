@@ -5,21 +5,27 @@
 //! Integers are little-endian; a string is its length (u32) and its bytes; a list is its length (u32) and its
 //! elements; a flag is one byte, 0 or 1.
 
-use std::ffi::OsStr;
+mod codec;
+
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use codec::Decoder;
+use codec::Encoder;
+
 /// Version of the frames. Both sides must have the same; [`WireError::OtherProtocol`] tells when not.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 /// Version of this package, as launcher and daemon tell each other.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Length of what precedes a payload, in bytes.
 pub const HEADER_BYTES: usize = 5;
 /// Largest payload that is sent or accepted, in bytes.
 pub const MAX_PAYLOAD_BYTES: usize = 64 << 20;
+/// How much of [`Request::Input`] may be on its way, in bytes.
+pub const INPUT_BYTES: u64 = 256 << 10;
 /// How often the daemon sends [`Reply::Working`] while a command is under way.
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How long a launcher bears a daemon's silence before it runs the command itself.
@@ -32,6 +38,8 @@ const DONE: u8 = 0x02;
 const CANCEL: u8 = 0x03;
 const CONTROL: u8 = 0x04;
 const STOPPED: u8 = 0x05;
+const INPUT: u8 = 0x06;
+const SIGNAL: u8 = 0x07;
 const COMPLETED: u8 = 0x81;
 const PASS_THROUGH: u8 = 0x82;
 const RUN_AND_STORE: u8 = 0x83;
@@ -41,6 +49,10 @@ const REFUSED: u8 = 0x85;
 const WORKING: u8 = 0x86;
 const RACE: u8 = 0x87;
 const STOP: u8 = 0x88;
+const STREAM: u8 = 0x89;
+const OUTPUT: u8 = 0x8a;
+const TAKEN: u8 = 0x8b;
+const ENDED: u8 = 0x8c;
 
 /// What a launcher, or one of the daemon's own commands, says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +65,15 @@ pub enum Request {
     /// Nothing of the command of [`Reply::Race`] runs: no slot was free, or it was ended as [`Reply::Stop`] asked and every
     /// process of it has been waited for. None of its output was shown.
     Stopped,
+    /// More for standard input of the command of [`Reply::Stream`]: at most [`INPUT_BYTES`] beyond what [`Reply::Taken`] told.
+    Input {
+        /// The bytes.
+        bytes: Vec<u8>,
+        /// Whether there will be no more.
+        is_last: bool,
+    },
+    /// Somebody wants the command of [`Reply::Stream`] to get this signal.
+    Signal(u8),
     /// Stop working on the command; its result is not wanted. A closed socket says the same.
     Cancel,
     /// A word to the daemon itself: `status`, `stats`, `stop`, ….
@@ -79,6 +100,8 @@ pub struct RunRequest {
     pub umask: u32,
     /// What `isatty` says of descriptor 0.
     pub stdin_is_terminal: bool,
+    /// Whether somebody could read something from descriptor 0: it is open, and neither a terminal nor `/dev/null`.
+    pub stdin_is_fed: bool,
     /// What `isatty` says of descriptor 1.
     pub stdout_is_terminal: bool,
     /// What `isatty` says of descriptor 2.
@@ -146,6 +169,25 @@ pub enum Reply {
     },
     /// The cluster was first: end the child of [`Reply::Race`]. Without meaning once that was answered, which may cross it.
     Stop,
+    /// The command runs on another machine. What it writes comes by [`Reply::Output`], and after that [`Reply::Ended`], or one of
+    /// the other answers if that machine was lost.
+    Stream {
+        /// Whether it is to be told what comes on standard input.
+        has_input: bool,
+        /// Whether the command may be run here if the daemon is lost, unless it has got input.
+        may_run_again: bool,
+    },
+    /// The command of [`Reply::Stream`] has written this.
+    Output {
+        /// The descriptor: 1 or 2.
+        descriptor: u8,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// So many bytes of the input were read by the command; at the end perhaps fewer than it was thought.
+    Taken(u64),
+    /// How the command of [`Reply::Stream`] has ended: all that it has changed is in place.
+    Ended(Ended),
     /// The answer to [`Request::Control`].
     Text(Vec<u8>),
     /// The daemon will not take the command: it is stopping, or speaks another protocol.
@@ -285,18 +327,14 @@ impl Request {
                 }
                 to.u32(run.umask);
                 to.flag(run.stdin_is_terminal);
+                to.flag(run.stdin_is_fed);
                 to.flag(run.stdout_is_terminal);
                 to.flag(run.stderr_is_terminal);
                 to.finish()
             }
             Request::Done(done) => {
                 let mut to = Encoder::new(DONE);
-                let (how, number) = match done.ended {
-                    Ended::Exited(status) => (0, status),
-                    Ended::Signaled(signal) => (1, signal),
-                };
-                to.u8(how);
-                to.u8(number);
+                to.ended(done.ended);
                 to.bytes(&done.stdout);
                 to.bytes(&done.stderr);
                 to.flag(done.captured);
@@ -304,6 +342,17 @@ impl Request {
                 to.finish()
             }
             Request::Stopped => Encoder::new(STOPPED).finish(),
+            Request::Input { bytes, is_last } => {
+                let mut to = Encoder::new(INPUT);
+                to.bytes(bytes);
+                to.flag(*is_last);
+                to.finish()
+            }
+            Request::Signal(signal) => {
+                let mut to = Encoder::new(SIGNAL);
+                to.u8(*signal);
+                to.finish()
+            }
             Request::Cancel => Encoder::new(CANCEL).finish(),
             Request::Control { words } => {
                 let mut to = Encoder::new(CONTROL);
@@ -340,22 +389,21 @@ impl Request {
                     },
                     umask: from.u32()?,
                     stdin_is_terminal: from.flag("stdin_is_terminal")?,
+                    stdin_is_fed: from.flag("stdin_is_fed")?,
                     stdout_is_terminal: from.flag("stdout_is_terminal")?,
                     stderr_is_terminal: from.flag("stderr_is_terminal")?,
                 })
             }
             DONE => Request::Done(DoneReport {
-                ended: match (from.u8()?, from.u8()?) {
-                    (0, status) => Ended::Exited(status),
-                    (1, signal) => Ended::Signaled(signal),
-                    _ => return Err(WireError::InvalidField("ended")),
-                },
+                ended: from.ended()?,
                 stdout: from.bytes()?.to_vec(),
                 stderr: from.bytes()?.to_vec(),
                 captured: from.flag("captured")?,
                 micros: from.u64()?,
             }),
             STOPPED => Request::Stopped,
+            INPUT => Request::Input { bytes: from.bytes()?.to_vec(), is_last: from.flag("is_last")? },
+            SIGNAL => Request::Signal(from.u8()?),
             CANCEL => Request::Cancel,
             CONTROL => Request::Control { words: from.list("words")? },
             _ => return Err(WireError::UnknownKind(kind)),
@@ -393,6 +441,24 @@ impl Reply {
                 to.list(argv);
             }
             Reply::Stop => to = Encoder::new(STOP),
+            Reply::Stream { has_input, may_run_again } => {
+                to = Encoder::new(STREAM);
+                to.flag(*has_input);
+                to.flag(*may_run_again);
+            }
+            Reply::Output { descriptor, bytes } => {
+                to = Encoder::new(OUTPUT);
+                to.u8(*descriptor);
+                to.bytes(bytes);
+            }
+            Reply::Taken(bytes) => {
+                to = Encoder::new(TAKEN);
+                to.u64(*bytes);
+            }
+            Reply::Ended(ended) => {
+                to = Encoder::new(ENDED);
+                to.ended(*ended);
+            }
             Reply::Text(text) => {
                 to = Encoder::new(TEXT);
                 to.bytes(text);
@@ -422,142 +488,22 @@ impl Reply {
             RUN_AND_STORE => Reply::RunAndStore { argv: from.list("argv")?, reason: from.text("reason")? },
             RACE => Reply::Race { argv: from.list("argv")? },
             STOP => Reply::Stop,
+            STREAM => Reply::Stream {
+                has_input: from.flag("has_input")?,
+                may_run_again: from.flag("may_run_again")?,
+            },
+            OUTPUT => match from.u8()? {
+                descriptor @ (1 | 2) => Reply::Output { descriptor, bytes: from.bytes()?.to_vec() },
+                _ => return Err(WireError::InvalidField("descriptor")),
+            },
+            TAKEN => Reply::Taken(from.u64()?),
+            ENDED => Reply::Ended(from.ended()?),
             TEXT => Reply::Text(from.bytes()?.to_vec()),
             REFUSED => Reply::Refused { message: from.text("message")? },
             WORKING => Reply::Working,
             _ => return Err(WireError::UnknownKind(kind)),
         };
         from.finish(reply)
-    }
-}
-
-struct Encoder {
-    frame: Vec<u8>,
-}
-
-impl Encoder {
-    fn new(kind: u8) -> Encoder {
-        Encoder { frame: vec![0, 0, 0, 0, kind] }
-    }
-
-    fn u8(&mut self, value: u8) {
-        self.frame.push(value);
-    }
-
-    fn u32(&mut self, value: u32) {
-        self.frame.extend(value.to_le_bytes());
-    }
-
-    fn u64(&mut self, value: u64) {
-        self.frame.extend(value.to_le_bytes());
-    }
-
-    fn flag(&mut self, value: bool) {
-        self.u8(u8::from(value));
-    }
-
-    /// A length that does not fit makes the frame too long for `finish` as well.
-    fn length(&mut self, len: usize) {
-        self.u32(u32::try_from(len).unwrap_or(u32::MAX));
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        self.length(bytes.len());
-        self.frame.extend_from_slice(bytes);
-    }
-
-    fn list(&mut self, list: &[OsString]) {
-        self.length(list.len());
-        list.iter().for_each(|element| self.bytes(element.as_bytes()));
-    }
-
-    fn finish(mut self) -> Result<Vec<u8>, WireError> {
-        let payload_bytes = self.frame.len() - HEADER_BYTES;
-        let length = u32::try_from(payload_bytes).map_err(|_| WireError::TooLong(payload_bytes))?;
-        if payload_bytes > MAX_PAYLOAD_BYTES {
-            return Err(WireError::TooLong(payload_bytes));
-        }
-        self.frame[..4].copy_from_slice(&length.to_le_bytes());
-        Ok(self.frame)
-    }
-}
-
-struct Decoder<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Decoder<'a> {
-    fn take(&mut self, len: usize) -> Result<&'a [u8], WireError> {
-        let (taken, rest) = self.rest.split_at_checked(len).ok_or(WireError::Truncated)?;
-        self.rest = rest;
-        Ok(taken)
-    }
-
-    fn u8(&mut self) -> Result<u8, WireError> {
-        let (byte, rest) = self.rest.split_first().ok_or(WireError::Truncated)?;
-        self.rest = rest;
-        Ok(*byte)
-    }
-
-    fn u32(&mut self) -> Result<u32, WireError> {
-        let (bytes, rest) = self.rest.split_first_chunk::<4>().ok_or(WireError::Truncated)?;
-        self.rest = rest;
-        Ok(u32::from_le_bytes(*bytes))
-    }
-
-    fn u64(&mut self) -> Result<u64, WireError> {
-        let (bytes, rest) = self.rest.split_first_chunk::<8>().ok_or(WireError::Truncated)?;
-        self.rest = rest;
-        Ok(u64::from_le_bytes(*bytes))
-    }
-
-    fn flag(&mut self, field: &'static str) -> Result<bool, WireError> {
-        match self.u8()? {
-            0 => Ok(false),
-            1 => Ok(true),
-            _ => Err(WireError::InvalidField(field)),
-        }
-    }
-
-    /// The length of a list whose elements have `strings` strings each. Every string takes four bytes or more,
-    /// so a length that the payload cannot hold is refused before memory is set aside for it.
-    fn length(&mut self, strings: usize) -> Result<usize, WireError> {
-        let len = usize::try_from(self.u32()?).map_err(|_| WireError::Truncated)?;
-        if len > self.rest.len() / (4 * strings) {
-            return Err(WireError::Truncated);
-        }
-        Ok(len)
-    }
-
-    fn bytes(&mut self) -> Result<&'a [u8], WireError> {
-        let len = usize::try_from(self.u32()?).map_err(|_| WireError::Truncated)?;
-        self.take(len)
-    }
-
-    fn text(&mut self, field: &'static str) -> Result<String, WireError> {
-        String::from_utf8(self.bytes()?.to_vec()).map_err(|_| WireError::InvalidField(field))
-    }
-
-    /// What goes to `execve` or `open`, where a NUL would end it early.
-    fn os_string(&mut self, field: &'static str) -> Result<OsString, WireError> {
-        let bytes = self.bytes()?;
-        if bytes.contains(&0) {
-            return Err(WireError::InvalidField(field));
-        }
-        Ok(OsStr::from_bytes(bytes).to_owned())
-    }
-
-    fn list(&mut self, field: &'static str) -> Result<Vec<OsString>, WireError> {
-        let len = self.length(1)?;
-        let mut list = Vec::with_capacity(len);
-        for _ in 0..len {
-            list.push(self.os_string(field)?);
-        }
-        Ok(list)
-    }
-
-    fn finish<T>(self, message: T) -> Result<T, WireError> {
-        if self.rest.is_empty() { Ok(message) } else { Err(WireError::TrailingBytes) }
     }
 }
 
@@ -576,6 +522,7 @@ mod tests {
             env: vec![("A".into(), "".into()), ("A".into(), "=x=".into())],
             umask: 0o077,
             stdin_is_terminal: true,
+            stdin_is_fed: false,
             stdout_is_terminal: false,
             stderr_is_terminal: true,
         };
@@ -591,6 +538,9 @@ mod tests {
             Request::Done(done(Ended::Exited(3))),
             Request::Done(DoneReport { captured: false, ..done(Ended::Signaled(15)) }),
             Request::Stopped,
+            Request::Input { bytes: vec![0, 0xff], is_last: true },
+            Request::Input { bytes: vec![], is_last: false },
+            Request::Signal(2),
             Request::Cancel,
             Request::Control { words: vec!["stop".into(), "--drain".into()] },
         ]
@@ -607,6 +557,10 @@ mod tests {
                 Reply::Race { argv: vec!["cc".into(), OsString::from_vec(vec![0xff, b' '])] },
                 Reply::Race { argv: vec![] },
                 Reply::Stop,
+                Reply::Stream { has_input: true, may_run_again: false },
+                Reply::Output { descriptor: 2, bytes: b"\xff".into() },
+                Reply::Taken(1 << 33),
+                Reply::Ended(Ended::Signaled(9)),
                 Reply::Text(b"{}".into()),
                 Reply::Refused { message: "draining".into() },
                 Reply::Working,

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -28,6 +29,8 @@ struct Shared {
     bytes_there: AtomicU64,
     bytes_back: AtomicU64,
     is_over: AtomicBool,
+    /// Both ends of all that is connected.
+    connected: Mutex<Vec<TcpStream>>,
 }
 
 impl Proxy {
@@ -44,6 +47,7 @@ impl Proxy {
             bytes_there: AtomicU64::new(0),
             bytes_back: AtomicU64::new(0),
             is_over: AtomicBool::new(false),
+            connected: Mutex::default(),
         });
         let accepting = Arc::clone(&shared);
         std::thread::spawn(move || {
@@ -61,6 +65,16 @@ impl Proxy {
     /// `127.0.0.1:port`.
     pub fn host_and_port(&self) -> String {
         self.address.to_string()
+    }
+
+    /// Cuts all connections, as they are. New ones can be made.
+    ///
+    /// # Panics
+    /// Never: nobody panics while the list is locked.
+    pub fn cut(&self) {
+        for stream in self.shared.connected.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 
     /// Bytes that went to the server so far.
@@ -89,6 +103,7 @@ impl Shared {
         std::thread::sleep(self.delay * 2);
         for stream in [client, &server] {
             let _ = stream.set_nodelay(true);
+            self.connected.lock().unwrap().extend(stream.try_clone());
         }
         std::thread::scope(|scope| {
             scope.spawn(|| self.pass(client, &server, &self.bytes_there));

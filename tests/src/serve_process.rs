@@ -26,7 +26,8 @@ pub(crate) const START_HIDDEN: &str = r#"
 set -eu
 mount -t tmpfs -o ro,size=16k none "$HIDDEN"
 test -z "$(ls -A "$HIDDEN")"
-unset HIDDEN
+if [ -n "${REPLACED-}" ]; then mount --bind /bin/true "$REPLACED"; fi
+unset HIDDEN REPLACED
 exec "$@"
 "#;
 
@@ -51,6 +52,32 @@ impl ServeProcess {
 
     /// Like [`start`](ServeProcess::start), with more arguments for `farccd serve`.
     pub fn start_with(space: &TestSpace, name: &str, arguments: &[&str]) -> ServeProcess {
+        ServeProcess::of_kind(&["serve"], space, name, arguments, None)
+    }
+
+    /// A twin, which cannot see the client's files either. Its own directory is `ROOT/serve/NAME`.
+    ///
+    /// # Panics
+    /// When it does not come up, or when it can see the client's files.
+    pub fn twin(space: &TestSpace, name: &str, arguments: &[&str]) -> ServeProcess {
+        ServeProcess::of_kind(&["twin", "serve"], space, name, arguments, None)
+    }
+
+    /// A twin on whose machine `/bin/true` is what this `program` (absolute) is on the client's.
+    ///
+    /// # Panics
+    /// As [`twin`](ServeProcess::twin).
+    pub fn twin_without(space: &TestSpace, name: &str, program: &str) -> ServeProcess {
+        ServeProcess::of_kind(&["twin", "serve"], space, name, &[], Some(program))
+    }
+
+    fn of_kind(
+        kind: &[&str],
+        space: &TestSpace,
+        name: &str,
+        arguments: &[&str],
+        replaced: Option<&str>,
+    ) -> ServeProcess {
         prerequisites::require(&["unshare", "mount", "bwrap"]);
         let place = space.serve_dir().join(name);
         let (directory, home) = (place.join("cas"), place.join("home"));
@@ -60,10 +87,11 @@ impl ServeProcess {
         let log_file = std::fs::File::options().create(true).append(true).open(&log).unwrap();
 
         let mut command = hidden_command(&space.client());
-        command.arg(&binaries().farccd).args(["serve", "--listen", "127.0.0.1:0", "--dir"]).arg(&directory);
+        command.arg(&binaries().farccd).args(kind).args(["--listen", "127.0.0.1:0", "--dir"]).arg(&directory);
         command.args(arguments);
         command.env_clear().env("PATH", SYSTEM_PATH).env("HOME", &home).env("LC_ALL", "C");
         command.env("HIDDEN", space.client()).env("FARCC_DIR", place.join("farcc")).env("FARCC_LOG", "info");
+        command.env("REPLACED", replaced.unwrap_or_default());
         command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log_file);
         let mut child = command.spawn().unwrap();
         let stdout = child.stdout.take().unwrap();

@@ -309,6 +309,7 @@ fn ask(space: &TestSpace, version: &str) -> Reply {
         env: space.environment(),
         umask: 0o022,
         stdin_is_terminal: false,
+        stdin_is_fed: false,
         stdout_is_terminal: false,
         stderr_is_terminal: false,
     };

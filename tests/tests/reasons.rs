@@ -33,6 +33,9 @@ const fn case(reason: &'static str, script: &'static str) -> Case {
     Case { reason, configuration: "", script }
 }
 
+/// A twin at which nobody listens.
+const NO_TWIN: &str = "[twin]\naddress = 'grpc://127.0.0.1:1'\n";
+
 const CASES: &[Case] = &[
     case("not_a_compiler", "$F sh -c 'echo out; echo err >&2; exit 3'"),
     case("link", "$F gcc main.c -o main && ./main"),
@@ -91,6 +94,17 @@ const CASES: &[Case] = &[
         reason: "big_link",
         configuration: "[remote]\naddress = 'grpc://127.0.0.1:1'\n[link]\nlocal_above = '1 kB'\n",
         script: "gcc -c main.c && $F gcc main.o -o main && ./main",
+    },
+    Case { reason: "stays_here", configuration: NO_TWIN, script: "mkdir .git; $F touch made" },
+    Case {
+        reason: "outside_workspace",
+        configuration: NO_TWIN,
+        script: "mkdir .git; $F /usr/bin/python3 -c pass /etc/hostname",
+    },
+    Case {
+        reason: "twin_unavailable",
+        configuration: NO_TWIN,
+        script: "mkdir .git; $F /usr/bin/python3 -c pass",
     },
     Case {
         reason: "store",
@@ -389,6 +403,7 @@ fn request(version: &str) -> RunRequest {
         env: Vec::new(),
         umask: 0o022,
         stdin_is_terminal: false,
+        stdin_is_fed: false,
         stdout_is_terminal: false,
         stderr_is_terminal: false,
     }

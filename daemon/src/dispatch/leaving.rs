@@ -36,7 +36,6 @@ const MOST_DEPTH: usize = 8;
 ///
 /// # Errors
 /// What keeps it here.
-#[cfg_attr(not(test), expect(dead_code, reason = "the client of the twin is not there yet"))]
 pub(super) fn may_leave(config: &Config, invocation: &Invocation, roots: &[PathBuf]) -> Result<(), Reason> {
     if !paths::is_below_any(&invocation.cwd, roots) {
         return Err(Reason::OutsideWorkspace(invocation.cwd.display().to_string()));

@@ -20,6 +20,7 @@ mod remote;
 mod sharing;
 mod step;
 mod trail;
+mod twins;
 mod verification;
 mod workers;
 
@@ -46,6 +47,7 @@ use crate::config::Config;
 use crate::config::Configurations;
 use crate::config::Remote;
 use crate::config::Strategy;
+use crate::executor::twin::TwinEnd;
 use crate::files::Files;
 use crate::history::History;
 use crate::linker;
@@ -68,6 +70,7 @@ use remote::Answer;
 use remote::Rival;
 use sharing::Sharing;
 use step::Step;
+use twins::Twins;
 use workers::Workers;
 
 pub use inputs::Scanned;
@@ -106,6 +109,8 @@ pub enum Verdict {
     },
     /// Run the command as a child and report, so that its result can be kept.
     RunAndStore(Box<Pending>),
+    /// Nothing more but to end so: the command ran on the twin, and what it has changed is in place.
+    RanOnTwin(TwinEnd),
     /// Nothing more: it has run the command in a race and reported, and its result is to be kept.
     RanHere(Box<Pending>, LocalRun),
 }
@@ -114,8 +119,10 @@ pub enum Verdict {
 pub struct Launcher {
     /// Whether it waits.
     pub presence: Presence,
-    /// Where it runs the command while the cluster does.
+    /// Where it runs the command while the cluster does, or shows what the twin does.
     pub lane: Lane,
+    /// Whether something may come on its standard input.
+    pub has_input: bool,
 }
 
 /// What all commands share.
@@ -136,6 +143,7 @@ pub struct Dispatcher {
     workers: Workers,
     stats: Arc<Stats>,
     history: History,
+    twins: Twins,
     directories: Directories,
     /// Commands take their turns at what keeps the processors busy: of hundreds that come at once, the first are on their
     /// way to the cluster while the others wait. Without turns all would advance step by step together, and the cluster would
@@ -240,6 +248,7 @@ impl Dispatcher {
             workers: Workers::new(directories.state.join("workers")),
             stats,
             history: History::new(directories.history()),
+            twins: Twins::new(directories.state.join("twin-client"), directories.environment.clone()),
             directories,
             preparing: Semaphore::new(turns()),
         }
@@ -248,7 +257,7 @@ impl Dispatcher {
     /// Decides one command:
     ///
     /// 1. read its configuration; a `[[route]]` may send it away
-    /// 2. parse the command line and classify it
+    /// 2. parse the command line and classify it; what is neither compile nor link nor archive goes to the twin, if there is one
     /// 3. probe the toolchain
     /// 4. find the inputs
     /// 5. build the Action
@@ -298,6 +307,12 @@ impl Dispatcher {
         if let Some(route) = route(&config, invocation) {
             return Err((route, leaf));
         }
+        if let Some(roots) = self.way_to_twin(&config, &task, invocation).map_err(|reason| (reason, leaf))? {
+            return self
+                .on_twin(&config, &roots, invocation, launcher, trail)
+                .await
+                .map_err(|reason| (reason, leaf));
+        }
         let turn = match task {
             Task::Other | Task::Local(_) => None,
             // Whoever waits long waits for others' disks or compilers, and needs no turn.
@@ -322,7 +337,7 @@ impl Dispatcher {
         trail: &mut Trail,
         turn: impl Sized,
     ) -> Result<Verdict, Reason> {
-        let Launcher { presence, lane } = launcher;
+        let Launcher { presence, lane, .. } = launcher;
         let prepared = self.prepare(config, step, executed).await?;
         trail.prepared(&prepared, step.tools(), config);
         let claim = self.claims.claim(output_paths(&prepared.action));

@@ -1,13 +1,18 @@
-//! A command that runs here and on the cluster at the same time: whoever is first has made the result, and what the other
-//! would have written is not there before it has ended.
+//! The launcher's side of a command while the daemon is at it. A race: a command runs here and on the cluster at the same time,
+//! whoever is first has made the result, and what the other would have written is not there before it has ended. A stream: it
+//! runs on the twin, and the launcher shows it as if it ran here.
 //! Runs nothing, and knows nothing of sockets: orders go to whoever talks to the launcher, and reports come back.
 
 use std::ffi::OsString;
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::dispatch::LocalRun;
 use crate::reason::Reason;
+
+/// Orders that wait for the launcher.
+const ORDERS_AHEAD: usize = 16;
 
 /// What the launcher is told.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,6 +21,17 @@ pub enum Order {
     Race(Vec<OsString>),
     /// End it. The report that follows may still be that of a run which had ended.
     Stop,
+    /// The command runs on the twin from now on. Answered by [`Report::Input`] and [`Report::Signal`].
+    Stream {
+        /// Whether what comes on standard input is wanted.
+        has_input: bool,
+        /// Whether the launcher may run it if the daemon is lost.
+        may_run_again: bool,
+    },
+    /// It has written this to descriptor 1 or 2.
+    Output(u8, Bytes),
+    /// It has taken so many bytes of its input.
+    Taken(u64),
 }
 
 /// What becomes of the local run.
@@ -25,18 +41,23 @@ pub enum Report {
     Ended(LocalRun),
     /// Nothing of it runs: it was ended, or there was no slot for it.
     Stopped,
+    /// More on standard input of a command on the twin; whether it is the last.
+    Input(Vec<u8>, bool),
+    /// A signal for a command on the twin.
+    Signal(u8),
 }
 
 /// The local side of one command, as whoever decides about it sees it.
 pub struct Lane {
-    orders: mpsc::UnboundedSender<Order>,
-    reports: mpsc::UnboundedReceiver<Report>,
+    /// Bounded: what a command writes waits for whoever reads it.
+    pub(super) orders: mpsc::Sender<Order>,
+    pub(super) reports: mpsc::UnboundedReceiver<Report>,
 }
 
 /// The same as whoever talks to the launcher sees it.
 pub struct Track {
     /// To be passed on.
-    pub orders: mpsc::UnboundedReceiver<Order>,
+    pub orders: mpsc::Receiver<Order>,
     /// For what the launcher says to them.
     pub reports: mpsc::UnboundedSender<Report>,
 }
@@ -51,7 +72,7 @@ pub(super) enum Winner<T> {
 
 /// Both ends of a launcher's local side.
 pub fn lane() -> (Lane, Track) {
-    let (give, orders) = mpsc::unbounded_channel();
+    let (give, orders) = mpsc::channel(ORDERS_AHEAD);
     let (reports, take) = mpsc::unbounded_channel();
     (Lane { orders: give, reports: take }, Track { orders, reports })
 }
@@ -68,13 +89,15 @@ impl Lane {
         remote: impl Future<Output = Result<T, Reason>>,
     ) -> Result<Winner<T>, Reason> {
         // Where nobody listens, nobody reports either.
-        let mut runs_here = self.orders.send(Order::Race(argv)).is_ok();
+        let mut runs_here = self.orders.send(Order::Race(argv)).await.is_ok();
         let mut remote = std::pin::pin!(remote);
         let made = loop {
             tokio::select! {
                 report = self.reports.recv(), if runs_here => match report {
                     Some(Report::Ended(run)) => return Ok(Winner::Local(run, Reason::Raced)),
                     Some(Report::Stopped) | None => runs_here = false,
+                    // They are for commands on the twin.
+                    Some(Report::Input(..) | Report::Signal(_)) => {}
                 },
                 made = &mut remote => break made,
             }
@@ -82,7 +105,7 @@ impl Lane {
         if runs_here {
             if made.is_ok() {
                 // If it cannot be told, no report comes.
-                let _ = self.orders.send(Order::Stop);
+                let _ = self.orders.send(Order::Stop).await;
             }
             if let Some(Report::Ended(run)) = self.reports.recv().await {
                 return Ok(Winner::Local(run, made.err().unwrap_or(Reason::Raced)));

@@ -39,6 +39,7 @@ use crate::dispatch::Report;
 use crate::dispatch::Track;
 use crate::dispatch::Verdict;
 use crate::dispatch::lane;
+use crate::executor::twin::TwinEnd;
 use crate::reason::Reason;
 use crate::server::OFFER_PATIENCE;
 use crate::server::Server;
@@ -89,7 +90,14 @@ pub(super) async fn serve(
                 _ => send(&mut writer, &Reply::Text(server.control(&words))).await,
             }
         }
-        Incoming::Request(Request::Done(_) | Request::Stopped | Request::Cancel) | Incoming::End => Ok(()),
+        Incoming::Request(
+            Request::Done(_)
+            | Request::Stopped
+            | Request::Input { .. }
+            | Request::Signal(_)
+            | Request::Cancel,
+        )
+        | Incoming::End => Ok(()),
         Incoming::OtherProtocol(error) => {
             let message = format!("{}: {error}", Reason::VersionSkew);
             server.met_another_version();
@@ -150,13 +158,14 @@ async fn run_command(
     reader: &mut OwnedReadHalf,
     writer: &mut OwnedWriteHalf,
 ) -> anyhow::Result<()> {
+    let has_input = run.stdin_is_fed;
     let invocation = Arc::new(invocation(run));
     if server.is_draining() {
         server.dispatcher.refused(invocation, Reason::Draining);
         return send(writer, &Reply::Refused { message: Reason::Draining.to_string() }).await;
     }
     let (lane, mut track) = lane();
-    let launcher = Launcher { presence: presence.clone(), lane };
+    let launcher = Launcher { presence: presence.clone(), lane, has_input };
     let (deciding, decided) = (Arc::clone(server), Arc::clone(&invocation));
     // Its own task, so that a panic is this command's alone.
     let task = tokio::spawn(async move { deciding.dispatcher.handle(decided, launcher).await });
@@ -172,6 +181,13 @@ async fn run_command(
         }
         Verdict::PassThrough { reason, slot } => {
             send(writer, &Reply::PassThrough { reason: reason.to_string(), slot }).await
+        }
+        Verdict::RanOnTwin(end) => {
+            let ended = match end {
+                TwinEnd::Exited(status) => Ended::Exited(status),
+                TwinEnd::Signaled(signal) => Ended::Signaled(signal),
+            };
+            send(writer, &Reply::Ended(ended)).await
         }
         Verdict::RunAndStore(pending) => hand_over(server, *pending, presence, reader, writer).await,
         Verdict::RanHere(pending, run) => keep(server, *pending, run, presence, writer).await,
@@ -267,7 +283,7 @@ async fn while_present<T: Send + 'static>(
     let mut task = AbortOnDrop(task);
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     heartbeat.tick().await;
-    let (mut races, mut ran) = (false, false);
+    let (mut races, mut streams, mut ran) = (false, false, false);
     let mut received = Vec::new();
     loop {
         tokio::select! {
@@ -276,7 +292,7 @@ async fn while_present<T: Send + 'static>(
             _ = heartbeat.tick(), if !ran => {
                 let sent = send(writer, &Reply::Working).await;
                 // Its last words may still be there to be read, and then comes the end.
-                if !races {
+                if !races && !streams {
                     sent?;
                 }
             }
@@ -286,28 +302,48 @@ async fn while_present<T: Send + 'static>(
                     send(writer, &Reply::Race { argv }).await?;
                 }
                 Order::Stop => drop(send(writer, &Reply::Stop).await),
+                Order::Stream { has_input, may_run_again } => {
+                    streams = true;
+                    send(writer, &Reply::Stream { has_input, may_run_again }).await?;
+                }
+                Order::Output(descriptor, bytes) => {
+                    send_patiently(writer, &Reply::Output { descriptor, bytes: bytes.into() }).await?;
+                }
+                Order::Taken(bytes) => send(writer, &Reply::Taken(bytes)).await?,
             },
             _ = reader.readable(), if !ran => {
                 received.reserve(READ_BYTES);
                 match reader.try_read_buf(&mut received) {
                     Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
-                    Ok(read) if read > 0 && races => {}
-                    // But for the report of a race, only Cancel may come now; a closed socket says the same.
+                    Ok(read) if read > 0 && (races || streams) => {}
+                    // But for the report of a race and words for the twin, only Cancel may come now; a closed socket says the same.
                     _ => return Ok(None),
                 }
-                let report = match Frame::decode(&received) {
-                    Ok(Frame::Request(Request::Done(report))) => Report::Ended(local_run(report)),
-                    Ok(Frame::Request(Request::Stopped)) => Report::Stopped,
-                    Err(WireError::Truncated) => continue,
-                    _ => return Ok(None),
-                };
-                (races, ran) = (false, matches!(report, Report::Ended(_)));
-                received.clear();
-                // A task that does not take it has just ended.
-                let _ = track.reports.send(report);
+                while let Some(length) = whole_frame(&received) {
+                    let report = match Frame::decode(&received[..length]) {
+                        Ok(Frame::Request(Request::Done(report))) if races => Report::Ended(local_run(report)),
+                        Ok(Frame::Request(Request::Stopped)) if races => Report::Stopped,
+                        Ok(Frame::Request(Request::Input { bytes, is_last })) if streams => Report::Input(bytes, is_last),
+                        Ok(Frame::Request(Request::Signal(signal))) if streams => Report::Signal(signal),
+                        _ => return Ok(None),
+                    };
+                    received.drain(..length);
+                    if matches!(report, Report::Ended(_) | Report::Stopped) {
+                        (races, ran) = (false, matches!(report, Report::Ended(_)));
+                    }
+                    // A task that does not take it has just ended.
+                    let _ = track.reports.send(report);
+                }
             }
         }
     }
+}
+
+/// The length of the frame with which the bytes begin, if all of it is there, or if it cannot be one.
+fn whole_frame(received: &[u8]) -> Option<usize> {
+    let header = Header::decode(*received.first_chunk()?);
+    let length = header.map_or(received.len(), |header| HEADER_BYTES + header.payload_bytes);
+    (length <= received.len()).then_some(length)
 }
 
 struct AbortOnDrop<T>(JoinHandle<T>);
@@ -344,6 +380,12 @@ async fn send(writer: &mut OwnedWriteHalf, reply: &Reply) -> anyhow::Result<()> 
     let frame = reply.encode().context("encode a reply")?;
     let written = tokio::time::timeout(PATIENCE, writer.write_all(&frame)).await;
     written.context("answer the launcher: it takes nothing")?.context("answer the launcher")
+}
+
+/// The same for what a command writes: whoever reads it may take his time, as he could if the command ran here.
+async fn send_patiently(writer: &mut OwnedWriteHalf, reply: &Reply) -> anyhow::Result<()> {
+    let frame = reply.encode().context("encode a reply")?;
+    writer.write_all(&frame).await.context("answer the launcher")
 }
 
 impl Server {

@@ -1,0 +1,150 @@
+//! A command that runs on another machine, as if it ran here: its output is written as it comes, its input read and sent, and
+//! signals that are meant for it are passed on.
+//! Knows nothing of that machine: the daemon speaks for it.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use rustix::event::PollFd;
+use rustix::event::PollFlags;
+use rustix::fs::SeekFrom;
+
+use crate::link::Link;
+use crate::process;
+use crate::signals::Arrival;
+use crate::signals::Guard;
+use crate::wire::Frame;
+use crate::wire::INPUT_BYTES;
+use crate::wire::Reply;
+use crate::wire::Request;
+
+/// Read at a time from standard input.
+const READ_BYTES: usize = 64 << 10;
+
+/// After so many signals that ask to end, whoever sends them means the launcher: the other machine may be gone.
+const MOST_SIGNALS: u32 = 3;
+
+/// Why a command writes to a pipe that nobody reads.
+const PIPE_SIGNAL: u8 = 13;
+
+/// How it came to an end.
+pub enum Streamed {
+    /// By this answer of the daemon's.
+    Answered(Reply),
+    /// Somebody here wants an end at once, by this signal.
+    Ended(i32),
+    /// The daemon is gone, or says what nobody says.
+    Lost {
+        /// What happened.
+        error: io::Error,
+        /// Whether nothing was read from standard input.
+        has_all_input: bool,
+    },
+}
+
+/// Standard input on its way.
+struct Input {
+    /// Whether there may be more.
+    is_open: bool,
+    sent: u64,
+    taken: u64,
+}
+
+impl Input {
+    /// Reads once and sends it.
+    fn pass_on(&mut self, link: &Link, buffer: &mut [u8]) -> io::Result<()> {
+        let room = usize::try_from(INPUT_BYTES - (self.sent - self.taken)).unwrap_or(0);
+        let room = room.min(buffer.len());
+        let read = match rustix::io::read(rustix::stdio::stdin(), &mut buffer[..room]) {
+            Ok(read) => read,
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return Ok(()),
+            // Nothing can be read: as if there were nothing.
+            Err(_) => 0,
+        };
+        self.is_open = read > 0;
+        self.sent += read as u64;
+        link.send(&Frame::Request(Request::Input { bytes: buffer[..read].to_vec(), is_last: read == 0 }))
+    }
+
+    fn has_room(&self) -> bool {
+        self.is_open && self.sent - self.taken < INPUT_BYTES
+    }
+
+    /// What the command has not read of a file, the next one is to find.
+    fn give_back(&self) {
+        let unread = i64::try_from(self.sent - self.taken).unwrap_or(0);
+        if unread > 0 {
+            // A pipe has no way back.
+            let _ = rustix::fs::seek(rustix::stdio::stdin(), SeekFrom::Current(-unread));
+        }
+    }
+}
+
+/// Follows the command to its end.
+pub fn follow(link: &mut Link, has_input: bool) -> Streamed {
+    let mut input = Input { is_open: has_input, sent: 0, taken: 0 };
+    let streamed = relay(link, &mut input);
+    streamed.unwrap_or_else(|error| Streamed::Lost { error, has_all_input: input.sent == 0 })
+}
+
+fn relay(link: &mut Link, input: &mut Input) -> io::Result<Streamed> {
+    let signals = Guard::new()?;
+    let mut buffer = vec![0; READ_BYTES];
+    let mut is_read = [true; 2];
+    let mut asked = 0;
+    loop {
+        let takes_input = input.has_room();
+        if !link.has_received() {
+            let mut polled = vec![
+                PollFd::from_borrowed_fd(signals.queue(), PollFlags::IN),
+                PollFd::from_borrowed_fd(link.stream().as_fd(), PollFlags::IN),
+            ];
+            if takes_input {
+                polled.push(PollFd::from_borrowed_fd(rustix::stdio::stdin(), PollFlags::IN));
+            }
+            // Interrupted, or without memory for a moment.
+            let Ok(_) = rustix::event::poll(&mut polled, None) else { continue };
+            let is_ready: Vec<bool> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
+            drop(polled);
+            while let Some(arrival) = signals.next() {
+                if let Arrival::End { signal, .. } = arrival {
+                    asked += 1;
+                    if asked >= MOST_SIGNALS {
+                        return Ok(Streamed::Ended(signal));
+                    }
+                    link.send(&Frame::Request(Request::Signal(u8::try_from(signal).unwrap_or(0))))?;
+                }
+            }
+            if takes_input && is_ready[2] {
+                input.pass_on(link, &mut buffer)?;
+            }
+            if !is_ready[1] {
+                continue;
+            }
+        }
+        match link.receive()? {
+            Frame::Reply(Reply::Working | Reply::Stream { .. }) => {}
+            Frame::Reply(Reply::Taken(taken)) => input.taken = taken.min(input.sent),
+            Frame::Reply(Reply::Output { descriptor, bytes }) => {
+                let (at, target) = match descriptor {
+                    1 => (0, rustix::stdio::stdout()),
+                    _ => (1, rustix::stdio::stderr()),
+                };
+                if is_read[at]
+                    && let Err(error) = process::write_all(target, &bytes)
+                {
+                    // As it would have learnt of it here. A full disk most programs pass over.
+                    is_read[at] = false;
+                    if error.kind() == io::ErrorKind::BrokenPipe {
+                        link.send(&Frame::Request(Request::Signal(PIPE_SIGNAL)))?;
+                    }
+                }
+            }
+            Frame::Reply(answer) => {
+                input.give_back();
+                return Ok(Streamed::Answered(answer));
+            }
+            Frame::Request(_) => return Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}
