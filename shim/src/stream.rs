@@ -4,13 +4,16 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 
 use rustix::event::PollFd;
 use rustix::event::PollFlags;
+use rustix::event::Timespec;
 use rustix::fs::SeekFrom;
+use rustix::io::Errno;
+use rustix::pipe::PIPE_BUF;
 
 use crate::link::Link;
-use crate::process;
 use crate::signals::Arrival;
 use crate::signals::Guard;
 use crate::wire::Frame;
@@ -88,16 +91,15 @@ pub fn follow(link: &mut Link, has_input: bool) -> Streamed {
 }
 
 fn relay(link: &mut Link, input: &mut Input) -> io::Result<Streamed> {
-    let signals = Guard::new()?;
+    let mut relay = Relay { link, signals: Guard::new()?, asked: 0 };
     let mut buffer = vec![0; READ_BYTES];
     let mut is_read = [true; 2];
-    let mut asked = 0;
     loop {
-        let takes_input = input.has_room();
-        if !link.has_received() {
+        if !relay.link.has_received() {
+            let takes_input = input.has_room();
             let mut polled = vec![
-                PollFd::from_borrowed_fd(signals.queue(), PollFlags::IN),
-                PollFd::from_borrowed_fd(link.stream().as_fd(), PollFlags::IN),
+                PollFd::from_borrowed_fd(relay.signals.queue(), PollFlags::IN),
+                PollFd::from_borrowed_fd(relay.link.stream().as_fd(), PollFlags::IN),
             ];
             if takes_input {
                 polled.push(PollFd::from_borrowed_fd(rustix::stdio::stdin(), PollFlags::IN));
@@ -106,23 +108,17 @@ fn relay(link: &mut Link, input: &mut Input) -> io::Result<Streamed> {
             let Ok(_) = rustix::event::poll(&mut polled, None) else { continue };
             let is_ready: Vec<bool> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
             drop(polled);
-            while let Some(arrival) = signals.next() {
-                if let Arrival::End { signal, .. } = arrival {
-                    asked += 1;
-                    if asked >= MOST_SIGNALS {
-                        return Ok(Streamed::Ended(signal));
-                    }
-                    link.send(&Frame::Request(Request::Signal(u8::try_from(signal).unwrap_or(0))))?;
-                }
+            if let Some(signal) = relay.heed()? {
+                return Ok(Streamed::Ended(signal));
             }
             if takes_input && is_ready[2] {
-                input.pass_on(link, &mut buffer)?;
+                input.pass_on(relay.link, &mut buffer)?;
             }
             if !is_ready[1] {
                 continue;
             }
         }
-        match link.receive()? {
+        match relay.link.receive()? {
             Frame::Reply(Reply::Working | Reply::Stream { .. }) => {}
             Frame::Reply(Reply::Taken(taken)) => input.taken = taken.min(input.sent),
             Frame::Reply(Reply::Output { descriptor, bytes }) => {
@@ -130,14 +126,13 @@ fn relay(link: &mut Link, input: &mut Input) -> io::Result<Streamed> {
                     1 => (0, rustix::stdio::stdout()),
                     _ => (1, rustix::stdio::stderr()),
                 };
-                if is_read[at]
-                    && let Err(error) = process::write_all(target, &bytes)
-                {
-                    // As it would have learnt of it here. A full disk most programs pass over.
-                    is_read[at] = false;
-                    if error.kind() == io::ErrorKind::BrokenPipe {
-                        link.send(&Frame::Request(Request::Signal(PIPE_SIGNAL)))?;
-                    }
+                if !is_read[at] {
+                    continue;
+                }
+                match relay.write(target, &bytes)? {
+                    Written::All => {}
+                    Written::NoMore => is_read[at] = false,
+                    Written::Ended(signal) => return Ok(Streamed::Ended(signal)),
                 }
             }
             Frame::Reply(answer) => {
@@ -146,5 +141,80 @@ fn relay(link: &mut Link, input: &mut Input) -> io::Result<Streamed> {
             }
             Frame::Request(_) => return Err(io::ErrorKind::InvalidData.into()),
         }
+    }
+}
+
+/// What has become of output.
+enum Written {
+    All,
+    /// Nobody reads it any more.
+    NoMore,
+    /// Somebody here wants an end at once, by this signal.
+    Ended(i32),
+}
+
+/// The way to the daemon, and what somebody here wants meanwhile.
+struct Relay<'a> {
+    link: &'a mut Link,
+    signals: Guard,
+    /// How often somebody has asked for an end.
+    asked: u32,
+}
+
+impl Relay<'_> {
+    /// Passes on the signals that have come. Returns the one that means the launcher, if there is one.
+    fn heed(&mut self) -> io::Result<Option<i32>> {
+        while let Some(arrival) = self.signals.next() {
+            if let Arrival::End { signal, .. } = arrival {
+                self.asked += 1;
+                if self.asked >= MOST_SIGNALS {
+                    return Ok(Some(signal));
+                }
+                self.tell(u8::try_from(signal).unwrap_or(0))?;
+            }
+        }
+        Ok(None)
+    }
+
+    fn tell(&self, signal: u8) -> io::Result<()> {
+        self.link.send(&Frame::Request(Request::Signal(signal)))
+    }
+
+    /// Writes as fast as somebody reads, while signals are heeded. A reader that has stopped does not keep a launcher alive that
+    /// was told to end.
+    fn write(&mut self, target: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<Written> {
+        while !bytes.is_empty() {
+            let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let patience = (self.asked > 0).then_some(&at_once);
+            let mut polled = [
+                PollFd::from_borrowed_fd(self.signals.queue(), PollFlags::IN),
+                PollFd::from_borrowed_fd(target, PollFlags::OUT),
+            ];
+            // Interrupted, or without memory for a moment.
+            let Ok(_) = rustix::event::poll(&mut polled, patience) else { continue };
+            let is_ready = !polled[1].revents().is_empty();
+            if let Some(signal) = self.heed()? {
+                return Ok(Written::Ended(signal));
+            }
+            if !is_ready {
+                if patience.is_some() {
+                    return Ok(Written::NoMore);
+                }
+                continue;
+            }
+            // A pipe that is ready has room for this much (pipe(7)).
+            match rustix::io::write(target, &bytes[..bytes.len().min(PIPE_BUF)]) {
+                Ok(written) => bytes = &bytes[written..],
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                Err(Errno::PIPE) => {
+                    // As it would have learnt of it here.
+                    self.tell(PIPE_SIGNAL)?;
+                    return Ok(Written::NoMore);
+                }
+                // A full disk most programs pass over.
+                Err(_) => return Ok(Written::NoMore),
+            }
+        }
+        Ok(Written::All)
     }
 }

@@ -45,7 +45,10 @@ impl Place {
 
     /// Runs Python on the twin.
     fn python(&self, script: &str) -> Finished {
-        self.space.run("", &["farcc", "/usr/bin/python3", "-c", script])
+        // Should it run here, the launcher says why.
+        let mut command = self.space.command("farcc");
+        command.env("FARCC_LOG", "debug").args(["/usr/bin/python3", "-c", script]);
+        farcc_tests::space::run(&mut command)
     }
 
     /// The same, which must go well, and on the twin.
@@ -181,6 +184,36 @@ import signal, os; signal.signal(signal.SIGINT, signal.SIG_DFL); os.kill(os.getp
 }
 
 #[test]
+fn a_reader_that_has_stopped_keeps_nobody_from_ending() {
+    let place = Place::new("twin-blocked");
+    let mut command = place.space.interruptible("farcc");
+    let script = "print('x' * 10_000_000)";
+    command.args(["/usr/bin/python3", "-c", script]).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    // It writes until nothing more fits.
+    let mut first = [0; 1];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut first).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(child.try_wait().unwrap().is_none());
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT)
+        .unwrap();
+    wait_until("it has ended", 20, || {
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::waitid(
+            rustix::process::WaitId::Pid(pid),
+            rustix::process::WaitIdOptions::EXITED
+                | rustix::process::WaitIdOptions::NOHANG
+                | rustix::process::WaitIdOptions::NOWAIT,
+        )
+        .is_ok_and(|status| status.is_some())
+    });
+    assert!(!child.wait().unwrap().success());
+    // Nobody reads any more: as a pipe's writer learns of it.
+    let few = place.space.sh("", "farcc /usr/bin/python3 -c \"print('x' * 10_000_000)\" | head -c 5");
+    assert_eq!(few.stdout_text(), "xxxxx");
+}
+
+#[test]
 fn only_what_was_written_gets_a_new_time() {
     let place = Place::new("twin-times");
     for name in ["same", "touched", "rewritten", "mode"] {
@@ -219,10 +252,13 @@ for other in os.listdir('out'):
             if not name.startswith('.'):
                 text = open(f'out/{other}/{name}').read()
                 assert text.count('\\n') == 4, (other, name, text)
+print('done', n)
 ";
     place.space.write("slow.py", script);
     let run = "for n in $(seq 30); do FARCC_LOG=debug farcc /usr/bin/python3 slow.py $n & done; wait; true";
     let mut command = place.space.command("sh");
+    let said = place.space.home().join("said");
+    command.stdout(fs::File::create(&said).unwrap());
     let mut child = command.args(["-c", run]).stderr(Stdio::piped()).spawn().unwrap();
     // Whatever is here at any moment is whole.
     let mut half = Vec::new();
@@ -246,6 +282,12 @@ for other in os.listdir('out'):
         half[0]
     );
     assert_eq!(errors, "");
+    // The last words of each were heard.
+    let mut said: Vec<_> = fs::read_to_string(said).unwrap().lines().map(str::to_owned).collect();
+    said.sort();
+    let mut expected: Vec<_> = (1..=30).map(|n| format!("done {n}")).collect();
+    expected.sort();
+    assert_eq!(said, expected);
     for n in 1..=30 {
         for i in 0..8 {
             let expected: String = (0..4).map(|part| format!("{n} {i} {part}\n")).collect();

@@ -287,7 +287,13 @@ async fn while_present<T: Send + 'static>(
     let mut received = Vec::new();
     loop {
         tokio::select! {
-            ended = &mut task.0 => return Ok(Some(ended.map_err(|error| error.to_string()))),
+            ended = &mut task.0 => {
+                // What it has said last comes before the verdict.
+                while let Ok(order) = track.orders.try_recv() {
+                    pass_on(order, writer).await?;
+                }
+                return Ok(Some(ended.map_err(|error| error.to_string())));
+            }
             // A launcher that has run the command may be gone: it is counted all the same, and the task ends at once.
             _ = heartbeat.tick(), if !ran => {
                 let sent = send(writer, &Reply::Working).await;
@@ -296,21 +302,11 @@ async fn while_present<T: Send + 'static>(
                     sent?;
                 }
             }
-            Some(order) = track.orders.recv() => match order {
-                Order::Race(argv) => {
-                    races = true;
-                    send(writer, &Reply::Race { argv }).await?;
-                }
-                Order::Stop => drop(send(writer, &Reply::Stop).await),
-                Order::Stream { has_input, may_run_again } => {
-                    streams = true;
-                    send(writer, &Reply::Stream { has_input, may_run_again }).await?;
-                }
-                Order::Output(descriptor, bytes) => {
-                    send_patiently(writer, &Reply::Output { descriptor, bytes: bytes.into() }).await?;
-                }
-                Order::Taken(bytes) => send(writer, &Reply::Taken(bytes)).await?,
-            },
+            Some(order) = track.orders.recv() => {
+                races |= matches!(order, Order::Race(_));
+                streams |= matches!(order, Order::Stream { .. });
+                pass_on(order, writer).await?;
+            }
             _ = reader.readable(), if !ran => {
                 received.reserve(READ_BYTES);
                 match reader.try_read_buf(&mut received) {
@@ -336,6 +332,24 @@ async fn while_present<T: Send + 'static>(
                 }
             }
         }
+    }
+}
+
+async fn pass_on(order: Order, writer: &mut OwnedWriteHalf) -> anyhow::Result<()> {
+    match order {
+        Order::Race(argv) => send(writer, &Reply::Race { argv }).await,
+        Order::Stop => {
+            // A launcher that has gone runs nothing any more.
+            let _ = send(writer, &Reply::Stop).await;
+            Ok(())
+        }
+        Order::Stream { has_input, may_run_again } => {
+            send(writer, &Reply::Stream { has_input, may_run_again }).await
+        }
+        Order::Output(descriptor, bytes) => {
+            send_patiently(writer, &Reply::Output { descriptor, bytes: bytes.into() }).await
+        }
+        Order::Taken(bytes) => send(writer, &Reply::Taken(bytes)).await,
     }
 }
 

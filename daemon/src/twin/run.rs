@@ -197,6 +197,8 @@ async fn follow(
     let mut input = Input::new(stdin);
     let (mut said, mut complained) = (vec![0; READ_BYTES], vec![0; READ_BYTES]);
     let (mut stdout_is_open, mut stderr_is_open, mut is_heard) = (true, true, true);
+    // What it says comes after the word that it has begun.
+    let mut has_begun = false;
     let mut was_signaled = false;
     let deadline = Instant::now() + bounds.time;
     let mut look = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
@@ -205,6 +207,7 @@ async fn follow(
         tokio::select! {
             report = cell.report() => match report {
                 Some(Report::Started) => {
+                    has_begun = true;
                     let _ = say(out, Response::Started(twin::Started {})).await;
                 }
                 Some(Report::Exited(status)) => break Ok(End::Ended(EndedStatus::ExitCode(status.into()))),
@@ -220,10 +223,10 @@ async fn follow(
                 Some(Report::Failed(error)) => break Err(not_started(start, error)),
                 None => break Err(Status::unavailable("start the command: its cell ended")),
             },
-            read = stdout.read(&mut said), if stdout_is_open => {
+            read = stdout.read(&mut said), if has_begun && stdout_is_open => {
                 stdout_is_open = pass_on(out, Stream::Stdout, &said, read).await;
             }
-            read = stderr.read(&mut complained), if stderr_is_open => {
+            read = stderr.read(&mut complained), if has_begun && stderr_is_open => {
                 stderr_is_open = pass_on(out, Stream::Stderr, &complained, read).await;
             }
             taken = input.feed(), if input.is_waiting() => {

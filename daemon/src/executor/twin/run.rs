@@ -184,6 +184,11 @@ impl Run<'_> {
                     has_begun = true;
                     self.tell(Event::Started).await;
                 }
+                Some(Some(Response::Output(_))) if !has_begun => {
+                    return Err(TwinError::Lost(
+                        "the twin tells of output before it tells of a command".to_owned(),
+                    ));
+                }
                 Some(Some(Response::Output(output))) => {
                     let descriptor = if output.stream() == twin::output::Stream::Stderr { 2 } else { 1 };
                     self.tell(Event::Output(descriptor, output.data.into())).await;
