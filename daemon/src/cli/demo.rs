@@ -248,7 +248,7 @@ fn report(builds: &[(&str, &Build)]) -> anyhow::Result<()> {
             of("hit_local"),
         ));
     }
-    text.push_str("The code generator ran here, as all other commands do in this version.\n");
+    text.push_str("The code generator ran here, as all commands but compiles, links and archives do where there is no twin.\n");
     print(text)?;
     Ok(())
 }

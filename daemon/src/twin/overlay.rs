@@ -30,6 +30,7 @@ use crate::twin::upper;
 pub struct Overlay {
     mount: OwnedFd,
     upper: PathBuf,
+    marks: Marks,
     attached: Option<PathBuf>,
 }
 
@@ -57,20 +58,15 @@ impl Overlay {
         for directory in [&upper, &work] {
             DirBuilder::new().mode(0o755).create(directory)?;
         }
-        let options = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
         let layers = [("lowerdir", mirror), ("upperdir", &*upper), ("workdir", &*work)];
-        for (name, path) in layers {
-            rustix::mount::fsconfig_set_string(options.as_fd(), name, escaped(path)?)?;
-        }
-        for (name, value) in OPTIONS {
-            rustix::mount::fsconfig_set_string(options.as_fd(), *name, *value)?;
-        }
-        // Nothing is kept of it after a crash. Without it, to unmount is to write out the whole file system.
-        rustix::mount::fsconfig_set_flag(options.as_fd(), "volatile")?;
-        rustix::mount::fsconfig_create(options.as_fd())?;
-        let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-        let mount = rustix::mount::fsmount(options.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-        Ok(Overlay { mount, upper, attached: None })
+        let (mount, marks) = match mount(&layers, Marks::Trusted) {
+            // In a user namespace nobody is trusted.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                (mount(&layers, Marks::OfUsers)?, Marks::OfUsers)
+            }
+            mount => (mount?, Marks::Trusted),
+        };
+        Ok(Overlay { mount, upper, marks, attached: None })
     }
 
     /// Puts it at the empty directory `at`, where it stays until its end.
@@ -107,11 +103,11 @@ impl Overlay {
     /// # Errors
     /// Whatever cannot be read.
     pub fn end(self) -> io::Result<Upper> {
-        let upper = self.upper.clone();
+        let (upper, marks) = (self.upper.clone(), self.marks);
         drop(self);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::openat(CWD, &upper, flags, Mode::empty())?;
-        let entries = upper::entries(&directory)?;
+        let entries = upper::entries(&directory, marks.group())?;
         Ok(Upper { directory, entries })
     }
 }
@@ -145,6 +141,45 @@ impl Upper {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(rustix::fs::openat(&self.directory, path.as_path(), flags, Mode::empty())?.into())
     }
+}
+
+/// Where overlayfs notes down what it has done.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Marks {
+    /// In attributes that only the trusted can write.
+    Trusted,
+    /// In those of users (Linux 5.11): then a directory that is renamed is copied by whoever renames it, as between file
+    /// systems.
+    OfUsers,
+}
+
+impl Marks {
+    /// The group of these attributes.
+    fn group(self) -> &'static str {
+        match self {
+            Marks::Trusted => "trusted",
+            Marks::OfUsers => "user",
+        }
+    }
+}
+
+fn mount(layers: &[(&str, &Path)], marks: Marks) -> io::Result<OwnedFd> {
+    let options = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (name, path) in layers {
+        rustix::mount::fsconfig_set_string(options.as_fd(), *name, escaped(path)?)?;
+    }
+    if marks == Marks::OfUsers {
+        rustix::mount::fsconfig_set_flag(options.as_fd(), "userxattr")?;
+    }
+    let allowed = OPTIONS.iter().filter(|(name, _)| marks == Marks::Trusted || *name != "redirect_dir");
+    for (name, value) in allowed.filter(|(name, _)| marks == Marks::Trusted || *name != "metacopy") {
+        rustix::mount::fsconfig_set_string(options.as_fd(), *name, *value)?;
+    }
+    // Nothing is kept of it after a crash. Without it, to unmount is to write out the whole file system.
+    rustix::mount::fsconfig_set_flag(options.as_fd(), "volatile")?;
+    rustix::mount::fsconfig_create(options.as_fd())?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    Ok(rustix::mount::fsmount(options.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 
 /// Overlayfs separates layers by `:` and options by `,`; the twin's own directories have neither.

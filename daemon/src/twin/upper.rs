@@ -64,13 +64,14 @@ pub enum UpperNode {
     Special,
 }
 
-/// All that is in an upper directory, directories before what is in them. Nobody works in the overlay any more.
+/// All that is in an upper directory, directories before what is in them. Nobody works in the overlay any more. What overlayfs
+/// has noted down is in extended attributes of that `group`, `trusted` or `user`.
 ///
 /// # Errors
 /// Whatever cannot be read.
-pub(super) fn entries(upper: &OwnedFd) -> io::Result<Vec<UpperEntry>> {
+pub(super) fn entries(upper: &OwnedFd, group: &'static str) -> io::Result<Vec<UpperEntry>> {
     let mut all = Vec::new();
-    walk(upper, &TreePath::root(), &TreePath::root(), 0, &mut all)?;
+    walk(upper, group, &TreePath::root(), &TreePath::root(), 0, &mut all)?;
     all.sort_by(|one, other| one.path.cmp(&other.path));
     Ok(all)
 }
@@ -78,6 +79,7 @@ pub(super) fn entries(upper: &OwnedFd) -> io::Result<Vec<UpperEntry>> {
 /// `origin`: the path in the mirror of what shows through the directory at `path`.
 fn walk(
     directory: &OwnedFd,
+    group: &'static str,
     path: &TreePath,
     origin: &TreePath,
     depth: usize,
@@ -94,14 +96,14 @@ fn walk(
         }
         let at = path.join(name);
         let fingerprint = Fingerprint::of_entry(directory, name)?;
-        let marks = Marks { directory, name };
+        let marks = Marks { directory, group, name };
         let node = if fingerprint.is_directory() {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let open = rustix::fs::openat(directory, name, flags, Mode::empty())?;
             let is_opaque = marks.get("opaque")?.is_some_and(|mark| mark == b"y");
             let moved_from = marks.get("redirect")?.map(|mark| redirected(&mark, origin)).transpose()?;
             let below = moved_from.clone().unwrap_or_else(|| origin.join(name));
-            walk(&open, &at, &below, depth + 1, all)?;
+            walk(&open, group, &at, &below, depth + 1, all)?;
             UpperNode::Directory { fingerprint, is_opaque, moved_from }
         } else if fingerprint.is_regular() {
             UpperNode::File { fingerprint, is_copied_up: marks.get("origin")?.is_some() }
@@ -137,6 +139,8 @@ fn redirected(mark: &[u8], parent: &TreePath) -> io::Result<TreePath> {
 /// The extended attributes by which overlayfs notes down what it has done.
 struct Marks<'a> {
     directory: &'a OwnedFd,
+    /// Who can write them: `trusted` or `user`.
+    group: &'static str,
     name: &'a OsStr,
 }
 
@@ -145,7 +149,7 @@ impl Marks<'_> {
         // There is no call that takes a directory's descriptor and a name.
         let path = PathBuf::from(format!("/proc/self/fd/{}", self.directory.as_raw_fd())).join(self.name);
         let mut value = vec![0; LONGEST_MARK_BYTES];
-        match rustix::fs::lgetxattr(&path, format!("trusted.overlay.{name}"), &mut value[..]) {
+        match rustix::fs::lgetxattr(&path, format!("{}.overlay.{name}", self.group), &mut value[..]) {
             Ok(length) => {
                 value.truncate(length);
                 Ok(Some(value))
