@@ -462,7 +462,7 @@ fn a_command_sees_nothing_of_the_machine_but_the_image() {
         "import os, socket
 own, other = {:?}, {:?}
 print(sorted(os.listdir(os.path.dirname(own))))
-print(os.path.exists(other), os.path.exists('/root/.ssh'), os.path.exists('/etc/shadow'), os.path.exists('/work'))
+print(os.path.exists(other), os.path.exists('/root/.ssh'), os.path.exists('/etc/shadow'), os.path.exists('/srv'))
 for path in ['/usr/x', '/x', '/etc/x']:
     try: open(path, 'w'); print('wrote', path)
     except OSError: pass
