@@ -211,6 +211,5 @@ mod tests {
         }
         let forged = refused(&|pieces| pieces[1].data = vec![2]).unwrap();
         assert!(forged.contains("the bytes have digest"), "{forged}");
-        assert!(!store.contains(&Digest::of(&vec![1; LARGEST + 1])) || refused(&|_| ()).is_none());
     }
 }

@@ -49,3 +49,13 @@ pub struct RootedChange {
     /// What has become of a path below it.
     pub change: Change,
 }
+
+impl Change {
+    /// The content that is needed to put it into place, if it is any but what is there.
+    pub fn content(&self) -> Option<Digest> {
+        match (&self.now, self.written) {
+            (Some(Node::File { digest, .. }), Some(_)) => Some(*digest),
+            _ => None,
+        }
+    }
+}

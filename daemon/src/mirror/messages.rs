@@ -17,6 +17,9 @@ use crate::mirror::Node;
 use crate::mirror::RootedChange;
 use crate::mirror::TreePath;
 
+/// Changes in one message, at most.
+pub const MOST_CHANGES: usize = 10_000;
+
 /// `PATH_MAX` of Linux, in bytes.
 const LONGEST_TARGET_BYTES: usize = 4096;
 

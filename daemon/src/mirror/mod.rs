@@ -35,6 +35,7 @@ pub use links::leads_inside;
 pub use look::LookError;
 pub use look::Looked;
 pub use messages::InvalidChange;
+pub use messages::MOST_CHANGES;
 pub use messages::decode;
 pub use messages::decode_digest;
 pub use messages::encode;

@@ -363,7 +363,7 @@ impl Keeper {
             true => changes_to(&self.trees, &batch, &mut self.ignored()?.0),
             false => batch,
         };
-        let wanted: Vec<_> = changes.iter().filter_map(written).collect();
+        let wanted: Vec<_> = changes.iter().filter_map(|rooted| rooted.change.content()).collect();
         let contents = FromStore { store, trees: self.find(&wanted) };
         install(&mut self.trees, &changes, &contents, Manner::Mirror)?;
         self.changed(By::Client, &changes);
@@ -475,14 +475,6 @@ impl IgnoredAll {
         let ignored = usize::try_from(*root).ok().and_then(|root| self.0.get_mut(root));
         let is_directory = matches!(change.now, Some(Node::Directory { .. }));
         ignored.is_some_and(|ignored| ignored.leaves_out(&change.path, is_directory))
-    }
-}
-
-/// The content that is needed for a change.
-fn written(rooted: &RootedChange) -> Option<Digest> {
-    match rooted.change {
-        Change { now: Some(Node::File { digest, .. }), written: Some(_), .. } => Some(digest),
-        _ => None,
     }
 }
 

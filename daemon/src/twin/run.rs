@@ -57,9 +57,6 @@ const READ_BYTES: usize = 64 << 10;
 /// Of what the client sends for standard input, this much may wait for the command.
 const MOST_INPUT_BYTES: usize = 1 << 20;
 
-/// Changes in one message.
-const CHANGES_IN_ONE: usize = 10_000;
-
 /// How often it is looked at how much a command has written.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -246,7 +243,7 @@ async fn follow(
                 }
                 Some(Ok(Some(Request::Cancel(_)))) => break dropped("it was cancelled".to_owned()),
                 Some(Ok(Some(Request::Start(_)))) => break Err(Status::invalid_argument("one call is one command")),
-                Some(Ok(Some(Request::Window(_)) | None)) => {}
+                Some(Ok(None)) => {}
                 // Nothing more is said to the command.
                 None => is_heard = false,
                 Some(Err(_)) => break Ok(End::Dropped(Dropped::Gone)),
@@ -429,7 +426,7 @@ async fn finish(workspace: &Workspace, view: View, status: EndedStatus, out: &Ou
         ..twin::Ended::default()
     };
     loop {
-        ended.changes = changes.by_ref().take(CHANGES_IN_ONE).collect();
+        ended.changes = changes.by_ref().take(mirror::MOST_CHANGES).collect();
         ended.continues = changes.len() > 0;
         let is_last = !ended.continues;
         if say(out, Response::Ended(ended)).await.is_err() || is_last {

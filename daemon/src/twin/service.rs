@@ -30,8 +30,6 @@ use crate::contents::Receiver;
 use crate::digest::Digest;
 use crate::digest::DigestFunction;
 use crate::mirror;
-use crate::mirror::Change;
-use crate::mirror::Node;
 use crate::mirror::RootedChange;
 use crate::paths;
 use crate::twin::Card;
@@ -291,11 +289,7 @@ impl Session {
         receiver: &mut Receiver,
         changes: &[RootedChange],
     ) -> Result<(), Status> {
-        let written = changes.iter().filter_map(|rooted| match rooted.change {
-            Change { now: Some(Node::File { digest, .. }), written: Some(_), .. } => Some(digest),
-            _ => None,
-        });
-        let wanted: HashSet<Digest> = written.collect();
+        let wanted: HashSet<Digest> = changes.iter().filter_map(|rooted| rooted.change.content()).collect();
         if wanted.is_empty() {
             return Ok(());
         }

@@ -350,9 +350,7 @@ fn start(command: &TwinCommand, ready: &Ready) -> twin::Start {
         working_directory: command.cwd.as_os_str().as_bytes().to_vec(),
         umask: command.umask,
         has_input: command.has_input,
-        window: None,
         wants_network: command.wants_network,
-        shares_changes: false,
     }
 }
 

@@ -35,9 +35,6 @@ use crate::reapi::Wire;
 /// Messages on their way to the twin.
 const MESSAGES_AHEAD: usize = 16;
 
-/// Changes in one message.
-const CHANGES_IN_ONE: usize = 10_000;
-
 /// Larger than any message of a twin that heeds the bounds.
 pub(super) const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
@@ -148,7 +145,7 @@ impl Session {
     pub(super) async fn tell(&self, seen: &Seen) -> Result<(), TwinError> {
         let changes = mirror::encode(&seen.changes);
         let (sequence, is_whole) = (seen.sequence, seen.sequence == 1);
-        let mut parts = changes.chunks(CHANGES_IN_ONE).peekable();
+        let mut parts = changes.chunks(mirror::MOST_CHANGES).peekable();
         loop {
             let changes = parts.next().unwrap_or_default().to_vec();
             let continues = parts.peek().is_some();

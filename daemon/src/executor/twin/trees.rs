@@ -15,7 +15,6 @@ use crate::mirror::Change;
 use crate::mirror::InstallError;
 use crate::mirror::LookError;
 use crate::mirror::Manner;
-use crate::mirror::Node;
 use crate::mirror::RootedChange;
 use crate::mirror::Snapshot;
 use crate::mirror::TreePath;
@@ -134,7 +133,7 @@ impl Trees {
 
     /// Those of the contents that are neither in the workspace nor in the store.
     pub(super) fn lacking(&self, changes: &[RootedChange], store: &Store) -> Vec<Digest> {
-        let wanted: HashSet<_> = changes.iter().filter_map(written).collect();
+        let wanted: HashSet<_> = changes.iter().filter_map(|rooted| rooted.change.content()).collect();
         let wanted: Vec<_> = wanted.into_iter().filter(|digest| !store.contains(digest)).collect();
         let found = self.find(&wanted);
         wanted.into_iter().filter(|digest| !found.contains_key(digest)).collect()
@@ -153,7 +152,7 @@ impl Trees {
                 return Err(PutError::Meanwhile(self.path(*root, &change.path)));
             }
         }
-        let wanted: Vec<_> = changes.iter().filter_map(written).collect();
+        let wanted: Vec<_> = changes.iter().filter_map(|rooted| rooted.change.content()).collect();
         let contents = FromStore { store, trees: self.find(&wanted) };
         Ok(install(&mut self.trees, changes, &contents, Manner::Workspace)?)
     }
@@ -174,13 +173,5 @@ impl Trees {
             tree.find(digests).into_iter().map(|(digest, path)| (digest, (tree.root().to_owned(), path)))
         });
         found.collect()
-    }
-}
-
-/// The content that is needed for a change.
-fn written(rooted: &RootedChange) -> Option<Digest> {
-    match rooted.change {
-        Change { now: Some(Node::File { digest, .. }), written: Some(_), .. } => Some(digest),
-        _ => None,
     }
 }
