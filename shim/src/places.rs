@@ -61,6 +61,8 @@ pub struct Places {
     pub config_file: PathBuf,
     /// The directory in /tmp, where one of them lies in it: it must be ours before they are used.
     temporary: Option<PathBuf>,
+    /// The name of the socket, where somebody has given it one.
+    socket: Option<String>,
 }
 
 impl Places {
@@ -71,6 +73,9 @@ impl Places {
     /// What HOME and the XDG variables name may not be usable: containers have homes that are not there, that are
     /// read-only or another user's. What cannot be there lies in `/tmp/farcc-<uid>`. FARCC_DIR is for farcc alone, so it
     /// is never departed from.
+    ///
+    /// FARCC_SOCKET, a name without `/`, is that of the socket: for a launcher and a daemon in containers that show them the same
+    /// files.
     pub fn from_env(env: &dyn Fn(&str) -> Option<OsString>) -> Places {
         let path = |name| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let absolute = |name| path(name).filter(|path| path.is_absolute());
@@ -78,6 +83,8 @@ impl Places {
         let config = absolute("XDG_CONFIG_HOME").or_else(|| home.as_ref().map(|home| home.join(".config")));
         // Never one in /tmp: it can name programs to run, and is read before anything is prepared.
         let config_file = config.unwrap_or_else(|| PathBuf::from("/etc")).join("farcc/farcc.toml");
+        let socket = env("FARCC_SOCKET").and_then(|name| name.into_string().ok());
+        let socket = socket.filter(|name| !name.is_empty() && !name.starts_with('.') && !name.contains('/'));
         if let Some(directory) = path("FARCC_DIR").and_then(|path| std::path::absolute(path).ok()) {
             return Places {
                 run: directory.join("run"),
@@ -86,6 +93,7 @@ impl Places {
                 log: directory.join("log"),
                 config_file,
                 temporary: None,
+                socket,
             };
         }
         let temporary = temporary();
@@ -102,12 +110,16 @@ impl Places {
         let state = in_home("XDG_STATE_HOME", ".local/state", "state");
         let is_temporary = [&run, &store, &state].iter().any(|place| place.starts_with(&temporary));
         let log = state.join("log");
-        Places { run, store, state, log, config_file, temporary: is_temporary.then_some(temporary) }
+        let temporary = is_temporary.then_some(temporary);
+        Places { run, store, state, log, config_file, temporary, socket }
     }
 
     /// Name of the socket below `run`. It covers machine, user, mount namespace and root directory: a container
-    /// that shares the directory has another `/usr`, so it must not meet this daemon.
+    /// that shares the directory has another `/usr`, so it must not meet this daemon, unless somebody says that it may.
     pub fn socket_name(&self) -> String {
+        if let Some(name) = &self.socket {
+            return format!("{name}.sock");
+        }
         let namespace = std::fs::metadata("/proc/self/ns/mnt").map_or(0, |metadata| metadata.ino());
         let (device, inode) = std::fs::metadata("/").map_or((0, 0), |root| (root.dev(), root.ino()));
         let machine = fnv1a(rustix::system::uname().nodename().to_bytes());
@@ -354,6 +366,16 @@ mod tests {
             assert_eq!(chosen().store, temporary.join("store"));
             std::os::unix::fs::chown(directory.path(), Some(65534), None).unwrap();
             assert_eq!(chosen().run, temporary);
+        }
+    }
+
+    #[test]
+    fn a_socket_can_have_a_name_of_its_own() {
+        let named = |name| places(&[("FARCC_DIR", "/f"), ("FARCC_SOCKET", name)]).socket_name();
+        assert_eq!(named("build"), "build.sock");
+        let own = named("");
+        for unusable in ["../build", ".", ".hidden", "a/b"] {
+            assert_eq!(named(unusable), own, "{unusable}");
         }
     }
 
