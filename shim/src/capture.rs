@@ -168,7 +168,7 @@ impl Run {
             }
             while let Some(arrival) = self.signals.next() {
                 match arrival {
-                    Arrival::Child => {}
+                    Arrival::Child | Arrival::Terminal => {}
                     Arrival::End { signal, reached_group } => {
                         asked_to_end = true;
                         if ended.is_none() {

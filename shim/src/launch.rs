@@ -62,6 +62,7 @@ Environment:
   FARCC_DISABLE  1: run the command itself and nothing else
   FARCC_DAEMON   the farccd to start (default: beside farcc, else in PATH)
   FARCC_SHELL    the shell behind a link named like one (default: /bin/sh, else the next of its name in PATH)
+  FARCC_SOCKET   name of the socket, for launchers and a daemon in containers that show them the same files
   FARCC_LOG      debug: say on standard error why a command ran here
 
 farccd has all other commands; see farccd --help.
@@ -284,7 +285,7 @@ fn converse(invocation: &Invocation, mut link: Link, request: &Frame) -> io::Res
                 }
             }
             Frame::Reply(Reply::Stream { has_input, may_run_again }) => {
-                match stream::follow(&mut link, has_input) {
+                match stream::follow(&mut link, has_input, None) {
                     Streamed::Answered(Reply::Ended(ended)) => Decision::End(ended),
                     Streamed::Answered(Reply::Completed { exit_code, stdout, stderr }) => {
                         Decision::Print { exit_code, stdout, stderr }
@@ -346,7 +347,7 @@ fn request(invocation: &Invocation) -> io::Result<RunRequest> {
 }
 
 /// Whether standard input, which is open, is neither a terminal nor `/dev/null`.
-fn is_fed() -> bool {
+pub fn is_fed() -> bool {
     let stdin = rustix::stdio::stdin();
     let is_null = || {
         let null = rustix::fs::stat("/dev/null").map(|null| null.st_rdev);
@@ -357,8 +358,8 @@ fn is_fed() -> bool {
     !rustix::termios::isatty(stdin) && !is_null()
 }
 
-/// The only way to ask is to set it.
-fn umask() -> u32 {
+/// The file mode creation mask. The only way to ask is to set it.
+pub fn umask() -> u32 {
     let umask = rustix::process::umask(rustix::fs::Mode::empty());
     rustix::process::umask(umask);
     umask.bits()

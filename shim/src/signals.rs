@@ -20,6 +20,8 @@ use libc::c_int;
 
 /// What somebody sends to make a command end: passed on to the child.
 const FORWARDED: [c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+/// What tells of the terminal. Nobody is ended by them.
+const OF_TERMINAL: [c_int; 2] = [libc::SIGWINCH, libc::SIGCONT];
 
 /// The state of a process's signals that a child must find as the launcher did.
 #[derive(Clone, Copy)]
@@ -54,6 +56,8 @@ pub enum Arrival {
         /// already.
         reached_group: bool,
     },
+    /// The terminal may have another size, or other modes: it was resized, or the launcher was stopped for a while.
+    Terminal,
 }
 
 /// While this lives, signals that would end the launcher are read from a descriptor, SIGPIPE is an error of
@@ -70,12 +74,24 @@ impl Guard {
     /// # Errors
     /// When there are no descriptors left.
     pub fn new() -> io::Result<Guard> {
+        Guard::with(&[])
+    }
+
+    /// Begins for whoever shows another machine's terminal.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn of_terminal() -> io::Result<Guard> {
+        Guard::with(&OF_TERMINAL)
+    }
+
+    fn with(more: &[c_int]) -> io::Result<Guard> {
         let mut blocked = empty_set();
         // SAFETY: `blocked` is an initialised set, and the numbers are signals.
         unsafe {
             libc::sigaddset(&mut blocked, libc::SIGCHLD);
-            for signal in FORWARDED {
-                libc::sigaddset(&mut blocked, signal);
+            for signal in FORWARDED.iter().chain(more) {
+                libc::sigaddset(&mut blocked, *signal);
             }
         }
         // SAFETY: the set is initialised; the flags are the documented ones; -1 asks for a new descriptor.
@@ -125,10 +141,11 @@ impl Guard {
         // SAFETY: all of it was written.
         let siginfo = unsafe { siginfo.assume_init() };
         let signal = c_int::try_from(siginfo.ssi_signo).unwrap_or_default();
-        if signal == libc::SIGCHLD {
-            return Some(Arrival::Child);
-        }
-        Some(Arrival::End { signal, reached_group: siginfo.ssi_code == libc::SI_KERNEL })
+        Some(match signal {
+            libc::SIGCHLD => Arrival::Child,
+            signal if OF_TERMINAL.contains(&signal) => Arrival::Terminal,
+            signal => Arrival::End { signal, reached_group: siginfo.ssi_code == libc::SI_KERNEL },
+        })
     }
 }
 

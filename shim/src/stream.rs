@@ -20,6 +20,7 @@ use crate::wire::Frame;
 use crate::wire::INPUT_BYTES;
 use crate::wire::Reply;
 use crate::wire::Request;
+use crate::wire::Window;
 
 /// Read at a time from standard input.
 const READ_BYTES: usize = 64 << 10;
@@ -29,6 +30,22 @@ const MOST_SIGNALS: u32 = 3;
 
 /// Why a command writes to a pipe that nobody reads.
 const PIPE_SIGNAL: u8 = 13;
+
+/// The terminal that stands for another machine's.
+pub struct Terminal<'a> {
+    /// Has its size.
+    pub descriptor: BorrowedFd<'a>,
+    /// Gives it the modes that it is to have once more: whoever goes on after a stop may find others.
+    pub resume: &'a dyn Fn(),
+}
+
+impl Terminal<'_> {
+    /// How large it is now.
+    pub fn window(&self) -> Option<Window> {
+        let size = rustix::termios::tcgetwinsize(self.descriptor).ok()?;
+        Some(Window { rows: size.ws_row, columns: size.ws_col })
+    }
+}
 
 /// How it came to an end.
 pub enum Streamed {
@@ -83,15 +100,16 @@ impl Input {
     }
 }
 
-/// Follows the command to its end.
-pub fn follow(link: &mut Link, has_input: bool) -> Streamed {
+/// Follows the command to its end. There is a `terminal` if the command has one that looks like it.
+pub fn follow(link: &mut Link, has_input: bool, terminal: Option<&Terminal<'_>>) -> Streamed {
     let mut input = Input { is_open: has_input, sent: 0, taken: 0 };
-    let streamed = relay(link, &mut input);
+    let streamed = relay(link, &mut input, terminal);
     streamed.unwrap_or_else(|error| Streamed::Lost { error, has_all_input: input.sent == 0 })
 }
 
-fn relay(link: &mut Link, input: &mut Input) -> io::Result<Streamed> {
-    let mut relay = Relay { link, signals: Guard::new()?, asked: 0 };
+fn relay(link: &mut Link, input: &mut Input, terminal: Option<&Terminal<'_>>) -> io::Result<Streamed> {
+    let signals = if terminal.is_some() { Guard::of_terminal()? } else { Guard::new()? };
+    let mut relay = Relay { link, signals, terminal, asked: 0 };
     let mut buffer = vec![0; READ_BYTES];
     let mut is_read = [true; 2];
     loop {
@@ -157,6 +175,7 @@ enum Written {
 struct Relay<'a> {
     link: &'a mut Link,
     signals: Guard,
+    terminal: Option<&'a Terminal<'a>>,
     /// How often somebody has asked for an end.
     asked: u32,
 }
@@ -165,12 +184,21 @@ impl Relay<'_> {
     /// Passes on the signals that have come. Returns the one that means the launcher, if there is one.
     fn heed(&mut self) -> io::Result<Option<i32>> {
         while let Some(arrival) = self.signals.next() {
-            if let Arrival::End { signal, .. } = arrival {
-                self.asked += 1;
-                if self.asked >= MOST_SIGNALS {
-                    return Ok(Some(signal));
+            match (arrival, self.terminal) {
+                (Arrival::End { signal, .. }, _) => {
+                    self.asked += 1;
+                    if self.asked >= MOST_SIGNALS {
+                        return Ok(Some(signal));
+                    }
+                    self.tell(u8::try_from(signal).unwrap_or(0))?;
                 }
-                self.tell(u8::try_from(signal).unwrap_or(0))?;
+                (Arrival::Terminal, Some(terminal)) => {
+                    (terminal.resume)();
+                    if let Some(window) = terminal.window() {
+                        self.link.send(&Frame::Request(Request::Resized(window)))?;
+                    }
+                }
+                (Arrival::Terminal | Arrival::Child, _) => {}
             }
         }
         Ok(None)

@@ -17,7 +17,7 @@ use codec::Decoder;
 use codec::Encoder;
 
 /// Version of the frames. Both sides must have the same; [`WireError::OtherProtocol`] tells when not.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 /// Version of this package, as launcher and daemon tell each other.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Length of what precedes a payload, in bytes.
@@ -40,6 +40,8 @@ const CONTROL: u8 = 0x04;
 const STOPPED: u8 = 0x05;
 const INPUT: u8 = 0x06;
 const SIGNAL: u8 = 0x07;
+const BUILD: u8 = 0x08;
+const RESIZED: u8 = 0x09;
 const COMPLETED: u8 = 0x81;
 const PASS_THROUGH: u8 = 0x82;
 const RUN_AND_STORE: u8 = 0x83;
@@ -59,6 +61,9 @@ const ENDED: u8 = 0x8c;
 pub enum Request {
     /// Decide about a command: the first frame of a launcher.
     Run(RunRequest),
+    /// Run a whole build on the twin: the first frame of `farccd twin run`. It is answered like a command that is one of the
+    /// twin's, and never to be run here.
+    Build(BuildRequest),
     /// How the command of [`Reply::RunAndStore`] ended, or that of [`Reply::Race`] by itself: then nothing else may become
     /// the command's result.
     Done(DoneReport),
@@ -74,6 +79,8 @@ pub enum Request {
     },
     /// Somebody wants the command of [`Reply::Stream`] to get this signal.
     Signal(u8),
+    /// The terminal of [`BuildRequest::window`] has another size now.
+    Resized(Window),
     /// Stop working on the command; its result is not wanted. A closed socket says the same.
     Cancel,
     /// A word to the daemon itself: `status`, `stats`, `stop`, ….
@@ -106,6 +113,32 @@ pub struct RunRequest {
     pub stdout_is_terminal: bool,
     /// What `isatty` says of descriptor 2.
     pub stderr_is_terminal: bool,
+}
+
+/// A build, and what is special about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildRequest {
+    /// The command that builds.
+    pub run: RunRequest,
+    /// Which of the files that it makes are wanted here: patterns as in gitignore(5), the last one that matches decides.
+    pub fetch: Vec<OsString>,
+    /// Under which absolute paths the build may call the launcher.
+    pub launchers: Vec<OsString>,
+    /// Under which absolute paths it may read Farcc.cmake.
+    pub modules: Vec<OsString>,
+    /// The size of the terminal, if one of the descriptors is one.
+    pub window: Option<Window>,
+    /// Whether nothing is to be said when it has ended.
+    pub is_quiet: bool,
+}
+
+/// The size of a terminal, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// From top to bottom.
+    pub rows: u16,
+    /// From left to right.
+    pub columns: u16,
 }
 
 /// How a local run ended, and what it printed.
@@ -315,21 +348,20 @@ impl Request {
         match self {
             Request::Run(run) => {
                 let mut to = Encoder::new(RUN);
-                to.u32(PROTOCOL);
-                to.bytes(run.version.as_bytes());
-                to.bytes(run.program.as_os_str().as_bytes());
-                to.list(&run.argv);
-                to.bytes(run.cwd.as_os_str().as_bytes());
-                to.length(run.env.len());
-                for (name, value) in &run.env {
-                    to.bytes(name.as_bytes());
-                    to.bytes(value.as_bytes());
+                run.encode(&mut to);
+                to.finish()
+            }
+            Request::Build(build) => {
+                let mut to = Encoder::new(BUILD);
+                build.run.encode(&mut to);
+                to.list(&build.fetch);
+                to.list(&build.launchers);
+                to.list(&build.modules);
+                to.flag(build.window.is_some());
+                if let Some(window) = build.window {
+                    window.encode(&mut to);
                 }
-                to.u32(run.umask);
-                to.flag(run.stdin_is_terminal);
-                to.flag(run.stdin_is_fed);
-                to.flag(run.stdout_is_terminal);
-                to.flag(run.stderr_is_terminal);
+                to.flag(build.is_quiet);
                 to.finish()
             }
             Request::Done(done) => {
@@ -353,6 +385,11 @@ impl Request {
                 to.u8(*signal);
                 to.finish()
             }
+            Request::Resized(window) => {
+                let mut to = Encoder::new(RESIZED);
+                window.encode(&mut to);
+                to.finish()
+            }
             Request::Cancel => Encoder::new(CANCEL).finish(),
             Request::Control { words } => {
                 let mut to = Encoder::new(CONTROL);
@@ -369,31 +406,15 @@ impl Request {
     pub fn decode(kind: u8, payload: &[u8]) -> Result<Request, WireError> {
         let mut from = Decoder { rest: payload };
         let request = match kind {
-            RUN => {
-                let protocol = from.u32()?;
-                if protocol != PROTOCOL {
-                    return Err(WireError::OtherProtocol(protocol));
-                }
-                Request::Run(RunRequest {
-                    version: from.text("version")?,
-                    program: from.os_string("program")?.into(),
-                    argv: from.list("argv")?,
-                    cwd: from.os_string("cwd")?.into(),
-                    env: {
-                        let len = from.length(2)?;
-                        let mut env = Vec::with_capacity(len);
-                        for _ in 0..len {
-                            env.push((from.os_string("env")?, from.os_string("env")?));
-                        }
-                        env
-                    },
-                    umask: from.u32()?,
-                    stdin_is_terminal: from.flag("stdin_is_terminal")?,
-                    stdin_is_fed: from.flag("stdin_is_fed")?,
-                    stdout_is_terminal: from.flag("stdout_is_terminal")?,
-                    stderr_is_terminal: from.flag("stderr_is_terminal")?,
-                })
-            }
+            RUN => Request::Run(RunRequest::decode(&mut from)?),
+            BUILD => Request::Build(BuildRequest {
+                run: RunRequest::decode(&mut from)?,
+                fetch: from.list("fetch")?,
+                launchers: from.list("launchers")?,
+                modules: from.list("modules")?,
+                window: if from.flag("window")? { Some(Window::decode(&mut from)?) } else { None },
+                is_quiet: from.flag("is_quiet")?,
+            }),
             DONE => Request::Done(DoneReport {
                 ended: from.ended()?,
                 stdout: from.bytes()?.to_vec(),
@@ -404,11 +425,69 @@ impl Request {
             STOPPED => Request::Stopped,
             INPUT => Request::Input { bytes: from.bytes()?.to_vec(), is_last: from.flag("is_last")? },
             SIGNAL => Request::Signal(from.u8()?),
+            RESIZED => Request::Resized(Window::decode(&mut from)?),
             CANCEL => Request::Cancel,
             CONTROL => Request::Control { words: from.list("words")? },
             _ => return Err(WireError::UnknownKind(kind)),
         };
         from.finish(request)
+    }
+}
+
+impl RunRequest {
+    fn encode(&self, to: &mut Encoder) {
+        to.u32(PROTOCOL);
+        to.bytes(self.version.as_bytes());
+        to.bytes(self.program.as_os_str().as_bytes());
+        to.list(&self.argv);
+        to.bytes(self.cwd.as_os_str().as_bytes());
+        to.length(self.env.len());
+        for (name, value) in &self.env {
+            to.bytes(name.as_bytes());
+            to.bytes(value.as_bytes());
+        }
+        to.u32(self.umask);
+        to.flag(self.stdin_is_terminal);
+        to.flag(self.stdin_is_fed);
+        to.flag(self.stdout_is_terminal);
+        to.flag(self.stderr_is_terminal);
+    }
+
+    fn decode(from: &mut Decoder<'_>) -> Result<RunRequest, WireError> {
+        let protocol = from.u32()?;
+        if protocol != PROTOCOL {
+            return Err(WireError::OtherProtocol(protocol));
+        }
+        Ok(RunRequest {
+            version: from.text("version")?,
+            program: from.os_string("program")?.into(),
+            argv: from.list("argv")?,
+            cwd: from.os_string("cwd")?.into(),
+            env: {
+                let len = from.length(2)?;
+                let mut env = Vec::with_capacity(len);
+                for _ in 0..len {
+                    env.push((from.os_string("env")?, from.os_string("env")?));
+                }
+                env
+            },
+            umask: from.u32()?,
+            stdin_is_terminal: from.flag("stdin_is_terminal")?,
+            stdin_is_fed: from.flag("stdin_is_fed")?,
+            stdout_is_terminal: from.flag("stdout_is_terminal")?,
+            stderr_is_terminal: from.flag("stderr_is_terminal")?,
+        })
+    }
+}
+
+impl Window {
+    fn encode(self, to: &mut Encoder) {
+        to.u16(self.rows);
+        to.u16(self.columns);
+    }
+
+    fn decode(from: &mut Decoder<'_>) -> Result<Window, WireError> {
+        Ok(Window { rows: from.u16()?, columns: from.u16()? })
     }
 }
 
@@ -532,9 +611,22 @@ mod tests {
             let (stdout, stderr) = (vec![0, 1], b"warning".into());
             DoneReport { ended, stdout, stderr, captured: true, micros: 1 << 40 }
         };
+        let window = Window { rows: 50, columns: 0x1234 };
+        let build = BuildRequest {
+            run: run.clone(),
+            fetch: vec!["*.o".into()],
+            launchers: vec!["/l/farcc".into(), "/l/gcc".into()],
+            modules: vec!["/l/Farcc.cmake".into()],
+            window: Some(window),
+            is_quiet: true,
+        };
+        let plain = BuildRequest { fetch: vec![], launchers: vec![], window: None, ..build.clone() };
         let mut frames: Vec<Frame> = [
             Request::Run(run),
             Request::Run(empty),
+            Request::Build(build),
+            Request::Build(plain),
+            Request::Resized(window),
             Request::Done(done(Ended::Exited(3))),
             Request::Done(DoneReport { captured: false, ..done(Ended::Signaled(15)) }),
             Request::Stopped,

@@ -149,6 +149,7 @@ impl Whole {
             state: at("state"),
             config_file: at("farcc.toml"),
             environment: Vec::new(),
+            has_own_config: false,
         };
         let stats = Arc::new(Stats::load(&at("stats")));
         Whole {

@@ -142,6 +142,7 @@ impl Trial {
             state: at("state"),
             config_file: at("farcc.toml"),
             environment: Vec::new(),
+            has_own_config: false,
         };
         let stats = Arc::new(Stats::load(&at("stats")));
         Trial {

@@ -51,6 +51,7 @@ async fn scan(space: &TestSpace, project: &Path) -> Vec<Arc<InputFile>> {
         state: at("state"),
         config_file: space.config_file(),
         environment: Vec::new(),
+        has_own_config: false,
     };
     let dispatcher = Dispatcher::new(directories, Arc::new(Stats::load(&at("stats"))));
     let invocation = Invocation {

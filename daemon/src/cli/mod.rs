@@ -13,6 +13,7 @@ mod scan;
 mod serve;
 mod start;
 mod twin;
+mod twin_run;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -199,6 +200,7 @@ impl Surroundings {
             state: self.places.state.clone(),
             config_file: self.places.config_file.clone(),
             environment: self.env.clone(),
+            has_own_config: false,
         }
     }
 

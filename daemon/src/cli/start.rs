@@ -28,6 +28,7 @@ use crate::cli::print;
 use crate::cli::runtime;
 use crate::config::Config;
 use crate::config::load;
+use crate::dispatch::Directories;
 use crate::dispatch::Dispatcher;
 use crate::server::Server;
 use crate::stats::Stats;
@@ -41,6 +42,10 @@ pub(super) struct StartArgs {
     /// Stop when there was no command for so long
     #[arg(long, value_parser = parse_duration, default_value = "3h")]
     idle_timeout: Duration,
+    /// Give every command this daemon's own configuration, whatever the command's environment says: for a daemon that has
+    /// credentials which its callers must not send elsewhere
+    #[arg(long, requires = "foreground")]
+    own_config: bool,
     /// Descriptor to which one byte is written when the daemon listens
     #[arg(long, hide = true)]
     ready_fd: Option<RawFd>,
@@ -48,7 +53,12 @@ pub(super) struct StartArgs {
 
 impl StartArgs {
     pub(super) fn in_background() -> StartArgs {
-        StartArgs { foreground: false, idle_timeout: Duration::from_secs(3 * 60 * 60), ready_fd: None }
+        StartArgs {
+            foreground: false,
+            idle_timeout: Duration::from_secs(3 * 60 * 60),
+            own_config: false,
+            ready_fd: None,
+        }
     }
 }
 
@@ -113,7 +123,8 @@ async fn serve(surroundings: &Surroundings, args: &StartArgs) -> anyhow::Result<
     std::fs::create_dir_all(&slots)
         .and_then(|()| farcc::slots::set_count(&slots, local_jobs))
         .with_context(|| format!("prepare {}", slots.display()))?;
-    let dispatcher = Dispatcher::new(surroundings.directories(), Arc::clone(&stats));
+    let directories = Directories { has_own_config: args.own_config, ..surroundings.directories() };
+    let dispatcher = Dispatcher::new(directories, Arc::clone(&stats));
     let server = Arc::new(Server::new(dispatcher, stats, stats_file, args.idle_timeout, status_page));
     let listener = surroundings.places.bind().context("listen at the socket")?;
     listener.set_nonblocking(true).context("listen at the socket")?;

@@ -1,6 +1,7 @@
 //! `farccd twin`: the twin's server, a whole build on the twin, and what the twin does.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -21,17 +22,25 @@ use crate::cli::runtime;
 use crate::cli::serve::AccessArgs;
 use crate::cli::serve::asked_to_stop;
 use crate::cli::start::log_to_stderr;
+use crate::cli::twin_run::RunArgs;
+use crate::cli::twin_run::run;
+use crate::config::Access;
 use crate::config::load;
 use crate::executor::remote::client;
 use crate::executor::twin::TwinExecutor;
+use crate::process::env_value;
 use crate::twin;
 use crate::twin::Bounds;
+use crate::twin::BuildOptions;
 use crate::twin::Cluster;
 use crate::twin::TwinOptions;
 use crate::twin::Usage;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TwinCommand {
+    /// Run a whole build, or anything else, on the twin: as if it ran here, but that its compiles and links go from there to the
+    /// cluster beside it, and that most of what it makes stays there
+    Run(RunArgs),
     /// Be the twin: keep mirrors of workspaces, and run commands in them
     Serve(Box<ServeArgs>),
     /// Show what the twin of [twin] address does: workspaces, their sizes, commands that run there
@@ -146,6 +155,7 @@ pub(super) fn init(args: &InitArgs) -> anyhow::Result<ExitCode> {
 
 pub(super) fn twin(surroundings: &Surroundings, command: &TwinCommand) -> anyhow::Result<ExitCode> {
     match command {
+        TwinCommand::Run(args) => run(surroundings, args),
         TwinCommand::Serve(args) => serve(surroundings, args),
         TwinCommand::Status { json } => status(surroundings, *json),
     }
@@ -223,7 +233,12 @@ fn serve(surroundings: &Surroundings, args: &ServeArgs) -> anyhow::Result<ExitCo
             memory_bytes: args.memory.map_or_else(most_memory_bytes, |memory| memory.as_u64()),
         },
         temporary_bytes: args.disk.as_u64(),
-        bounds: Bounds { time: args.time, disk_bytes: args.disk.as_u64(), allows_network: args.network },
+        bounds: Bounds {
+            time: args.time,
+            disk_bytes: args.disk.as_u64(),
+            allows_network: args.network,
+            build: for_builds(surroundings)?,
+        },
         shown: args.show.iter().map(|directory| surroundings.cwd.join(directory)).collect(),
         access,
     };
@@ -245,6 +260,32 @@ fn serve(surroundings: &Surroundings, args: &ServeArgs) -> anyhow::Result<ExitCo
         .await
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the daemons of builds get: this machine's configuration, and the files that it names.
+fn for_builds(surroundings: &Surroundings) -> anyhow::Result<BuildOptions> {
+    let Surroundings { env, cwd, places } = surroundings;
+    let config = load(env, cwd, &places.config_file)?;
+    let file = match env_value(env, "FARCC_CONFIG").filter(|path| !path.is_empty()) {
+        Some(named) => cwd.join(named),
+        None => places.config_file.clone(),
+    };
+    let mut environment: Vec<_> = env.iter().filter(|(name, _)| name != "FARCC_CONFIG").cloned().collect();
+    let mut files = Vec::new();
+    if file.is_file() {
+        environment.push(("FARCC_CONFIG".into(), file.clone().into_os_string()));
+        files.push(file);
+    }
+    let Access { credential_helper, token_file, tls, .. } = config.remote.access();
+    let named = [
+        credential_helper,
+        token_file,
+        tls.ca_certs.as_deref(),
+        tls.client_cert.as_deref(),
+        tls.client_key.as_deref(),
+    ];
+    files.extend(named.into_iter().flatten().map(Path::to_owned));
+    Ok(BuildOptions { environment, files })
 }
 
 fn cluster(surroundings: &Surroundings, address: &str) -> anyhow::Result<Cluster> {

@@ -309,6 +309,7 @@ mod tests {
             state: at("state"),
             config_file: at("farcc.toml"),
             environment: Vec::new(),
+            has_own_config: false,
         };
         let dispatcher = Dispatcher::new(directories, Arc::new(Stats::load(&at("stats"))));
         let invocation = Invocation {

@@ -2,6 +2,7 @@
 //! Knows nothing of sockets and frames.
 
 mod attempt;
+mod builds;
 mod claims;
 mod compiling;
 mod configured;
@@ -73,6 +74,7 @@ use step::Step;
 use twins::Twins;
 use workers::Workers;
 
+pub use builds::BuildOrder;
 pub use inputs::Scanned;
 pub use inspection::Memory;
 pub use local::Kept;
@@ -180,6 +182,8 @@ pub struct Directories {
     pub environment: Vec<(OsString, OsString)>,
     /// The configuration file, unless the command's environment names one.
     pub config_file: PathBuf,
+    /// Whether every command has the configuration of the daemon's own environment.
+    pub has_own_config: bool,
 }
 
 impl Directories {
@@ -480,8 +484,10 @@ impl Dispatcher {
     async fn read(&self, invocation: &Arc<Invocation>) -> Result<Read, Reason> {
         let (invocation, default_file) = (Arc::clone(invocation), self.directories.config_file.clone());
         let configurations = Arc::clone(&self.configurations);
+        let own = self.directories.has_own_config.then(|| self.directories.environment.clone());
         in_background(move || {
-            let config = configurations.load(&invocation.env, &invocation.cwd, &default_file);
+            let env = own.as_ref().unwrap_or(&invocation.env);
+            let config = configurations.load(env, &invocation.cwd, &default_file);
             let config = config.map_err(|error| Reason::Configuration(error.to_string()));
             let (executed, task) = resolve(&invocation);
             Read { config, executed, task }

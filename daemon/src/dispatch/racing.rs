@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::dispatch::LocalRun;
+use crate::executor::twin::Window;
 use crate::reason::Reason;
 
 /// Orders that wait for the launcher.
@@ -45,6 +46,8 @@ pub enum Report {
     Input(Vec<u8>, bool),
     /// A signal for a command on the twin.
     Signal(u8),
+    /// The terminal of a command on the twin has another size now.
+    Resized(Window),
 }
 
 /// The local side of one command, as whoever decides about it sees it.
@@ -97,7 +100,7 @@ impl Lane {
                     Some(Report::Ended(run)) => return Ok(Winner::Local(run, Reason::Raced)),
                     Some(Report::Stopped) | None => runs_here = false,
                     // They are for commands on the twin.
-                    Some(Report::Input(..) | Report::Signal(_)) => {}
+                    Some(Report::Input(..) | Report::Signal(_) | Report::Resized(_)) => {}
                 },
                 made = &mut remote => break made,
             }

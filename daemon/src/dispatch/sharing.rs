@@ -1,6 +1,9 @@
 //! `[exec] paths = "shared"`: which directories are the workspace of a command, and whether its inputs name them.
 //! Knows nothing of arguments, nor of actions.
 
+use std::ffi::OsStr;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -119,6 +122,30 @@ pub(super) fn relocation(workspace: &Workspace, cwd: &Path) -> Result<Relocation
         }
     }
     Err("there is no repository around the working directory, and [workspace] roots is empty".to_owned())
+}
+
+/// The workspace of a build that is started in `cwd` (physical) by a command with these words: that of the build directory which one
+/// of them names, else that of the working directory.
+///
+/// # Errors
+/// Why it has none, as a clause.
+pub(super) fn relocation_of_build(
+    workspace: &Workspace,
+    cwd: &Path,
+    words: &[OsString],
+) -> Result<Relocation, String> {
+    let directory = |word: &OsString| {
+        let word = word.as_bytes();
+        let named = [Some(word), word.strip_prefix(b"-C")].into_iter().flatten();
+        let mut named = named.map(|name| cwd.join(OsStr::from_bytes(name)));
+        named.find(|directory| directory.join(ROOTS_FILE).is_file())
+    };
+    let build = words.iter().skip(1).find_map(directory).and_then(|directory| directory.canonicalize().ok());
+    let relocation = relocation(workspace, build.as_deref().unwrap_or(cwd))?;
+    match relocation.roots().iter().any(|root| cwd.starts_with(&root.here)) {
+        true => Ok(relocation),
+        false => Err(format!("{} is not in the workspace of the build directory", cwd.display())),
+    }
 }
 
 /// A submodule belongs to the repository around it; its `.git` is a file that names a directory there

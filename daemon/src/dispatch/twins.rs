@@ -144,62 +144,94 @@ impl Dispatcher {
         launcher: &mut Launcher,
         trail: &mut Trail,
     ) -> Result<Verdict, Reason> {
-        let executor = self.twins.executor(&config.twin)?;
-        self.check_program(&executor, invocation).await?;
-        let store = self.store(config).await?;
-        let command = TwinCommand {
-            arguments: invocation.argv.clone(),
-            environment: environment(invocation),
-            cwd: invocation.cwd.clone(),
-            umask: invocation.umask,
-            has_input: launcher.has_input,
-            wants_network: config.twin.network,
-        };
         let may_run_again = config.twin.when_lost == WhenLost::Local;
-        let (events, happened) = mpsc::channel(AHEAD);
-        let (words, told) = mpsc::channel(AHEAD);
-        let roots = roots.to_vec();
-        // Its own task: when the launcher has gone, the twin is told, and asked whether it has understood.
-        let own = Arc::clone(&executor);
-        let running = tokio::spawn(async move { own.run(&roots, &command, &store, events, told).await });
-        let relayed = relay(&mut launcher.lane, happened, words, launcher.has_input, may_run_again).await;
-        // They went for whoever needed them first.
-        trail.bytes += Bytes { uploaded: executor.take_sent_bytes(), ..Bytes::default() };
-        let ran = running.await.map_err(|error| Reason::Internal(error.to_string()))?;
+        let command = command(config, invocation, launcher.has_input);
+        let executor = self.checked_executor(config, invocation).await?;
+        let running = self.run_there(&executor, config, roots, command, launcher, trail, may_run_again);
+        let (ran, relayed) = running.await?;
         match ran {
-            Ok(TwinRun { ended, bytes }) => {
-                trail.bytes += bytes;
+            Ok(TwinRun { ended, .. }) => {
                 trail.ended(Outcome::Twin, None);
                 Ok(Verdict::RanOnTwin(ended))
             }
             Err(error) => after(&error, &relayed, may_run_again, trail),
         }
     }
+
+    /// Runs it to its end, while the launcher shows what it says.
+    ///
+    /// # Errors
+    /// Why it was not even tried.
+    pub(super) async fn run_there(
+        &self,
+        executor: &Arc<TwinExecutor>,
+        config: &Config,
+        roots: &[PathBuf],
+        command: TwinCommand,
+        launcher: &mut Launcher,
+        trail: &mut Trail,
+        may_run_again: bool,
+    ) -> Result<(Result<TwinRun, TwinError>, Relayed), Reason> {
+        let store = self.store(config).await?;
+        let (events, happened) = mpsc::channel(AHEAD);
+        let (words, told) = mpsc::channel(AHEAD);
+        let (own, roots) = (Arc::clone(executor), roots.to_vec());
+        // Its own task: when the launcher has gone, the twin is told, and asked whether it has understood.
+        let running = tokio::spawn(async move { own.run(&roots, &command, &store, events, told).await });
+        let relayed = relay(&mut launcher.lane, happened, words, launcher.has_input, may_run_again).await;
+        // They went for whoever needed them first.
+        trail.bytes += Bytes { uploaded: executor.take_sent_bytes(), ..Bytes::default() };
+        let ran = running.await.map_err(|error| Reason::Internal(error.to_string()))?;
+        if let Ok(TwinRun { bytes, .. }) = &ran {
+            trail.bytes += *bytes;
+        }
+        Ok((ran, relayed))
+    }
 }
 
 impl Dispatcher {
-    /// Whether the program of the image that the command starts is the same there. One of the workspace is, by the mirror.
-    async fn check_program(
+    /// The twin, if it has the program that the command starts: that of the image must be the same there. One of the workspace is,
+    /// by the mirror.
+    ///
+    /// # Errors
+    /// Why it cannot run there.
+    pub(super) async fn checked_executor(
         &self,
-        executor: &TwinExecutor,
+        config: &Config,
         invocation: &Arc<Invocation>,
-    ) -> Result<(), Reason> {
+    ) -> Result<Arc<TwinExecutor>, Reason> {
+        let executor = self.twins.executor(&config.twin)?;
         let (files, own) = (Arc::clone(&self.files), Arc::clone(invocation));
         let version = in_background(move || {
             let path = own.executable().filter(|path| paths::is_system(path))?;
             let version = files.version(&path).ok()?;
             Some((path, version.digest))
         });
-        let Some((path, digest)) = version.await? else { return Ok(()) };
-        executor.check_program(&path, &digest).await.map_err(|error| match error {
+        let Some((path, digest)) = version.await? else { return Ok(executor) };
+        let checked = executor.check_program(&path, &digest).await.map_err(|error| match error {
             TwinError::OtherProgram(what) => Reason::TwinDiffers(what),
             error => Reason::TwinUnavailable(error.to_string()),
-        })
+        });
+        checked.map(|()| executor)
+    }
+}
+
+/// A command as it runs there.
+pub(super) fn command(config: &Config, invocation: &Invocation, has_input: bool) -> TwinCommand {
+    TwinCommand {
+        arguments: invocation.argv.clone(),
+        environment: environment(invocation),
+        cwd: invocation.cwd.clone(),
+        umask: invocation.umask,
+        has_input,
+        wants_network: config.twin.network,
+        terminal: None,
+        build: None,
     }
 }
 
 /// What the launcher has seen of a command on the twin.
-struct Relayed {
+pub(super) struct Relayed {
     /// It has begun.
     has_begun: bool,
     /// Something was read from its standard input.
@@ -237,6 +269,7 @@ async fn relay(
                         Word::Input(bytes, is_last)
                     }
                     Report::Signal(signal) => Word::Signal(signal),
+                    Report::Resized(window) => Word::Resized(window),
                     Report::Ended(_) | Report::Stopped => continue,
                 };
                 // A command that has ended takes nothing.

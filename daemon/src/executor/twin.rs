@@ -35,10 +35,14 @@ use session::MAX_MESSAGE_BYTES;
 use session::Name;
 use workspace::Workspace;
 
+pub use run::Build;
 pub use run::Event;
+pub use run::Kept;
+pub use run::Terminal;
 pub use run::TwinCommand;
 pub use run::TwinEnd;
 pub use run::TwinRun;
+pub use run::Window;
 pub use run::Word;
 
 /// How long the twin is believed what it has said of a program.

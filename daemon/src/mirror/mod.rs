@@ -41,6 +41,7 @@ pub use messages::decode_digest;
 pub use messages::encode;
 pub use messages::encode_digest;
 pub use rules::IgnoreRules;
+pub use rules::Patterns;
 pub use rules::RULES_FILE;
 pub use snapshot::Snapshot;
 pub use snapshot::Unsent;

@@ -52,6 +52,32 @@ fn as_text(bytes: &[u8]) -> String {
     text
 }
 
+/// Patterns as in gitignore(5) that are in no tree: each is relative to the top of one.
+#[derive(Debug, Clone)]
+pub struct Patterns(Gitignore);
+
+impl Patterns {
+    /// The patterns of these lines; the last one that matches decides.
+    ///
+    /// # Errors
+    /// What is wrong with one that is none.
+    pub fn new<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Result<Patterns, String> {
+        let mut builder = GitignoreBuilder::new("");
+        for line in lines {
+            let text = as_text(line);
+            let added = builder.add_line(None, &without_alternatives(&text));
+            added.map_err(|error| format!("{text:?} is no pattern: {error}"))?;
+        }
+        builder.build().map(Patterns).map_err(|error| error.to_string())
+    }
+
+    /// Whether they match what is at `path`, or a directory that it is in.
+    pub fn match_path(&self, path: &TreePath, is_directory: bool) -> bool {
+        !path.as_bytes().is_empty()
+            && self.0.matched_path_or_any_parents(path.as_path(), is_directory).is_ignore()
+    }
+}
+
 /// The rules that hold in one directory: its own before those of the directories above it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Rules {

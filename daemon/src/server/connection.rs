@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use anyhow::bail;
+use farcc::wire;
+use farcc::wire::BuildRequest;
 use farcc::wire::DoneReport;
 use farcc::wire::Ended;
 use farcc::wire::Frame;
@@ -29,6 +31,7 @@ use tokio::task::JoinHandle;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::compiler::Invocation;
+use crate::dispatch::BuildOrder;
 use crate::dispatch::Kept;
 use crate::dispatch::Launcher;
 use crate::dispatch::LocalRun;
@@ -39,7 +42,10 @@ use crate::dispatch::Report;
 use crate::dispatch::Track;
 use crate::dispatch::Verdict;
 use crate::dispatch::lane;
+use crate::executor::twin::Build;
+use crate::executor::twin::Terminal;
 use crate::executor::twin::TwinEnd;
+use crate::executor::twin::Window;
 use crate::reason::Reason;
 use crate::server::OFFER_PATIENCE;
 use crate::server::Server;
@@ -61,7 +67,9 @@ pub(super) async fn serve(
     let (mut reader, mut writer) = stream.into_split();
     let incoming = tokio::time::timeout(PATIENCE, read_request(&mut reader)).await;
     match incoming.context("read a frame: nothing came")?? {
-        Incoming::Request(Request::Run(run)) if run.version != VERSION => {
+        Incoming::Request(Request::Run(run) | Request::Build(BuildRequest { run, .. }))
+            if run.version != VERSION =>
+        {
             let message =
                 format!("{}: the launcher is {}, the daemon {VERSION}", Reason::VersionSkew, run.version);
             server.dispatcher.refused(Arc::new(invocation(run)), Reason::VersionSkew);
@@ -70,7 +78,14 @@ pub(super) async fn serve(
         }
         Incoming::Request(Request::Run(run)) => {
             server.used();
-            let ended = run_command(server, run, presence, &mut reader, &mut writer).await;
+            let ended = run_command(server, run, None, presence, &mut reader, &mut writer).await;
+            server.used();
+            ended
+        }
+        Incoming::Request(Request::Build(build)) => {
+            server.used();
+            let order = order(&build);
+            let ended = run_command(server, build.run, Some(order), presence, &mut reader, &mut writer).await;
             server.used();
             ended
         }
@@ -95,6 +110,7 @@ pub(super) async fn serve(
             | Request::Stopped
             | Request::Input { .. }
             | Request::Signal(_)
+            | Request::Resized(_)
             | Request::Cancel,
         )
         | Incoming::End => Ok(()),
@@ -154,6 +170,7 @@ enum Incoming {
 async fn run_command(
     server: &Arc<Server>,
     run: RunRequest,
+    build: Option<BuildOrder>,
     presence: Presence,
     reader: &mut OwnedReadHalf,
     writer: &mut OwnedWriteHalf,
@@ -168,7 +185,12 @@ async fn run_command(
     let launcher = Launcher { presence: presence.clone(), lane, has_input };
     let (deciding, decided) = (Arc::clone(server), Arc::clone(&invocation));
     // Its own task, so that a panic is this command's alone.
-    let task = tokio::spawn(async move { deciding.dispatcher.handle(decided, launcher).await });
+    let task = tokio::spawn(async move {
+        match build {
+            None => deciding.dispatcher.handle(decided, launcher).await,
+            Some(order) => deciding.dispatcher.build(decided, order, launcher).await,
+        }
+    });
     let Some(verdict) = while_present(task, &mut track, reader, writer).await? else { return Ok(()) };
     let verdict = verdict.unwrap_or_else(|panic| {
         let reason = Reason::Internal(panic);
@@ -192,6 +214,20 @@ async fn run_command(
         Verdict::RunAndStore(pending) => hand_over(server, *pending, presence, reader, writer).await,
         Verdict::RanHere(pending, run) => keep(server, *pending, run, presence, writer).await,
     }
+}
+
+fn order(request: &BuildRequest) -> BuildOrder {
+    let BuildRequest { run, fetch, launchers, modules, window, is_quiet } = request;
+    let descriptors = [run.stdin_is_terminal, run.stdout_is_terminal, run.stderr_is_terminal];
+    BuildOrder {
+        build: Build { fetch: fetch.clone(), launchers: launchers.clone(), modules: modules.clone() },
+        terminal: window.map(|size| Terminal { window: window_of(size), descriptors }),
+        is_quiet: *is_quiet,
+    }
+}
+
+fn window_of(wire::Window { rows, columns }: wire::Window) -> Window {
+    Window { rows, columns }
 }
 
 fn invocation(run: RunRequest) -> Invocation {
@@ -321,6 +357,7 @@ async fn while_present<T: Send + 'static>(
                         Ok(Frame::Request(Request::Stopped)) if races => Report::Stopped,
                         Ok(Frame::Request(Request::Input { bytes, is_last })) if streams => Report::Input(bytes, is_last),
                         Ok(Frame::Request(Request::Signal(signal))) if streams => Report::Signal(signal),
+                        Ok(Frame::Request(Request::Resized(size))) if streams => Report::Resized(window_of(size)),
                         _ => return Ok(None),
                     };
                     received.drain(..length);

@@ -40,7 +40,7 @@ use crate::twin::init::Usage;
 pub const INIT: &str = "twin-init";
 
 /// Where this program is in the cell.
-const PROGRAM: &str = "/run/farcc/farccd";
+pub(super) const PROGRAM: &str = "/run/farcc/farccd";
 
 /// What programs of the image look for in `/etc`, and what is there for everybody to read; never what holds secrets.
 const ETC: &[&str] = &[
@@ -114,6 +114,19 @@ pub struct Plan<'a> {
     pub has_network: bool,
     /// A directory that it can write to and that nobody keeps, if there is one outside the workspace.
     pub home: Option<&'a Path>,
+    /// What it sees besides.
+    pub binds: Vec<Bind>,
+}
+
+/// A file or a directory of this machine in a cell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bind {
+    /// Where it is here.
+    pub from: PathBuf,
+    /// Where it is there.
+    pub at: PathBuf,
+    /// Whether it can be written to.
+    pub is_writable: bool,
 }
 
 /// A command in its cell.
@@ -180,6 +193,11 @@ impl Cells {
         Ok(Cell { bubblewrap: child, control, reports })
     }
 
+    /// The launcher that belongs to this program, if it is installed.
+    pub fn launcher(&self) -> Option<PathBuf> {
+        Some(self.program.with_file_name("farcc")).filter(|launcher| launcher.is_file())
+    }
+
     fn arguments(&self, plan: &Plan<'_>) -> Vec<OsString> {
         let mut arguments: Vec<OsString> = Vec::new();
         let mut add = |words: &[&dyn AsRef<std::ffi::OsStr>]| {
@@ -211,6 +229,9 @@ impl Cells {
             arguments.extend(words.iter().map(|word| word.as_ref().to_owned()));
         };
         add(&[&"--ro-bind", &self.program, &PROGRAM]);
+        for Bind { from, at, is_writable } in &plan.binds {
+            add(&[if *is_writable { &"--bind" } else { &"--ro-bind" }, from, at]);
+        }
         for (mount, at) in &plan.roots {
             add(&[&"--bind", mount, at]);
         }

@@ -179,6 +179,10 @@ fn start(request: Request) -> io::Result<Pid> {
     // A session of its own, whose process group the command shares: a first process is immune to signals that it has not
     // asked for (pid_namespaces(7)), so that the group can be told as a whole.
     rustix::process::setsid()?;
+    if let Some(terminal) = [&stdin, &stdout, &stderr].into_iter().find(|fd| rustix::termios::isatty(fd)) {
+        // So that what is typed there can interrupt the group.
+        rustix::process::ioctl_tiocsctty(terminal)?;
+    }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(start.umask & 0o777));
     let program = Program { path: &path, args: arguments.collect(), env, cwd: &cwd };
     let mut command = program.command().into_std();

@@ -24,6 +24,7 @@ use crate::mirror::InstallError;
 use crate::mirror::LookError;
 use crate::mirror::Manner;
 use crate::mirror::Node;
+use crate::mirror::Patterns;
 use crate::mirror::RootedChange;
 use crate::mirror::Snapshot;
 use crate::mirror::TreePath;
@@ -36,6 +37,7 @@ use crate::twin::Commit;
 use crate::twin::FromCommand;
 use crate::twin::Generation;
 use crate::twin::Ground;
+use crate::twin::Held;
 use crate::twin::Overlay;
 use crate::twin::Touched;
 use crate::twin::Upper;
@@ -75,6 +77,8 @@ pub struct View {
     pub number: u64,
     /// By root: where the overlay is mounted.
     pub mounts: Vec<PathBuf>,
+    /// What the client wants to have of what the command makes; None: all of it.
+    fetch: Option<Patterns>,
     began: Generation,
     started: i128,
     /// For the command alone: holds the overlays' directories.
@@ -91,8 +95,11 @@ pub struct Left {
 
 /// What has become of a command's changes.
 pub struct Committed {
-    /// What was changed, but for what rules leave out; the mirror has it all.
+    /// What was changed and the client is to be told; the mirror has it all.
     pub changes: Vec<RootedChange>,
+    /// How many files the mirror has now that the client was not told of although no rule leaves them out, and their size together in
+    /// bytes.
+    pub kept: (u64, u64),
     /// Which of all commits with changes it is, from 1 on; 0: there are no changes.
     pub number: u64,
     /// If there are any, nothing is in the mirror.
@@ -153,12 +160,12 @@ impl Mirror {
         self.with(move |keeper| keeper.apply(batch, is_whole, &store)).await?
     }
 
-    /// Mounts overlays for one more command.
+    /// Mounts overlays for one more command. `fetch`: what the client wants to have of what it makes; None: all of it.
     ///
     /// # Errors
     /// [`MirrorError`].
-    pub async fn begin(&self) -> Result<View, MirrorError> {
-        self.with(Keeper::begin).await?
+    pub async fn begin(&self, fetch: Option<Patterns>) -> Result<View, MirrorError> {
+        self.with(|keeper| keeper.begin(fetch)).await?
     }
 
     /// Forgets a command, none of whose processes is left, and all that it has changed.
@@ -233,6 +240,11 @@ impl Mirror {
 }
 
 impl View {
+    /// Whether the command is a whole build.
+    pub fn is_of_build(&self) -> bool {
+        self.fetch.is_some()
+    }
+
     /// The directories in which everything is that the command has written.
     pub fn written_in(&self) -> Vec<PathBuf> {
         (0..self.mounts.len()).map(|root| self.scratch.join(root.to_string()).join("upper")).collect()
@@ -264,6 +276,7 @@ struct Keeper {
     scratch: PathBuf,
     /// By root.
     trees: Vec<Snapshot>,
+    held: Held,
     touched: Touched,
     running: BTreeMap<u64, Running>,
     next_number: u64,
@@ -326,6 +339,7 @@ impl Keeper {
             directories,
             scratch,
             trees,
+            held: Held::open(directory.join("held")),
             touched: Touched::default(),
             running: BTreeMap::new(),
             next_number: 0,
@@ -359,9 +373,17 @@ impl Keeper {
     }
 
     fn apply(&mut self, batch: Vec<RootedChange>, is_whole: bool, store: &Store) -> Result<(), MirrorError> {
-        let changes = match is_whole {
-            true => changes_to(&self.trees, &batch, &mut self.ignored()?.0),
-            false => batch,
+        let changes = if is_whole {
+            let mut ignored = self.ignored()?;
+            let mut stays = |root, path: &TreePath, is_directory| {
+                self.held.contains(root, path) || ignored.leave_out(root, path, is_directory)
+            };
+            let (changes, around) = changes_to(&self.trees, &batch, &mut stays);
+            self.held.apply(&batch, around);
+            changes
+        } else {
+            self.held.apply(&batch, Vec::new());
+            batch
         };
         let wanted: Vec<_> = changes.iter().filter_map(|rooted| rooted.change.content()).collect();
         let contents = FromStore { store, trees: self.find(&wanted) };
@@ -370,7 +392,7 @@ impl Keeper {
         Ok(())
     }
 
-    fn begin(&mut self) -> Result<View, MirrorError> {
+    fn begin(&mut self, fetch: Option<Patterns>) -> Result<View, MirrorError> {
         self.next_number += 1;
         let number = self.next_number;
         let scratch = self.scratch.join(number.to_string());
@@ -388,7 +410,7 @@ impl Keeper {
         let started = Fingerprint::of(&scratch).map_err(failed)?.changed_nanos();
         let began = self.touched.now();
         self.running.insert(number, Running { overlays, began });
-        Ok(View { number, mounts, began, started, scratch })
+        Ok(View { number, mounts, fetch, began, started, scratch })
     }
 
     fn commit(&mut self, left: &Left) -> Result<Committed, MirrorError> {
@@ -409,7 +431,7 @@ impl Keeper {
         let conflicts: Vec<_> = all(|commit| &commit.conflicts);
         let unsent = all(|commit| &commit.unsent);
         if !conflicts.is_empty() {
-            return Ok(Committed { changes: Vec::new(), number: 0, conflicts, unsent });
+            return Ok(Committed { changes: Vec::new(), kept: (0, 0), number: 0, conflicts, unsent });
         }
         let changes: Vec<_> = (0..)
             .zip(&commits)
@@ -417,18 +439,24 @@ impl Keeper {
                 commit.changes.values().map(move |change| RootedChange { root, change: change.clone() })
             })
             .collect();
+        let shares = self.held.divide(&changes, &self.trees, view.fetch.as_ref());
+        self.held.commit(&shares);
         let contents = FromCommand { uppers, commits: &commits, mirror: &self.directories };
         install(&mut self.trees, &changes, &contents, Manner::Commit)?;
         self.changed(By::Command, &changes);
         // By the rules as they are now: the command may have written some.
         let mut ignored = self.ignored()?;
-        let changes: Vec<_> = changes.into_iter().filter(|rooted| !ignored.leave_out(rooted)).collect();
+        let mut is_ours = |rooted: &RootedChange| !ignored.leave_out_change(rooted);
+        let changes: Vec<_> = shares.told.into_iter().filter(&mut is_ours).collect();
+        let sizes = shares.kept.iter().filter(|rooted| is_ours(rooted));
+        let sizes = sizes.filter_map(|rooted| Some(rooted.change.content()?.size_bytes()));
+        let kept = sizes.fold((0, 0), |(files, bytes), size| (files + 1, bytes + size));
         let mut number = 0;
         if !changes.is_empty() {
             self.commits += 1;
             number = self.commits;
         }
-        Ok(Committed { changes, number, conflicts, unsent })
+        Ok(Committed { changes, kept, number, conflicts, unsent })
     }
 
     /// Files that a command has written and the client is to have, whose content is nowhere in the mirror: one for each.
@@ -441,13 +469,19 @@ impl Keeper {
                 let now = Some(Node::File { digest: *digest, mode: 0 });
                 let change = Change { path: entry.path.clone(), now, written: None };
                 let rooted = RootedChange { root, change };
-                if !ignored.leave_out(&rooted) {
+                let fetch = left.view.fetch.as_ref();
+                let is_wanted = self.held.is_wanted(root, &entry.path, false, &self.trees, fetch);
+                if is_wanted && !ignored.leave_out_change(&rooted) {
                     written.entry(*digest).or_insert(rooted);
                 }
             }
         }
-        for known in self.find(&written.keys().copied().collect::<Vec<_>>()).keys() {
-            written.remove(known);
+        let digests: Vec<_> = written.keys().copied().collect();
+        for (root, tree) in (0..).zip(&self.trees) {
+            let known = tree.find(&digests).into_iter();
+            known.filter(|(_, path)| !self.held.contains(root, path)).for_each(|(digest, _)| {
+                written.remove(&digest);
+            });
         }
         Ok(written.into_values().collect())
     }
@@ -471,10 +505,13 @@ impl Keeper {
 struct IgnoredAll(Vec<IgnoreRules>);
 
 impl IgnoredAll {
-    fn leave_out(&mut self, RootedChange { root, change }: &RootedChange) -> bool {
-        let ignored = usize::try_from(*root).ok().and_then(|root| self.0.get_mut(root));
-        let is_directory = matches!(change.now, Some(Node::Directory { .. }));
-        ignored.is_some_and(|ignored| ignored.leaves_out(&change.path, is_directory))
+    fn leave_out(&mut self, root: u32, path: &TreePath, is_directory: bool) -> bool {
+        let ignored = usize::try_from(root).ok().and_then(|root| self.0.get_mut(root));
+        ignored.is_some_and(|ignored| ignored.leaves_out(path, is_directory))
+    }
+
+    fn leave_out_change(&mut self, RootedChange { root, change }: &RootedChange) -> bool {
+        self.leave_out(*root, &change.path, matches!(change.now, Some(Node::Directory { .. })))
     }
 }
 

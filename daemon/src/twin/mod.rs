@@ -22,6 +22,7 @@ mod upper;
 
 mod commit;
 mod contents;
+mod held;
 mod touched;
 mod whole;
 
@@ -32,6 +33,9 @@ pub mod init;
 
 mod cluster;
 mod described;
+mod standard;
+
+mod build;
 mod run;
 mod service;
 mod workspace;
@@ -66,6 +70,9 @@ use crate::access::AccessOptions;
 use crate::digest::DigestFunction;
 use crate::store::Store;
 
+pub use build::BuildOptions;
+pub use cell::Bind;
+pub use cell::Cell;
 pub use cell::Cells;
 pub use cell::INIT;
 pub use cell::Plan;
@@ -73,6 +80,7 @@ pub use cluster::Cluster;
 pub use commit::Commit;
 pub use commit::Ground;
 pub use contents::FromCommand;
+pub use held::Held;
 pub use init::Report;
 pub use init::Usage;
 pub use mirror::Committed;
@@ -278,7 +286,7 @@ impl Served {
         };
         let (out, mut answers) = tokio::sync::mpsc::channel(16);
         let requests = Box::pin(futures::stream::empty());
-        run::run(Arc::clone(&workspace), &self.cells, self.options.bounds, start, requests, &out)
+        run::run(Arc::clone(&workspace), &self.cells, &self.options.bounds, start, requests, &out)
             .await
             .map_err(|status| anyhow::anyhow!("run a command for a try: {}", status.message()))?;
         drop(out);

@@ -9,11 +9,8 @@
 //! 5. send the contents that the client cannot have
 //! 6. put the changes into the mirror, and tell of them
 
-use std::collections::VecDeque;
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Component;
 use std::path::Path;
@@ -22,7 +19,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
 use farcc_proto::twin;
 use farcc_proto::twin::ended::Status as EndedStatus;
 use farcc_proto::twin::output::Stream;
@@ -30,9 +26,6 @@ use farcc_proto::twin::run_request::Request;
 use farcc_proto::twin::run_response::Response;
 use futures::StreamExt as _;
 use rustix::process::Signal;
-use tokio::io::AsyncReadExt as _;
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::Code;
@@ -40,6 +33,8 @@ use tonic::Status;
 
 use crate::contents::Pieces;
 use crate::mirror;
+use crate::mirror::Patterns;
+use crate::twin::BuildOptions;
 use crate::twin::Cells;
 use crate::twin::Committed;
 use crate::twin::Left;
@@ -48,20 +43,23 @@ use crate::twin::Plan;
 use crate::twin::Report;
 use crate::twin::View;
 use crate::twin::Workspace;
+use crate::twin::build::BuildDaemon;
+use crate::twin::build::BuildError;
+use crate::twin::build::Launchers;
+use crate::twin::standard::Standard;
+use crate::twin::workspace::BUILDS;
 use crate::twin::workspace::GROUP;
 use crate::twin::workspace::PASSWD;
+use crate::twin::workspace::STORE;
 
-/// Read at a time of what a command says.
-const READ_BYTES: usize = 64 << 10;
-
-/// Of what the client sends for standard input, this much may wait for the command.
-const MOST_INPUT_BYTES: usize = 1 << 20;
+/// More patterns of files that come back are refused.
+const MOST_PATTERNS: usize = 1000;
 
 /// How often it is looked at how much a command has written.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// What bounds a command besides its processes' number and memory.
-#[derive(Debug, Clone, Copy)]
+/// What bounds a command besides its processes' number and memory, and what a build has.
+#[derive(Debug, Clone)]
 pub struct Bounds {
     /// How long it may take.
     pub time: Duration,
@@ -69,6 +67,8 @@ pub struct Bounds {
     pub disk_bytes: u64,
     /// Whether it may open connections if it wants to.
     pub allows_network: bool,
+    /// For the farccd of a build.
+    pub build: BuildOptions,
 }
 
 /// Where messages to the client go. Nobody may be there any more.
@@ -100,7 +100,7 @@ enum End {
 pub(super) async fn run(
     workspace: Arc<Workspace>,
     cells: &Cells,
-    bounds: Bounds,
+    bounds: &Bounds,
     start: twin::Start,
     requests: Requests,
     out: &Out,
@@ -115,11 +115,12 @@ pub(super) async fn run(
     if !workspace.has_applied(start.after_sequence).await {
         return Err(Status::failed_precondition("the session is over"));
     }
-    let view = workspace.mirror.begin().await.map_err(|error| unavailable(&error))?;
-    let followed = follow(&workspace, cells, bounds, &view, &start, requests, out).await;
-    match followed {
-        Ok(End::Ended(status)) => finish(&workspace, view, status, out).await,
-        Ok(End::Dropped(dropped)) => {
+    let fetch = start.build.as_ref().map(patterns).transpose()?;
+    let view = workspace.mirror.begin(fetch).await.map_err(|error| unavailable(&error))?;
+    let scene = Scene { workspace: &workspace, cells, bounds, out };
+    match scene.play(&view, start, requests).await {
+        Ok((End::Ended(status), stats)) => finish(&workspace, view, status, stats, out).await,
+        Ok((End::Dropped(dropped), _)) => {
             workspace.mirror.abandon(view).await;
             let Dropped::Because(dropped, signal) = dropped else { return Ok(()) };
             let status = Some(EndedStatus::Signal(signal));
@@ -134,157 +135,183 @@ pub(super) async fn run(
     }
 }
 
-/// The command's standard descriptors.
-struct Standard {
-    /// Nothing is to be sent any more if there is none.
-    stdin: Option<pipe::Sender>,
-    /// The end that the command reads from: what is in it at the end, nobody has read.
-    read_from: OwnedFd,
-    stdout: pipe::Receiver,
-    stderr: pipe::Receiver,
-}
-
-impl Standard {
-    /// With the ends that the command gets.
-    fn new(has_input: bool) -> io::Result<(Standard, [OwnedFd; 3])> {
-        let (their_stdin, stdin) = match has_input {
-            true => {
-                let (theirs, ours) = io::pipe()?;
-                (OwnedFd::from(theirs), Some(pipe::Sender::from_owned_fd(ours.into())?))
-            }
-            false => (File::open("/dev/null")?.into(), None),
-        };
-        let read_from = their_stdin.try_clone()?;
-        let (stdout, their_stdout) = io::pipe()?;
-        let (stderr, their_stderr) = io::pipe()?;
-        let stdout = pipe::Receiver::from_owned_fd(stdout.into())?;
-        let stderr = pipe::Receiver::from_owned_fd(stderr.into())?;
-        Ok((
-            Standard { stdin, read_from, stdout, stderr },
-            [their_stdin, their_stdout.into(), their_stderr.into()],
-        ))
+/// What the client of a build wants to have.
+fn patterns(build: &twin::Build) -> Result<Patterns, Status> {
+    if build.fetch.len() > MOST_PATTERNS {
+        return Err(Status::invalid_argument("there are more patterns than anybody writes"));
     }
+    Patterns::new(build.fetch.iter().map(Vec::as_slice)).map_err(Status::invalid_argument)
 }
 
-/// Runs the command until none of its processes is left.
-async fn follow(
-    workspace: &Workspace,
-    cells: &Cells,
-    bounds: Bounds,
-    view: &View,
-    start: &twin::Start,
-    mut requests: Requests,
-    out: &Out,
-) -> Result<End, Status> {
-    let (standard, theirs) = Standard::new(start.has_input).map_err(|error| unavailable(&error))?;
-    let roots =
-        view.mounts.iter().map(PathBuf::as_path).zip(workspace.card.roots.iter().map(PathBuf::as_path));
-    let accounts = [PASSWD, GROUP].map(|name| workspace.directory.join(name));
-    let home = home(start, &workspace.card.roots);
-    let plan = Plan {
-        roots: roots.collect(),
-        accounts: [&accounts[0], &accounts[1]],
-        user: workspace.card.user,
-        group: workspace.card.group,
-        has_network: bounds.allows_network && start.wants_network,
-        home: home.as_deref(),
-    };
-    let mut cell = cells.start(&plan, start, theirs).await.map_err(|error| unavailable(&error))?;
-    let Standard { stdin, read_from, mut stdout, mut stderr } = standard;
-    let mut input = Input::new(stdin);
-    let (mut said, mut complained) = (vec![0; READ_BYTES], vec![0; READ_BYTES]);
-    let (mut stdout_is_open, mut stderr_is_open, mut is_heard) = (true, true, true);
-    // What it says comes after the word that it has begun.
-    let mut has_begun = false;
-    let mut was_signaled = false;
-    let deadline = Instant::now() + bounds.time;
-    let mut look = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let end = loop {
-        tokio::select! {
-            report = cell.report() => match report {
-                Some(Report::Started) => {
-                    has_begun = true;
-                    let _ = say(out, Response::Started(twin::Started {})).await;
-                }
-                Some(Report::Exited(status)) => break Ok(End::Ended(EndedStatus::ExitCode(status.into()))),
-                Some(Report::Signaled(signal)) if !was_signaled => {
-                    break Ok(End::Ended(EndedStatus::Signal(signal.into())));
-                }
-                Some(Report::Signaled(signal)) => {
-                    let why = format!("it was ended by signal {signal} from the client");
-                    break Ok(End::Dropped(Dropped::Because(why, signal.into())));
-                }
-                Some(Report::TooManyProcesses) => break dropped("it had more processes than the twin allows".to_owned()),
-                Some(Report::TooMuchMemory) => break dropped("it took more memory than the twin allows".to_owned()),
-                Some(Report::Failed(error)) => break Err(not_started(start, error)),
-                None => break Err(Status::unavailable("start the command: its cell ended")),
-            },
-            read = stdout.read(&mut said), if has_begun && stdout_is_open => {
-                stdout_is_open = pass_on(out, Stream::Stdout, &said, read).await;
-            }
-            read = stderr.read(&mut complained), if has_begun && stderr_is_open => {
-                stderr_is_open = pass_on(out, Stream::Stderr, &complained, read).await;
-            }
-            taken = input.feed(), if input.is_waiting() => {
-                if taken > 0 {
-                    let _ = say(out, Response::TakenBytes(input.taken_bytes)).await;
-                }
-            }
-            request = requests.next(), if is_heard => match request.map(|request| request.map(|request| request.request)) {
-                Some(Ok(Some(Request::Input(more)))) => {
-                    if let Err(status) = input.add(more) {
-                        break Err(status);
+/// What there is around a command.
+struct Scene<'a> {
+    workspace: &'a Workspace,
+    cells: &'a Cells,
+    bounds: &'a Bounds,
+    out: &'a Out,
+}
+
+impl Scene<'_> {
+    /// Runs the command, and the daemon that it has beside it if it is a build, until none of their processes is left. Returns what
+    /// that daemon has counted, too.
+    async fn play(
+        &self,
+        view: &View,
+        mut start: twin::Start,
+        requests: Requests,
+    ) -> Result<(End, Vec<u8>), Status> {
+        let Scene { workspace, cells, bounds, .. } = *self;
+        let roots =
+            view.mounts.iter().map(PathBuf::as_path).zip(workspace.card.roots.iter().map(PathBuf::as_path));
+        let accounts = [PASSWD, GROUP].map(|name| workspace.directory.join(name));
+        let home = home(&start, &workspace.card.roots);
+        let mut plan = Plan {
+            roots: roots.collect(),
+            accounts: [&accounts[0], &accounts[1]],
+            user: workspace.card.user,
+            group: workspace.card.group,
+            has_network: bounds.allows_network && start.wants_network,
+            home: home.as_deref(),
+            binds: Vec::new(),
+        };
+        let Some(build) = start.build.take() else {
+            return Ok((self.follow(&plan, view, &start, requests).await?, Vec::new()));
+        };
+        let directory = workspace.directory.join(BUILDS).join(view.number.to_string());
+        let failed = |error: &BuildError| match error {
+            BuildError::Refused(_) => Status::failed_precondition(error.to_string()),
+            BuildError::NotStarted(_) => Status::unavailable(error.to_string()),
+        };
+        let launchers = Launchers::new(cells, &start, &build, &workspace.card.roots, &directory);
+        let launchers = launchers.map_err(|error| failed(&error))?;
+        let store = workspace.directory.join(STORE);
+        let daemon = BuildDaemon::start(cells, &bounds.build, &plan, directory.clone(), store);
+        let daemon = daemon.await.map_err(|error| failed(&error))?;
+        plan.binds = launchers.binds;
+        start.environment = launchers.environment;
+        let followed = self.follow(&plan, view, &start, requests).await;
+        let stats = if followed.is_ok() { daemon.stats().await } else { Vec::new() };
+        let ended = daemon.end().await;
+        let _ = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(directory)).await;
+        ended.map_err(|error| Status::aborted(format!("end the build's farccd: {error}")))?;
+        Ok((followed?, stats))
+    }
+
+    /// Runs the command until none of its processes is left.
+    async fn follow(
+        &self,
+        plan: &Plan<'_>,
+        view: &View,
+        start: &twin::Start,
+        mut requests: Requests,
+    ) -> Result<End, Status> {
+        let Scene { workspace, cells, bounds, out } = *self;
+        let (mut standard, theirs) = Standard::new(start).map_err(|error| unavailable(&error))?;
+        let mut cell = cells.start(plan, start, theirs).await.map_err(|error| unavailable(&error))?;
+        // What it says comes after the word that it has begun.
+        let mut has_begun = false;
+        let (mut is_heard, mut was_signaled) = (true, false);
+        let deadline = Instant::now() + bounds.time;
+        let mut look = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let end = loop {
+            let Standard { input, outputs: [stdout, stderr], terminal, .. } = &mut standard;
+            tokio::select! {
+                report = cell.report() => match report {
+                    Some(Report::Started) => {
+                        has_begun = true;
+                        let _ = say(out, Response::Started(twin::Started {})).await;
+                    }
+                    Some(Report::Exited(status)) => break Ok(End::Ended(EndedStatus::ExitCode(status.into()))),
+                    // What a build has done until it was interrupted counts.
+                    Some(Report::Signaled(signal)) if !was_signaled || view.is_of_build() => {
+                        break Ok(End::Ended(EndedStatus::Signal(signal.into())));
+                    }
+                    Some(Report::Signaled(signal)) => {
+                        let why = format!("it was ended by signal {signal} from the client");
+                        break Ok(End::Dropped(Dropped::Because(why, signal.into())));
+                    }
+                    Some(Report::TooManyProcesses) => break dropped("it had more processes than the twin allows".to_owned()),
+                    Some(Report::TooMuchMemory) => break dropped("it took more memory than the twin allows".to_owned()),
+                    Some(Report::Failed(error)) => break Err(not_started(start, error)),
+                    None => break Err(Status::unavailable("start the command: its cell ended")),
+                },
+                said = stdout.read(), if has_begun && stdout.is_open() => {
+                    if !pass_on(out, Stream::Stdout, said).await {
+                        stdout.close();
                     }
                 }
-                Some(Ok(Some(Request::Signal(signal)))) => {
-                    was_signaled = true;
-                    cell.signal(u8::try_from(signal).unwrap_or(0));
+                said = stderr.read(), if has_begun && stderr.is_open() => {
+                    if !pass_on(out, Stream::Stderr, said).await {
+                        stderr.close();
+                    }
                 }
-                Some(Ok(Some(Request::Cancel(_)))) => break dropped("it was cancelled".to_owned()),
-                Some(Ok(Some(Request::Start(_)))) => break Err(Status::invalid_argument("one call is one command")),
-                Some(Ok(None)) => {}
-                // Nothing more is said to the command.
-                None => is_heard = false,
-                Some(Err(_)) => break Ok(End::Dropped(Dropped::Gone)),
-            },
-            () = out.closed() => break Ok(End::Dropped(Dropped::Gone)),
-            () = workspace.over.cancelled() => break Err(Status::failed_precondition("the session is over")),
-            () = tokio::time::sleep_until(deadline) => {
-                break dropped(format!("it took longer than {:?}, which is all that the twin allows", bounds.time));
+                said = terminal.read(), if has_begun && terminal.is_open() => {
+                    if !pass_on(out, Stream::Terminal, said).await {
+                        terminal.close();
+                    }
+                }
+                taken = input.feed(), if input.is_waiting() => {
+                    if taken > 0 {
+                        let _ = say(out, Response::TakenBytes(input.taken_bytes())).await;
+                    }
+                }
+                request = requests.next(), if is_heard => match request.map(|request| request.map(|request| request.request)) {
+                    Some(Ok(Some(Request::Input(more)))) => {
+                        if !input.add(more) {
+                            break Err(Status::invalid_argument("there is more input than the command was to get"));
+                        }
+                    }
+                    Some(Ok(Some(Request::Signal(signal)))) => {
+                        was_signaled = true;
+                        cell.signal(u8::try_from(signal).unwrap_or(0));
+                    }
+                    Some(Ok(Some(Request::Window(size)))) => standard.resize(size),
+                    Some(Ok(Some(Request::Cancel(_)))) => break dropped("it was cancelled".to_owned()),
+                    Some(Ok(Some(Request::Start(_)))) => break Err(Status::invalid_argument("one call is one command")),
+                    Some(Ok(None)) => {}
+                    // Nothing more is said to the command.
+                    None => is_heard = false,
+                    Some(Err(_)) => break Ok(End::Dropped(Dropped::Gone)),
+                },
+                () = out.closed() => break Ok(End::Dropped(Dropped::Gone)),
+                () = workspace.over.cancelled() => break Err(Status::failed_precondition("the session is over")),
+                () = tokio::time::sleep_until(deadline) => {
+                    break dropped(format!("it took longer than {:?}, which is all that the twin allows", bounds.time));
+                }
+                _ = look.tick() => {
+                    let (mounts, limit) = (view.written_in(), bounds.disk_bytes);
+                    let written = tokio::task::spawn_blocking(move || mounts.iter().map(|at| size_bytes(at)).sum::<u64>());
+                    if written.await.is_ok_and(|written| written > limit) {
+                        break dropped(format!("it wrote more than {limit} bytes, which is all that the twin allows"));
+                    }
+                }
             }
-            _ = look.tick() => {
-                let (mounts, limit) = (view.written_in(), bounds.disk_bytes);
-                let written = tokio::task::spawn_blocking(move || mounts.iter().map(|at| size_bytes(at)).sum::<u64>());
-                if written.await.is_ok_and(|written| written > limit) {
-                    break dropped(format!("it wrote more than {limit} bytes, which is all that the twin allows"));
+        };
+        // What it has left running is ended now; then the pipes are, too.
+        let complaints =
+            cell.end().await.map_err(|error| Status::aborted(format!("end the command: {error}")))?;
+        if let Ok(End::Ended(_)) = &end {
+            if let Some(read) = standard.input.read_bytes() {
+                let _ = say(out, Response::TakenBytes(read)).await;
+            }
+            let Standard { outputs: [stdout, stderr], terminal, .. } = &mut standard;
+            for (stream, outlet) in
+                [(Stream::Stdout, stdout), (Stream::Stderr, stderr), (Stream::Terminal, terminal)]
+            {
+                while outlet.is_open() {
+                    if !pass_on(out, stream, outlet.read().await).await {
+                        break;
+                    }
                 }
             }
         }
-    };
-    // What it has left running is ended now; then the pipes are, too.
-    let complaints =
-        cell.end().await.map_err(|error| Status::aborted(format!("end the command: {error}")))?;
-    if let Ok(End::Ended(_)) = &end {
-        let unread = rustix::io::ioctl_fionread(&read_from).unwrap_or(0);
-        if unread > 0 && start.has_input {
-            let taken = input.taken_bytes.saturating_sub(unread);
-            let _ = say(out, Response::TakenBytes(taken)).await;
+        match (end, complaints) {
+            (Err(status), Some(complaints)) if status.code() == Code::Unavailable => {
+                Err(Status::unavailable(format!("{}: {complaints}", status.message())))
+            }
+            (end, _) => end,
         }
-        while stdout_is_open {
-            let read = stdout.read(&mut said).await;
-            stdout_is_open = pass_on(out, Stream::Stdout, &said, read).await;
-        }
-        while stderr_is_open {
-            let read = stderr.read(&mut complained).await;
-            stderr_is_open = pass_on(out, Stream::Stderr, &complained, read).await;
-        }
-    }
-    match (end, complaints) {
-        (Err(status), Some(complaints)) if status.code() == Code::Unavailable => {
-            Err(Status::unavailable(format!("{}: {complaints}", status.message())))
-        }
-        (end, _) => end,
     }
 }
 
@@ -308,75 +335,13 @@ fn home(start: &twin::Start, roots: &[PathBuf]) -> Option<PathBuf> {
     (is_plain && !is_taken && !is_inside).then(|| home.to_owned())
 }
 
-/// Passes on what was read; `false`: there is no more.
-async fn pass_on(out: &Out, stream: Stream, buffer: &[u8], read: io::Result<usize>) -> bool {
-    match read {
-        Ok(0) | Err(_) => false,
-        Ok(read) => {
-            let output = twin::Output { stream: stream.into(), data: buffer[..read].to_vec() };
-            say(out, Response::Output(output)).await.is_ok()
-        }
+/// Passes on what was read, if that is something; `false`: there is no more, or nobody to whom it could go.
+async fn pass_on(out: &Out, stream: Stream, said: &[u8]) -> bool {
+    if said.is_empty() {
+        return false;
     }
-}
-
-/// Standard input on its way to the command.
-struct Input {
-    /// None: it has ended, or nobody reads it.
-    pipe: Option<pipe::Sender>,
-    waiting: VecDeque<Bytes>,
-    waiting_bytes: usize,
-    is_complete: bool,
-    taken_bytes: u64,
-}
-
-impl Input {
-    fn new(pipe: Option<pipe::Sender>) -> Input {
-        Input {
-            is_complete: pipe.is_none(),
-            pipe,
-            waiting: VecDeque::new(),
-            waiting_bytes: 0,
-            taken_bytes: 0,
-        }
-    }
-
-    fn add(&mut self, input: twin::Input) -> Result<(), Status> {
-        self.waiting_bytes += input.data.len();
-        if self.is_complete || self.waiting_bytes > MOST_INPUT_BYTES {
-            return Err(Status::invalid_argument("there is more input than the command was to get"));
-        }
-        self.is_complete = input.is_last;
-        self.waiting.push_back(input.data.into());
-        Ok(())
-    }
-
-    fn is_waiting(&self) -> bool {
-        !self.waiting.is_empty()
-    }
-
-    /// Writes what the command takes; returns how much, in bytes. May be dropped and called again.
-    async fn feed(&mut self) -> usize {
-        let Some(bytes) = self.waiting.front_mut() else { return 0 };
-        let written = match &mut self.pipe {
-            Some(pipe) if !bytes.is_empty() => pipe.write(bytes).await,
-            _ => Ok(bytes.len()),
-        };
-        let written = written.unwrap_or_else(|_| {
-            // Nobody reads it: it is taken all the same, so that the client goes on.
-            self.pipe = None;
-            bytes.len()
-        });
-        bytes::Buf::advance(bytes, written);
-        if bytes.is_empty() {
-            self.waiting.pop_front();
-        }
-        self.waiting_bytes -= written;
-        self.taken_bytes += written as u64;
-        if self.is_complete && self.waiting.is_empty() {
-            self.pipe = None;
-        }
-        written
-    }
+    let output = twin::Output { stream: stream.into(), data: said.to_vec() };
+    say(out, Response::Output(output)).await.is_ok()
 }
 
 /// What a command's files take on the disk, in bytes.
@@ -398,7 +363,13 @@ fn size_bytes(directory: &Path) -> u64 {
 }
 
 /// Looks at what the command has changed, and sees to it that mirror and client have it.
-async fn finish(workspace: &Workspace, view: View, status: EndedStatus, out: &Out) -> Result<(), Status> {
+async fn finish(
+    workspace: &Workspace,
+    view: View,
+    status: EndedStatus,
+    stats: Vec<u8>,
+    out: &Out,
+) -> Result<(), Status> {
     let left = workspace.mirror.end(view).await.map_err(|error| unavailable(&error))?;
     let (left, fresh) = workspace.mirror.fresh(left).await.map_err(|error| unavailable(&error))?;
     let left = send_contents(workspace, left, fresh, out).await?;
@@ -415,7 +386,7 @@ async fn finish(workspace: &Workspace, view: View, status: EndedStatus, out: &Ou
             });
         }
     };
-    let Committed { changes, number, conflicts, unsent } = committed;
+    let Committed { changes, kept: (kept_files, kept_bytes), number, conflicts, unsent } = committed;
     let path = |(root, path): (u32, mirror::TreePath)| twin::Path { root, path: path.as_bytes().to_vec() };
     let mut changes = mirror::encode(&changes).into_iter();
     let mut ended = twin::Ended {
@@ -423,6 +394,9 @@ async fn finish(workspace: &Workspace, view: View, status: EndedStatus, out: &Ou
         conflicts: conflicts.into_iter().map(path).collect(),
         unsent: unsent.into_iter().map(path).collect(),
         commit: number,
+        stats,
+        kept_files,
+        kept_bytes,
         ..twin::Ended::default()
     };
     loop {

@@ -112,7 +112,7 @@ impl Twin for Served {
                 let tasks = workspace.tasks.clone();
                 let _turn = served.turn(&workspace).await?;
                 let running =
-                    run(workspace, &served.cells, served.options.bounds, start, requests.boxed(), &out);
+                    run(workspace, &served.cells, &served.options.bounds, start, requests.boxed(), &out);
                 tasks.track_future(running).await
             };
             if let Err(status) = done.await {

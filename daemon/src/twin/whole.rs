@@ -5,22 +5,22 @@ use std::collections::BTreeMap;
 use std::collections::HashSet;
 
 use crate::mirror::Change;
-use crate::mirror::IgnoreRules;
 use crate::mirror::Node;
 use crate::mirror::RootedChange;
 use crate::mirror::Snapshot;
 use crate::mirror::TreePath;
 
-/// The changes that make `trees` what `told` says they are to be. What `ignored` leaves out stays, if nothing is told of it.
+/// The changes that make `trees` what `told` says they are to be. What `stays` says so of stays if nothing is told of it, and so do
+/// the directories that it is in; those are returned, too.
 ///
 /// Files keep their times as far as the order of these is that in which the workspace's were written: once one has to be written
 /// anew, all that is younger there would be older here, so that it gets a time anew as well.
 pub(super) fn changes_to(
     trees: &[Snapshot],
     told: &[RootedChange],
-    ignored: &mut [IgnoreRules],
-) -> Vec<RootedChange> {
-    let mut changes = Vec::new();
+    stays: &mut dyn FnMut(u32, &TreePath, bool) -> bool,
+) -> (Vec<RootedChange>, Vec<(u32, TreePath)>) {
+    let (mut changes, mut around) = (Vec::new(), Vec::new());
     let mut named: Vec<BTreeMap<&TreePath, &Change>> = vec![BTreeMap::new(); trees.len()];
     let mut files = Vec::new();
     for rooted in told {
@@ -38,8 +38,10 @@ pub(super) fn changes_to(
             _ => changes.push(rooted.clone()),
         }
     }
-    for (root, (tree, ignored)) in (0..).zip(trees.iter().zip(ignored)) {
-        changes.extend(removed(root, tree, &named[root as usize], ignored));
+    for (root, (tree, named)) in (0..).zip(trees.iter().zip(&named)) {
+        let (removed, kept) = removed(root, tree, named, stays);
+        changes.extend(removed);
+        around.extend(kept.into_iter().filter(|path| !named.contains_key(path)).map(|path| (root, path)));
     }
     // At the same rank, as they are here.
     files.sort_by_key(|(written, modified, ..)| (*written, *modified));
@@ -54,20 +56,20 @@ pub(super) fn changes_to(
             changes.push(RootedChange { root: rooted.root, change });
         }
     }
-    changes
+    (changes, around)
 }
 
 fn at(trees: &[Snapshot], root: u32) -> Option<&Snapshot> {
     trees.get(usize::try_from(root).ok()?)
 }
 
-/// All that is in a tree and not named, but what is left out and the directories that this is in.
+/// All that is in a tree and not named, but what stays, and the directories that this is in; and those.
 fn removed(
     root: u32,
     tree: &Snapshot,
     named: &BTreeMap<&TreePath, &Change>,
-    ignored: &mut IgnoreRules,
-) -> Vec<RootedChange> {
+    stays: &mut dyn FnMut(u32, &TreePath, bool) -> bool,
+) -> (Vec<RootedChange>, HashSet<TreePath>) {
     let mut entries: Vec<_> = tree.entries_in(&TreePath::root()).collect();
     entries.sort_by(|(one, ..), (other, ..)| other.cmp(one));
     let mut kept = HashSet::new();
@@ -76,13 +78,14 @@ fn removed(
         if named.contains_key(&path) || kept.contains(&path) {
             continue;
         }
-        if ignored.leaves_out(&path, matches!(node, Node::Directory { .. })) {
-            kept.extend(std::iter::successors(path.parent(), TreePath::parent));
+        if stays(root, &path, matches!(node, Node::Directory { .. })) {
+            let above = std::iter::successors(path.parent(), TreePath::parent);
+            kept.extend(above.filter(|path| !path.as_bytes().is_empty()));
             continue;
         }
         removed.push(RootedChange { root, change: Change { path, now: None, written: None } });
     }
-    removed
+    (removed, kept)
 }
 
 #[cfg(test)]
@@ -94,6 +97,7 @@ mod tests {
 
     use super::*;
     use crate::digest::Digest;
+    use crate::mirror::IgnoreRules;
 
     fn path(text: &str) -> TreePath {
         TreePath::parse(text.as_bytes()).unwrap()
@@ -121,9 +125,19 @@ mod tests {
     }
 
     fn check(root: &Path, told: &[RootedChange], expected: &[&str]) {
+        check_with(root, told, expected, &[]);
+    }
+
+    /// `around`: directories that are not named and stay for what is in them.
+    fn check_with(root: &Path, told: &[RootedChange], expected: &[&str], around: &[&str]) {
         let mut tree = Snapshot::whole(root.to_owned(), root.to_owned());
         tree.look().unwrap();
-        let changes = changes_to(&[tree], told, &mut [IgnoreRules::of(root.to_owned()).unwrap()]);
+        let mut rules = IgnoreRules::of(root.to_owned()).unwrap();
+        let mut stays = |_, path: &TreePath, is_directory| rules.leaves_out(path, is_directory);
+        let (changes, kept) = changes_to(&[tree], told, &mut stays);
+        let mut kept: Vec<_> = kept.iter().map(|(_, path)| path.to_string()).collect();
+        kept.sort();
+        assert_eq!(kept, around);
         let describe = |rooted: RootedChange| {
             let Change { path, now, written } = rooted.change;
             let what = match (now, written) {
@@ -164,10 +178,11 @@ mod tests {
         lay(root.path(), &["a", "d/x", "d/y", "e/cache/z", "e/w"]);
         fs::write(root.path().join(".farccignore"), "cache/\n").unwrap();
         let told = [file(".farccignore", "cache/\n", 1), file("new", "", 2), directory("n")];
-        check(
+        check_with(
             root.path(),
             &told,
             &["a gone", "d gone", "d/x gone", "d/y gone", "e/w gone", "n changed", "new written"],
+            &["e", "e/cache"],
         );
     }
 }

@@ -123,6 +123,10 @@ impl Card {
             fs::remove_dir_all(directory)?;
         }
         fs::create_dir_all(directory)?;
+        match fs::remove_dir_all(directory.join(BUILDS)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         fs::write(directory.join(CARD), serde_json::to_vec(self)?)?;
         let Card { user, group, .. } = self;
         fs::write(
@@ -143,6 +147,12 @@ pub(super) const PASSWD: &str = "passwd";
 
 /// The same for `/etc/group`.
 pub(super) const GROUP: &str = "group";
+
+/// Where the sockets and logs of builds are while they run, in a workspace's directory.
+pub(super) const BUILDS: &str = "builds";
+
+/// The store of all its builds, in a workspace's directory.
+pub(super) const STORE: &str = "store";
 
 /// Whether a workspace can be mounted there: not over what is the machine's, and not at the top.
 fn is_place(root: &Path) -> bool {

@@ -23,6 +23,10 @@ impl Encoder {
         self.frame.push(value);
     }
 
+    pub(super) fn u16(&mut self, value: u16) {
+        self.frame.extend(value.to_le_bytes());
+    }
+
     pub(super) fn u32(&mut self, value: u32) {
         self.frame.extend(value.to_le_bytes());
     }
@@ -93,6 +97,12 @@ impl<'a> Decoder<'a> {
             (1, signal) => Ok(Ended::Signaled(signal)),
             _ => Err(WireError::InvalidField("ended")),
         }
+    }
+
+    pub(super) fn u16(&mut self) -> Result<u16, WireError> {
+        let (bytes, rest) = self.rest.split_first_chunk::<2>().ok_or(WireError::Truncated)?;
+        self.rest = rest;
+        Ok(u16::from_le_bytes(*bytes))
     }
 
     pub(super) fn u32(&mut self) -> Result<u32, WireError> {

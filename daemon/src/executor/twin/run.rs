@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use farcc_proto::twin;
 use farcc_proto::twin::ended::Status as EndedStatus;
+use farcc_proto::twin::output::Stream;
 use farcc_proto::twin::run_request::Request;
 use farcc_proto::twin::run_response::Response;
 use tokio::sync::mpsc;
@@ -53,6 +54,39 @@ pub struct TwinCommand {
     pub has_input: bool,
     /// Whether it may open connections.
     pub wants_network: bool,
+    /// The terminal that it is to have, if there is one.
+    pub terminal: Option<Terminal>,
+    /// What is special about it if it is a whole build.
+    pub build: Option<Build>,
+}
+
+/// A terminal, and which of the command's standard descriptors are it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terminal {
+    /// Its size.
+    pub window: Window,
+    /// Standard input, output and error.
+    pub descriptors: [bool; 3],
+}
+
+/// The size of a terminal, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// From top to bottom.
+    pub rows: u16,
+    /// From left to right.
+    pub columns: u16,
+}
+
+/// A whole build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Build {
+    /// Which of the files that it makes are to come here: patterns as in gitignore(5), the last one that matches decides.
+    pub fetch: Vec<OsString>,
+    /// Under which absolute paths outside of the workspace it may call the launcher.
+    pub launchers: Vec<OsString>,
+    /// The same for Farcc.cmake.
+    pub modules: Vec<OsString>,
 }
 
 /// What happens while a command runs.
@@ -73,15 +107,32 @@ pub enum Word {
     Input(Vec<u8>, bool),
     /// A signal for its process group.
     Signal(u8),
+    /// Its terminal has another size now.
+    Resized(Window),
 }
 
 /// How a command ended; what it has changed is in place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TwinRun {
     /// How its main process ended.
     pub ended: TwinEnd,
     /// Content moved for it, as it travelled.
     pub bytes: stats::Bytes,
+    /// How many files were put into place.
+    pub files: usize,
+    /// What a build has left there.
+    pub kept: Kept,
+}
+
+/// What a build has left on the twin, and what it has done there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// How many files.
+    pub files: u64,
+    /// Their size together, in bytes.
+    pub size_bytes: u64,
+    /// What the twin's own farccd has counted, as JSON; empty if that is not known.
+    pub stats: Vec<u8>,
 }
 
 /// How a process ended.
@@ -99,6 +150,7 @@ struct Done {
     changes: Vec<RootedChange>,
     /// Their position among those of all commands; 0 if there are none.
     commit: u64,
+    kept: Kept,
 }
 
 /// One command under way.
@@ -124,10 +176,13 @@ impl Run<'_> {
         let ran = self.follow(command, &ready).await;
         let result = match ran {
             Ok((done, bytes)) => {
-                let ended = done.ended;
-                self.put(&ready, done).await.map(|more| TwinRun {
+                let Done { ended, changes, commit, kept } = done;
+                let files = changes.iter().filter(|rooted| rooted.change.content().is_some()).count();
+                self.put(&ready, changes, commit).await.map(|more| TwinRun {
                     ended,
                     bytes: stats::Bytes { downloaded: bytes + more, ..stats::Bytes::default() },
+                    files,
+                    kept,
                 })
             }
             Err(error) => Err(error),
@@ -190,7 +245,11 @@ impl Run<'_> {
                     ));
                 }
                 Some(Some(Response::Output(output))) => {
-                    let descriptor = if output.stream() == twin::output::Stream::Stderr { 2 } else { 1 };
+                    let descriptor = match (output.stream(), command.terminal) {
+                        (Stream::Stderr, _) => 2,
+                        (Stream::Terminal, Some(terminal)) if !terminal.descriptors[1] => 2,
+                        _ => 1,
+                    };
                     self.tell(Event::Output(descriptor, output.data.into())).await;
                 }
                 Some(Some(Response::TakenBytes(taken))) => self.tell(Event::Taken(taken)).await,
@@ -211,10 +270,9 @@ impl Run<'_> {
                             && let Some(signal) = signals.iter().find(|sent| u32::from(**sent) == signal)
                         {
                             // As it was told.
-                            return Ok((
-                                Done { ended: TwinEnd::Signaled(*signal), changes: Vec::new(), commit: 0 },
-                                received,
-                            ));
+                            let ended = TwinEnd::Signaled(*signal);
+                            let (changes, kept) = (Vec::new(), Kept::default());
+                            return Ok((Done { ended, changes, commit: 0, kept }, received));
                         }
                         return Ok((self.understood(ended, ready)?, received));
                     }
@@ -253,13 +311,14 @@ impl Run<'_> {
             ended.changes.iter().map(|change| mirror::decode(DigestFunction::Sha256, count, change));
         let changes = changes.collect::<Result<Vec<_>, _>>();
         let number = |number: u32| u8::try_from(number).unwrap_or(u8::MAX);
-        let commit = ended.commit;
-        match (ended.status, changes) {
+        let twin::Ended { status, commit, stats, kept_files, kept_bytes, .. } = ended;
+        let kept = Kept { files: kept_files, size_bytes: kept_bytes, stats };
+        match (status, changes) {
             (Some(EndedStatus::ExitCode(status)), Ok(changes)) => {
-                Ok(Done { ended: TwinEnd::Exited(number(status)), changes, commit })
+                Ok(Done { ended: TwinEnd::Exited(number(status)), changes, commit, kept })
             }
             (Some(EndedStatus::Signal(signal)), Ok(changes)) => {
-                Ok(Done { ended: TwinEnd::Signaled(number(signal)), changes, commit })
+                Ok(Done { ended: TwinEnd::Signaled(number(signal)), changes, commit, kept })
             }
             (None, _) => Err(lost(true, "the twin does not say how it ended")),
             (_, Err(error)) => {
@@ -270,8 +329,7 @@ impl Run<'_> {
     }
 
     /// Puts into place what the command has changed. Returns how much more had to be fetched for that, in bytes.
-    async fn put(&self, ready: &Ready, done: Done) -> Result<u64, TwinError> {
-        let Done { changes, commit, .. } = done;
+    async fn put(&self, ready: &Ready, changes: Vec<RootedChange>, commit: u64) -> Result<u64, TwinError> {
         if changes.is_empty() {
             return Ok(0);
         }
@@ -351,6 +409,25 @@ fn start(command: &TwinCommand, ready: &Ready) -> twin::Start {
         umask: command.umask,
         has_input: command.has_input,
         wants_network: command.wants_network,
+        terminal: command.terminal.map(
+            |Terminal { window, descriptors: [is_stdin, is_stdout, is_stderr] }| twin::Terminal {
+                window: Some(window.into()),
+                is_stdin,
+                is_stdout,
+                is_stderr,
+            },
+        ),
+        build: command.build.as_ref().map(|build| {
+            let texts = |words: &[OsString]| words.iter().map(|word| word.as_bytes().to_vec()).collect();
+            let Build { fetch, launchers, modules } = build;
+            twin::Build { fetch: texts(fetch), launchers: texts(launchers), modules: texts(modules) }
+        }),
+    }
+}
+
+impl From<Window> for twin::Window {
+    fn from(Window { rows, columns }: Window) -> twin::Window {
+        twin::Window { rows: rows.into(), columns: columns.into() }
     }
 }
 
@@ -358,6 +435,7 @@ fn spoken(word: Word) -> Request {
     match word {
         Word::Input(data, is_last) => Request::Input(twin::Input { data, is_last }),
         Word::Signal(signal) => Request::Signal(signal.into()),
+        Word::Resized(window) => Request::Window(window.into()),
     }
 }
 

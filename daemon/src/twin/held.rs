@@ -1,0 +1,316 @@
+//! What is in a mirror and not in its client's workspace: builds have left it there, and nobody has asked for it.
+//! Knows nothing of what the files are.
+//!
+//! A path is held, or the client has it, or it is not in the mirror. So the client is told of everything that it has, and of what
+//! is not held any more: always with the directories that it is in.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use crate::mirror::Change;
+use crate::mirror::Node;
+use crate::mirror::Patterns;
+use crate::mirror::RootedChange;
+use crate::mirror::Snapshot;
+use crate::mirror::TreePath;
+
+/// A path in one of the roots.
+type Rooted = (u32, TreePath);
+
+/// The paths that are held.
+#[derive(Debug)]
+pub struct Held {
+    /// Where they are written down, for the next session.
+    file: PathBuf,
+    paths: BTreeSet<Rooted>,
+}
+
+/// What becomes of a command's changes.
+#[derive(Debug, Default)]
+pub struct Shares {
+    /// The client is told of these: directories before what is in them.
+    pub told: Vec<RootedChange>,
+    /// These stay here.
+    pub kept: Vec<RootedChange>,
+}
+
+impl Held {
+    /// Those that are written down in `file`. If they cannot be read there are none: then they go when the client tells what it has.
+    pub fn open(file: PathBuf) -> Held {
+        let bytes = fs::read(&file).unwrap_or_default();
+        let paths = bytes.split(|byte| *byte == 0).filter_map(|entry| {
+            let (root, path) = entry.split_at(memchr::memchr(b'/', entry)?);
+            Some((std::str::from_utf8(root).ok()?.parse().ok()?, TreePath::parse(&path[1..]).ok()?))
+        });
+        Held { paths: paths.collect(), file }
+    }
+
+    /// Whether the client does not have it, although it is here.
+    pub fn contains(&self, root: u32, path: &TreePath) -> bool {
+        // Most mirrors hold nothing.
+        !self.paths.is_empty() && self.paths.contains(&(root, path.clone()))
+    }
+
+    /// Whether the client is to have what a build makes of it: it has it already, or has asked for it.
+    pub fn is_wanted(
+        &self,
+        root: u32,
+        path: &TreePath,
+        is_directory: bool,
+        trees: &[Snapshot],
+        fetch: Option<&Patterns>,
+    ) -> bool {
+        let Some(fetch) = fetch else { return true };
+        !self.client_lacks(root, path, trees) || fetch.match_path(path, is_directory)
+    }
+
+    fn client_lacks(&self, root: u32, path: &TreePath, trees: &[Snapshot]) -> bool {
+        node(trees, root, path).is_none() || self.contains(root, path)
+    }
+
+    /// Divides what a command has changed in `trees`, where it is not in place yet. `fetch`: what is wanted of what it has made;
+    /// None: all of it.
+    pub fn divide(&self, changes: &[RootedChange], trees: &[Snapshot], fetch: Option<&Patterns>) -> Shares {
+        let mut shares = Shares::default();
+        let changed: BTreeMap<(u32, &TreePath), &Change> =
+            changes.iter().map(|rooted| ((rooted.root, &rooted.change.path), &rooted.change)).collect();
+        let mut told: BTreeMap<Rooted, Change> = BTreeMap::new();
+        for RootedChange { root, change } in changes {
+            let is_directory = matches!(change.now, Some(Node::Directory { .. }));
+            let is_told = match change.now {
+                None => !self.client_lacks(*root, &change.path, trees),
+                Some(_) => self.is_wanted(*root, &change.path, is_directory, trees, fetch),
+            };
+            if !is_told {
+                continue;
+            }
+            told.insert((*root, change.path.clone()), change.clone());
+            let above = std::iter::successors(change.path.parent(), TreePath::parent);
+            for path in above.take_while(|_| change.now.is_some()) {
+                if !self.client_lacks(*root, &path, trees) || told.contains_key(&(*root, path.clone())) {
+                    break;
+                }
+                let change = match changed.get(&(*root, &path)) {
+                    Some(change) => Some((*change).clone()),
+                    None => node(trees, *root, &path).map(|now| Change {
+                        path: path.clone(),
+                        now: Some(now),
+                        written: None,
+                    }),
+                };
+                told.extend(change.map(|change| ((*root, path), change)));
+            }
+        }
+        let kept =
+            changes.iter().filter(|rooted| !told.contains_key(&(rooted.root, rooted.change.path.clone())));
+        shares.kept = kept.cloned().collect();
+        shares.told = told.into_iter().map(|((root, _), change)| RootedChange { root, change }).collect();
+        shares
+    }
+
+    /// What a command has changed is about to be in place, and the client to be told.
+    pub fn commit(&mut self, shares: &Shares) {
+        let before = self.paths.len();
+        let mut is_same = true;
+        for RootedChange { root, change } in shares.told.iter().chain(&shares.kept) {
+            is_same &= !self.forget(*root, change);
+        }
+        let kept = shares.kept.iter().filter(|rooted| rooted.change.now.is_some());
+        self.paths.extend(kept.map(|rooted| (rooted.root, rooted.change.path.clone())));
+        if !is_same || self.paths.len() != before {
+            self.save();
+        }
+    }
+
+    /// What the client has changed is about to be in place. `stays`: directories of which it has told that it does not have them,
+    /// and that stay for what is in them.
+    pub fn apply(&mut self, batch: &[RootedChange], stays: Vec<Rooted>) {
+        let mut is_same = true;
+        if !self.paths.is_empty() {
+            for RootedChange { root, change } in batch {
+                is_same &= !self.forget(*root, change);
+            }
+        }
+        for path in stays {
+            is_same &= !self.paths.insert(path);
+        }
+        if !is_same {
+            self.save();
+        }
+    }
+
+    /// It is not held any more; nor is what was in it, if it is no directory now. Returns whether something was.
+    fn forget(&mut self, root: u32, change: &Change) -> bool {
+        let path = (root, change.path.clone());
+        let mut was_held = self.paths.remove(&path);
+        if !matches!(change.now, Some(Node::Directory { .. })) {
+            // What begins with the same bytes stands together.
+            let begins_so =
+                |(other, at): &&Rooted| *other == root && at.as_bytes().starts_with(change.path.as_bytes());
+            let inside = self.paths.range(path..).take_while(begins_so);
+            let inside: Vec<_> = inside.filter(|(_, at)| at.is_in(&change.path)).cloned().collect();
+            was_held |= !inside.is_empty();
+            for path in &inside {
+                self.paths.remove(path);
+            }
+        }
+        was_held
+    }
+
+    /// What is not written down goes with the next session: the builds after that have more to do.
+    fn save(&self) {
+        let mut bytes = Vec::new();
+        for (root, path) in &self.paths {
+            bytes.extend(root.to_string().into_bytes());
+            bytes.push(b'/');
+            bytes.extend(path.as_bytes());
+            bytes.push(0);
+        }
+        let written = || -> io::Result<()> {
+            let new = self.file.with_extension("new");
+            fs::write(&new, bytes)?;
+            fs::rename(new, &self.file)
+        };
+        if let Err(error) = written() {
+            tracing::warn!("write {}: {error}", self.file.display());
+        }
+    }
+}
+
+fn node(trees: &[Snapshot], root: u32, path: &TreePath) -> Option<Node> {
+    trees.get(usize::try_from(root).ok()?)?.node(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+
+    fn path(text: &str) -> TreePath {
+        TreePath::parse(text.as_bytes()).unwrap()
+    }
+
+    fn change(name: &str, now: Option<Node>) -> RootedChange {
+        let written = matches!(now, Some(Node::File { .. })).then_some(1);
+        RootedChange { root: 0, change: Change { path: path(name), now, written } }
+    }
+
+    fn file(name: &str) -> RootedChange {
+        change(name, Some(Node::File { digest: Digest::of(b"made"), mode: 0o644 }))
+    }
+
+    fn directory(name: &str) -> RootedChange {
+        change(name, Some(Node::Directory { mode: 0o755 }))
+    }
+
+    /// A mirror in which some files are the client's, and some are held.
+    struct Case {
+        place: tempfile::TempDir,
+        held: Held,
+    }
+
+    impl Case {
+        fn new(of_client: &[&str], held: &[&str]) -> Case {
+            let place = tempfile::tempdir().unwrap();
+            let held_at = place.path().join("held");
+            let mut case = Case { held: Held::open(held_at), place };
+            of_client.iter().for_each(|name| case.lay(name));
+            let kept: Vec<_> = held.iter().map(|name| file(name)).collect();
+            let above =
+                held.iter().flat_map(|name| std::iter::successors(path(name).parent(), TreePath::parent));
+            let is_new = |above: &TreePath| !above.below(&case.mirror()).exists();
+            let above: Vec<_> = above.filter(is_new).map(|above| directory(&above.to_string())).collect();
+            held.iter().for_each(|name| case.lay(name));
+            let shares = Shares { told: Vec::new(), kept: [kept, above].concat() };
+            case.held.commit(&shares);
+            case
+        }
+
+        fn mirror(&self) -> PathBuf {
+            self.place.path().join("mirror")
+        }
+
+        fn lay(&self, name: &str) {
+            let file = self.mirror().join(name);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, name).unwrap();
+        }
+
+        fn trees(&self) -> Vec<Snapshot> {
+            let staging = self.place.path().join("staging");
+            fs::create_dir_all(&staging).unwrap();
+            fs::create_dir_all(self.mirror()).unwrap();
+            let mut tree = Snapshot::whole(self.mirror(), staging);
+            tree.look().unwrap();
+            vec![tree]
+        }
+
+        /// What is told of the changes, and what is held after them.
+        #[track_caller]
+        fn check(&mut self, changes: &[RootedChange], fetch: Option<&str>, told: &[&str], held: &[&str]) {
+            let fetch = fetch.map(|lines| Patterns::new(lines.lines().map(str::as_bytes)).unwrap());
+            let shares = self.held.divide(changes, &self.trees(), fetch.as_ref());
+            let names: Vec<_> = shares.told.iter().map(|rooted| rooted.change.path.to_string()).collect();
+            assert_eq!(names, told);
+            self.held.commit(&shares);
+            assert_eq!(self.names(), held);
+            let files = changes.iter().filter(|rooted| rooted.change.content().is_some());
+            files.for_each(|rooted| self.lay(&rooted.change.path.to_string()));
+        }
+
+        fn names(&self) -> Vec<String> {
+            let again = Held::open(self.held.file.clone());
+            assert_eq!(again.paths, self.held.paths);
+            again.paths.iter().map(|(_, path)| path.to_string()).collect()
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for_comes_with_its_directories() {
+        let mut case = Case::new(&["src/a.c"], &[]);
+        let made = [directory("b"), directory("b/o"), file("b/o/a.o"), file("b/app"), file("b/log")];
+        case.check(&made, Some("b/app"), &["b", "b/app"], &["b/log", "b/o", "b/o/a.o"]);
+        // Asked for later, made once more.
+        case.check(&[file("b/o/a.o")], Some("*.o"), &["b/o", "b/o/a.o"], &["b/log"]);
+    }
+
+    #[test]
+    fn what_the_client_has_comes_back_in_any_case() {
+        let mut case = Case::new(&["b/app", "b/old", "src/gen.h"], &["b/x.o"]);
+        let changes =
+            [file("b/app"), change("b/old", None), file("src/gen.h"), file("b/x.o"), change("b/y", None)];
+        case.check(&changes, Some("nothing"), &["b/app", "b/old", "src/gen.h"], &["b/x.o"]);
+        case.check(&[change("b/x.o", None)], Some("*"), &[], &[]);
+    }
+
+    #[test]
+    fn what_no_build_changes_comes_with_what_was_held() {
+        let mut case = Case::new(&["src/a.c"], &["b/t/log", "b/t/other", "b/x"]);
+        case.check(&[file("b/t/log")], None, &["b", "b/t", "b/t/log"], &["b/t/other", "b/x"]);
+        case.check(&[change("b/t", None)], None, &["b/t"], &["b/x"]);
+    }
+
+    #[test]
+    fn what_the_client_puts_there_or_removes_is_held_no_more() {
+        let mut case = Case::new(&["src/a.c"], &["b/x", "b/y", "b/d/z", "bb"]);
+        case.held.apply(&[file("b/x"), directory("b")], Vec::new());
+        assert_eq!(case.names(), ["b/d", "b/d/z", "b/y", "bb"]);
+        case.held.apply(&[change("b", None)], Vec::new());
+        assert_eq!(case.names(), ["bb"]);
+        case.held.apply(&[], vec![(0, path("stays"))]);
+        assert_eq!(case.names(), ["bb", "stays"]);
+    }
+
+    #[test]
+    fn a_list_that_is_damaged_holds_what_can_be_read() {
+        let place = tempfile::tempdir().unwrap();
+        let at = place.path().join("held");
+        assert!(Held::open(at.clone()).paths.is_empty());
+        fs::write(&at, b"0/a\0x/b\0/c\0\x30/../d\0no path\0\x34/e f\0").unwrap();
+        let held = Held::open(at);
+        assert_eq!(held.paths, BTreeSet::from([(0, path("a")), (4, path("e f"))]));
+    }
+}
