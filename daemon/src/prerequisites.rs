@@ -21,6 +21,7 @@ const INSTALL_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 /// Programs by the package of the Debian family that holds them.
 const PACKAGES: &[(&str, &str)] = &[
     ("bazel", "bazel-bootstrap"),
+    ("bison", "bison"),
     ("bwrap", "bubblewrap"),
     ("cc1obj", "gobjc"),
     ("ccache", "ccache"),
@@ -30,6 +31,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("curl", "curl"),
     ("dpkg-source", "dpkg-dev"),
     ("dwp", "binutils"),
+    ("flex", "flex"),
     ("g++", "g++"),
     ("gcc", "gcc"),
     ("gdb", "gdb"),
@@ -41,9 +43,12 @@ const PACKAGES: &[(&str, &str)] = &[
     ("mold", "mold"),
     ("mount", "mount"),
     ("ninja", "ninja-build"),
+    ("python3", "python3"),
     ("rsync", "rsync"),
+    ("script", "bsdutils"),
     ("setpriv", "util-linux"),
     ("strace", "strace"),
+    ("stty", "coreutils"),
     ("unshare", "util-linux"),
     // dpkg-source unpacks with these.
     ("bzip2", "bzip2"),

@@ -28,6 +28,7 @@ struct Shared {
     delay: Duration,
     bytes_there: AtomicU64,
     bytes_back: AtomicU64,
+    turns: AtomicU64,
     is_over: AtomicBool,
     /// Both ends of all that is connected.
     connected: Mutex<Vec<TcpStream>>,
@@ -46,6 +47,7 @@ impl Proxy {
             delay: round_trip / 2,
             bytes_there: AtomicU64::new(0),
             bytes_back: AtomicU64::new(0),
+            turns: AtomicU64::new(0),
             is_over: AtomicBool::new(false),
             connected: Mutex::default(),
         });
@@ -82,6 +84,11 @@ impl Proxy {
         self.shared.bytes_there.load(Ordering::Relaxed)
     }
 
+    /// How often a client has said something after it had heard something: so many round trips at most was anything waited for.
+    pub fn turns(&self) -> u64 {
+        self.shared.turns.load(Ordering::Relaxed)
+    }
+
     /// Bytes that came from the server so far.
     pub fn bytes_back(&self) -> u64 {
         self.shared.bytes_back.load(Ordering::Relaxed)
@@ -105,14 +112,25 @@ impl Shared {
             let _ = stream.set_nodelay(true);
             self.connected.lock().unwrap().extend(stream.try_clone());
         }
+        // Who connects speaks first.
+        let is_heard = AtomicBool::new(true);
+        let there = |bytes| {
+            self.bytes_there.fetch_add(bytes, Ordering::Relaxed);
+            let is_turn = is_heard.swap(false, Ordering::Relaxed);
+            self.turns.fetch_add(is_turn.into(), Ordering::Relaxed);
+        };
+        let back = |bytes| {
+            self.bytes_back.fetch_add(bytes, Ordering::Relaxed);
+            is_heard.store(true, Ordering::Relaxed);
+        };
         std::thread::scope(|scope| {
-            scope.spawn(|| self.pass(client, &server, &self.bytes_there));
-            scope.spawn(|| self.pass(&server, client, &self.bytes_back));
+            scope.spawn(|| self.pass(client, &server, &there));
+            scope.spawn(|| self.pass(&server, client, &back));
         });
     }
 
     /// Passes on what comes, each piece when its time has come, until one end closes.
-    fn pass(&self, mut from: &TcpStream, mut to: &TcpStream, count: &AtomicU64) {
+    fn pass(&self, mut from: &TcpStream, mut to: &TcpStream, count: &dyn Fn(u64)) {
         let (sender, pieces) = mpsc::channel::<(Instant, Vec<u8>)>();
         std::thread::scope(|scope| {
             scope.spawn(move || {
@@ -127,7 +145,7 @@ impl Shared {
             });
             let mut buffer = vec![0; 256 << 10];
             while let Ok(read @ 1..) = from.read(&mut buffer) {
-                count.fetch_add(read as u64, Ordering::Relaxed);
+                count(read as u64);
                 if sender.send((Instant::now() + self.delay, buffer[..read].to_vec())).is_err() {
                     break;
                 }
@@ -158,6 +176,6 @@ mod tests {
         client.read_to_end(&mut answer).unwrap();
         assert_eq!(answer, vec![b'c'; 1 << 20]);
         assert!(started.elapsed() >= Duration::from_millis(200), "{:?}", started.elapsed());
-        assert_eq!((proxy.bytes_there(), proxy.bytes_back()), (3, 1 << 20));
+        assert_eq!((proxy.bytes_there(), proxy.bytes_back(), proxy.turns()), (3, 1 << 20, 1));
     }
 }
