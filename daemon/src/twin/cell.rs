@@ -32,6 +32,7 @@ use tokio::sync::mpsc;
 
 use crate::executor::sandbox::SYSTEM_ENTRIES;
 use crate::process::Program;
+use crate::twin::etc;
 use crate::twin::init::REPORT_BYTES;
 use crate::twin::init::Report;
 use crate::twin::init::Usage;
@@ -41,44 +42,6 @@ pub const INIT: &str = "twin-init";
 
 /// Where this program is in the cell.
 pub(super) const PROGRAM: &str = "/run/farcc/farccd";
-
-/// What programs of the image look for in `/etc`, and what is there for everybody to read; never what holds secrets.
-const ETC: &[&str] = &[
-    "bash.bashrc",
-    "ca-certificates",
-    "debian_version",
-    "default/locale",
-    "fonts",
-    "gss/mech.d",
-    "hosts",
-    "inputrc",
-    "java-",
-    "ld.so.preload",
-    "locale.alias",
-    "locale.conf",
-    "localtime",
-    "lsb-release",
-    "machine-id",
-    "magic",
-    "magic.mime",
-    "mime.types",
-    "nsswitch.conf",
-    "os-release",
-    "papersize",
-    "perl",
-    "pki/tls/certs",
-    "protocols",
-    "python",
-    "services",
-    "sgml",
-    "ssl/certs",
-    "ssl/openssl.cnf",
-    "terminfo",
-    "texmf",
-    "timezone",
-    "xdg",
-    "xml",
-];
 
 /// Where bubblewrap is looked for.
 const BUBBLEWRAP_PLACES: &[&str] = &["/usr/bin/bwrap", "/usr/local/bin/bwrap", "/bin/bwrap"];
@@ -137,17 +100,24 @@ pub struct Cell {
 }
 
 impl Cells {
-    /// How cells are made here; `shown` are directories of this machine that commands are to see besides, read-only.
+    /// How cells are made here; `shown` are directories of this machine that commands are to see besides, read-only. `etc` is made
+    /// and mounted over.
     ///
     /// # Errors
-    /// When bubblewrap is missing, or this program cannot be found.
-    pub fn new(limits: Usage, temporary_bytes: u64, shown: &[PathBuf]) -> anyhow::Result<Cells> {
+    /// When bubblewrap is missing, this program cannot be found, or `etc` not be used.
+    pub fn new(
+        limits: Usage,
+        temporary_bytes: u64,
+        shown: &[PathBuf],
+        etc: PathBuf,
+    ) -> anyhow::Result<Cells> {
         use anyhow::Context as _;
         let bubblewrap = BUBBLEWRAP_PLACES.iter().map(PathBuf::from).find(|path| path.exists());
         let bubblewrap = bubblewrap.context("find bwrap: install the package bubblewrap")?;
         let program = std::env::current_exe().context("find this program")?;
-        let mut image = Vec::new();
-        for entry in SYSTEM_ENTRIES.iter().map(PathBuf::from).chain(etc()) {
+        etc::prepare(&etc).with_context(|| format!("prepare {}", etc.display()))?;
+        let mut image: Vec<OsString> = ["--ro-bind".into(), etc.into(), "/etc".into()].into();
+        for entry in SYSTEM_ENTRIES.iter().map(Path::new).filter(|entry| !entry.starts_with("etc")) {
             show(&mut image, &Path::new("/").join(entry));
         }
         for directory in shown {
@@ -218,16 +188,16 @@ impl Cells {
         if let Some(home) = plan.home {
             add(&[&"--perms", &"0700", &"--size", &size, &"--tmpfs", &home]);
         }
+        arguments.extend(self.image.iter().cloned());
+        let mut add = |words: &[&dyn AsRef<std::ffi::OsStr>]| {
+            arguments.extend(words.iter().map(|word| word.as_ref().to_owned()));
+        };
         for (accounts, at) in plan.accounts.iter().zip(["/etc/passwd", "/etc/group"]) {
             add(&[&"--ro-bind", accounts, &at]);
         }
         if plan.has_network {
             add(&[&"--ro-bind-try", &"/etc/resolv.conf", &"/etc/resolv.conf"]);
         }
-        arguments.extend(self.image.iter().cloned());
-        let mut add = |words: &[&dyn AsRef<std::ffi::OsStr>]| {
-            arguments.extend(words.iter().map(|word| word.as_ref().to_owned()));
-        };
         add(&[&"--ro-bind", &self.program, &PROGRAM]);
         for Bind { from, at, is_writable } in &plan.binds {
             add(&[if *is_writable { &"--bind" } else { &"--ro-bind" }, from, at]);
@@ -252,21 +222,6 @@ fn show(arguments: &mut Vec<OsString>, path: &Path) {
         _ => ("--ro-bind", path.to_owned()),
     };
     arguments.extend([option.into(), source.into_os_string(), path.as_os_str().to_owned()]);
-}
-
-/// The entries of `/etc` that commands see, relative to `/`. A word of [`ETC`] stands for all names that begin so and go on with
-/// a version.
-fn etc() -> Vec<PathBuf> {
-    let mut found: Vec<_> = ETC.iter().map(|entry| Path::new("etc").join(entry)).collect();
-    for entry in std::fs::read_dir("/etc").into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let Some(name) = name.to_str() else { continue };
-        let is_version = |rest: &str| rest.starts_with(|letter: char| letter.is_ascii_digit());
-        if ETC.iter().any(|known| name.strip_prefix(known).is_some_and(is_version)) {
-            found.push(Path::new("etc").join(name));
-        }
-    }
-    found
 }
 
 /// Sends the command to the cell's first process.

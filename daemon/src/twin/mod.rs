@@ -29,6 +29,7 @@ mod whole;
 mod mirror;
 
 mod cell;
+mod etc;
 pub mod init;
 
 mod cluster;
@@ -195,7 +196,8 @@ pub async fn serve(
     fs::create_dir_all(&workspaces).with_context(|| format!("make {}", workspaces.display()))?;
     let store =
         Store::open(&options.directory.join("store"), options.max_size_bytes / 2)?.with_namespace("twin");
-    let cells = Cells::new(options.usage, options.temporary_bytes, &options.shown)?;
+    let cells =
+        Cells::new(options.usage, options.temporary_bytes, &options.shown, options.directory.join("etc"))?;
     let served = Served {
         turns: Arc::new(Semaphore::new(options.jobs.max(1))),
         options: Arc::new(options),
