@@ -1,5 +1,5 @@
-//! `farccd demo`: the main job on this machine, live: a real C++ project built through launcher, daemon and a
-//! local server, with everything in a scratch directory that is removed at the end.
+//! `farccd demo`: the main job on this machine, live: a real C++ project built through launcher, daemon, a local server and a local
+//! twin, with everything in a scratch directory that is removed at the end.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -31,6 +31,9 @@ use crate::stats::Summary;
 
 /// The project that is built, as this repository ships it.
 static PROJECT: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../tests/projects/demo");
+
+/// How CMake learns of the launcher.
+static MODULE: &str = include_str!("../../../cmake/Farcc.cmake");
 
 /// The end of what the project's own program prints when it works.
 const EXPECTED: &str = "checksum 3685761017";
@@ -99,11 +102,30 @@ impl Demo {
         std::fs::create_dir(&source).context("write the project")?;
         PROJECT.extract(&source).context("write the project")?;
         say(&format!("the project: {} files in {}", count_files(&PROJECT), source.display()));
-        let (server, address) = self.start_server().await?;
+        std::fs::write(self.scratch.join("Farcc.cmake"), MODULE).context("write Farcc.cmake")?;
+        let (server, address) = self.start("serve", &["serve"]).await.context("start the server")?;
         let _server = KillGroup::of(&server);
         let config = format!("[remote]\naddress = \"grpc://{address}\"\n");
-        std::fs::write(self.scratch.join("farcc.toml"), config).context("write the configuration")?;
+        let write = |name: &str, text: &str| std::fs::write(self.scratch.join(name), text);
+        // The twin's own, and the workstation's without one.
+        for name in ["twin.toml", "farcc.toml"] {
+            write(name, &config).context("write the configuration")?;
+        }
         say(&format!("a REAPI server that runs each action in a sandbox: grpc://{address}"));
+        let cas = format!("grpc://{address}");
+        let twin = self.start("twin", &["twin", "serve", "--cas", &cas]).await;
+        let _twin = match &twin {
+            Ok((twin, address)) => {
+                let twin_config = format!("{config}[twin]\naddress = \"grpc://{address}\"\n");
+                write("farcc.toml", &twin_config).context("write the configuration")?;
+                say(&format!("a twin, which runs all other commands: grpc://{address}"));
+                Some(KillGroup::of(twin))
+            }
+            Err(error) => {
+                say(&format!("no twin, so that all other commands run here: failed to {error:#}"));
+                None
+            }
+        };
 
         say("build 1: everything is new to the cluster");
         let cold = self.build(&source).await?;
@@ -115,16 +137,30 @@ impl Demo {
         let shared = self.build(&source).await?;
         say("the program that was built:");
         self.check(&source).await?;
-        report(&[("1 cold", &cold), ("2 again", &warm), ("3 other machine", &shared)])
+        report(&[("1 cold", &cold), ("2 again", &warm), ("3 other machine", &shared)])?;
+        if twin.is_ok() {
+            say("build 4: on the twin, terminal and all; the sources are there already");
+            self.build_there(&source).await?;
+            say("the program that came back:");
+            self.check(&source).await?;
+        }
+        Ok(())
     }
 
-    /// Starts `farccd serve` and learns its address.
-    async fn start_server(&self) -> anyhow::Result<(Child, String)> {
-        let args = ["serve", "--listen", "127.0.0.1:0", "--dir"].map(OsString::from);
-        let mut args = args.to_vec();
-        args.push(self.scratch.join("serve").into());
-        let program = Program { path: &self.farccd, args, env: self.env.clone(), cwd: &self.scratch };
-        let log = std::fs::File::create(self.scratch.join("serve.log")).context("make the server's log")?;
+    /// Starts a server of farccd's by these words, with a directory and a log of this name, and learns its address.
+    async fn start(&self, name: &str, words: &[&str]) -> anyhow::Result<(Child, String)> {
+        let mut args: Vec<_> = words.iter().map(OsString::from).collect();
+        args.extend(["--listen", "127.0.0.1:0", "--dir"].map(OsString::from));
+        args.push(self.scratch.join(name).into());
+        let mut env = self.env.clone();
+        env.retain(|(variable, _)| variable != "FARCC_CONFIG");
+        let own = self.scratch.join(format!("{name}.toml"));
+        if own.is_file() {
+            env.push(("FARCC_CONFIG".into(), own.into()));
+        }
+        let program = Program { path: &self.farccd, args, env, cwd: &self.scratch };
+        let log_file = self.scratch.join(format!("{name}.log"));
+        let log = std::fs::File::create(&log_file).context("make its log")?;
         let mut child = program
             .command()
             .stdin(Stdio::null())
@@ -132,24 +168,21 @@ impl Demo {
             .stderr(log)
             .kill_on_drop(true)
             .process_group(0)
-            .spawn()
-            .context("start the server")?;
-        let stdout = child.stdout.take().context("start the server: it has no output")?;
+            .spawn()?;
+        let stdout = child.stdout.take().context("it has no output")?;
         let mut line = String::new();
         let mut lines = BufReader::new(stdout);
         tokio::time::timeout(Duration::from_secs(20), lines.read_line(&mut line))
             .await
-            .context("start the server: it says nothing")?
-            .context("start the server")?;
+            .context("it says nothing")??;
         let Some(address) = line.trim().strip_prefix("listening on ") else {
-            let log = std::fs::read_to_string(self.scratch.join("serve.log")).unwrap_or_default();
-            bail!("start the server: {}", log.trim());
+            bail!("{}", std::fs::read_to_string(log_file).unwrap_or_default().trim());
         };
         Ok((child, address.to_owned()))
     }
 
-    /// Configures and builds the project in a fresh build directory.
-    async fn build(&self, source: &Path) -> anyhow::Result<Build> {
+    /// Configures the project in a fresh build directory.
+    async fn configure(&self, source: &Path) -> anyhow::Result<PathBuf> {
         let build = self.scratch.join("build");
         match std::fs::remove_dir_all(&build) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -157,16 +190,38 @@ impl Demo {
             }
             _ => {}
         }
-        let launcher = self.farcc.display();
         let mut configure: Vec<OsString> =
             ["-G", "Ninja", "-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-S"].map(OsString::from).to_vec();
         configure.extend([source.into(), "-B".into(), build.clone().into()]);
-        for step in ["COMPILER", "LINKER"] {
-            for language in ["C", "CXX"] {
-                configure.push(format!("-DCMAKE_{language}_{step}_LAUNCHER={launcher}").into());
-            }
-        }
+        let module = self.scratch.join("Farcc.cmake");
+        configure.push(format!("-DCMAKE_PROJECT_INCLUDE_BEFORE={}", module.display()).into());
+        configure.push(format!("-DFARCC_LAUNCHER={}", self.farcc.display()).into());
         self.tool("cmake", configure, true).await?;
+        Ok(build)
+    }
+
+    /// Builds the project on the twin.
+    async fn build_there(&self, source: &Path) -> anyhow::Result<()> {
+        let build = self.configure(source).await?;
+        let jobs = self.jobs.to_string();
+        let words = ["twin", "run", "--", "cmake", "--build"].map(OsString::from);
+        let rest = [build.clone().into_os_string(), "--parallel".into(), jobs.into()];
+        let args = words.into_iter().chain(rest).collect();
+        // In the build directory, which knows its workspace.
+        let program = Program { path: &self.farccd, args, env: self.env.clone(), cwd: &build };
+        let started = Instant::now();
+        let mut command = program.command();
+        let mut child = command.stdin(Stdio::null()).kill_on_drop(true).spawn().context("run farccd")?;
+        let status = child.wait().await.context("run farccd")?;
+        if !status.success() {
+            bail!("build the project on the twin: it ended with {status}");
+        }
+        print(format!("-- built in {:.1} s\n", started.elapsed().as_secs_f64())).map(drop)
+    }
+
+    /// Configures and builds the project in a fresh build directory.
+    async fn build(&self, source: &Path) -> anyhow::Result<Build> {
+        let build = self.configure(source).await?;
         // The configure step's own compiles are not the project's.
         self.farccd(&["stats", "--reset"]).await?;
         let started = Instant::now();
@@ -248,7 +303,6 @@ fn report(builds: &[(&str, &Build)]) -> anyhow::Result<()> {
             of("hit_local"),
         ));
     }
-    text.push_str("The code generator ran here, as all commands but compiles, links and archives do where there is no twin.\n");
     print(text)?;
     Ok(())
 }
