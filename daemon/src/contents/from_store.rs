@@ -7,13 +7,13 @@ use std::fs::File;
 use std::io;
 use std::io::Seek as _;
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
 
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
 
 use crate::digest::Digest;
 use crate::mirror::Contents;
+use crate::mirror::KnownFile;
 use crate::mirror::TreePath;
 use crate::store::Store;
 
@@ -21,8 +21,8 @@ use crate::store::Store;
 pub struct FromStore<'a> {
     /// Has what was sent.
     pub store: &'a Store,
-    /// Where a content is in the trees: the root, and the path below it.
-    pub trees: HashMap<Digest, (PathBuf, TreePath)>,
+    /// Where a content is in the trees.
+    pub trees: HashMap<Digest, KnownFile>,
 }
 
 impl Contents for FromStore<'_> {
@@ -36,12 +36,12 @@ impl Contents for FromStore<'_> {
     ) -> io::Result<bool> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let mut file = File::from(rustix::fs::openat(directory, name, flags, Mode::RUSR | Mode::WUSR)?);
-        if let Some((root, at)) = self.trees.get(digest)
-            && let Ok(mut from) = File::open(root.join(at.as_path()))
+        if let Some(known) = self.trees.get(digest)
+            && let Ok(mut from) = known.open()
         {
             io::copy(&mut from, &mut file)?;
             file.rewind()?;
-            // It may be another by now.
+            // It may be written to right now.
             if Digest::of_reader(&mut file)? == *digest {
                 return Ok(true);
             }

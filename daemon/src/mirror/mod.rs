@@ -7,6 +7,7 @@
 mod change;
 mod tree_path;
 
+mod known_file;
 mod links;
 mod rules;
 mod snapshot;
@@ -31,6 +32,7 @@ pub use install::Contents;
 pub use install::InstallError;
 pub use install::Manner;
 pub use install::install;
+pub use known_file::KnownFile;
 pub use links::leads_inside;
 pub use look::LookError;
 pub use look::Looked;

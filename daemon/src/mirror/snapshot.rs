@@ -17,6 +17,7 @@ use rustix::io::Errno;
 
 use crate::digest::Digest;
 use crate::files::Fingerprint;
+use crate::mirror::KnownFile;
 use crate::mirror::Node;
 use crate::mirror::TreePath;
 use crate::mirror::leads_inside;
@@ -202,15 +203,16 @@ impl Snapshot {
     }
 
     /// For each of `digests`, a file that has that content, if any has.
-    pub fn find(&self, digests: &[Digest]) -> HashMap<Digest, TreePath> {
+    pub fn find(&self, digests: &[Digest]) -> HashMap<Digest, KnownFile> {
         let mut wanted: HashSet<Digest> = digests.iter().copied().collect();
         let mut found = HashMap::new();
         for (above, directory) in &self.directories {
             for (name, entry) in &directory.entries {
-                if let Entry::File { digest, .. } = entry
+                if let Entry::File { digest, fingerprint, .. } = entry
                     && wanted.remove(digest)
                 {
-                    found.insert(*digest, above.join(name));
+                    let (root, path, fingerprint) = (self.root.clone(), above.join(name), *fingerprint);
+                    found.insert(*digest, KnownFile { root, path, fingerprint });
                 }
             }
         }

@@ -21,6 +21,7 @@ use crate::files::Fingerprint;
 use crate::mirror::Change;
 use crate::mirror::IgnoreRules;
 use crate::mirror::InstallError;
+use crate::mirror::KnownFile;
 use crate::mirror::LookError;
 use crate::mirror::Manner;
 use crate::mirror::Node;
@@ -365,11 +366,8 @@ impl Keeper {
         sizes.fold((0, 0), |(files, bytes), (more, size)| (files + more, bytes + size))
     }
 
-    fn find(&self, digests: &[Digest]) -> HashMap<Digest, (PathBuf, TreePath)> {
-        let found = self.trees.iter().zip(&self.directories).flat_map(|(tree, directory)| {
-            tree.find(digests).into_iter().map(|(digest, path)| (digest, (directory.clone(), path)))
-        });
-        found.collect()
+    fn find(&self, digests: &[Digest]) -> HashMap<Digest, KnownFile> {
+        self.trees.iter().flat_map(|tree| tree.find(digests)).collect()
     }
 
     fn apply(&mut self, batch: Vec<RootedChange>, is_whole: bool, store: &Store) -> Result<(), MirrorError> {
@@ -479,7 +477,7 @@ impl Keeper {
         let digests: Vec<_> = written.keys().copied().collect();
         for (root, tree) in (0..).zip(&self.trees) {
             let known = tree.find(&digests).into_iter();
-            known.filter(|(_, path)| !self.held.contains(root, path)).for_each(|(digest, _)| {
+            known.filter(|(_, file)| !self.held.contains(root, file.in_tree())).for_each(|(digest, _)| {
                 written.remove(&digest);
             });
         }
@@ -489,9 +487,7 @@ impl Keeper {
     /// Opens those of the contents that are somewhere in the mirror.
     fn open_all(&self, digests: &[Digest]) -> Vec<(Digest, File)> {
         let found = self.find(digests).into_iter();
-        found
-            .filter_map(|(digest, (root, path))| Some((digest, File::open(path.below(&root)).ok()?)))
-            .collect()
+        found.filter_map(|(digest, known)| Some((digest, known.open().ok()?))).collect()
     }
 
     fn ignored(&self) -> Result<IgnoredAll, MirrorError> {

@@ -2,7 +2,6 @@
 //! Knows nothing of commands.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,6 +28,7 @@ use crate::executor::twin::TwinError;
 use crate::executor::twin::trees::Seen;
 use crate::executor::twin::trees::Trees;
 use crate::mirror;
+use crate::mirror::KnownFile;
 use crate::owner::Owner;
 use crate::reapi::Wire;
 
@@ -189,7 +189,7 @@ impl Follower {
     async fn send(&self, digests: Vec<Digest>) -> Result<(), String> {
         let wanted = digests.clone();
         let found =
-            self.trees.with(move |trees| trees.open(&wanted)).await.map_err(|error| error.to_string())?;
+            self.trees.with(move |trees| trees.find(&wanted)).await.map_err(|error| error.to_string())?;
         let (out, sent_bytes) = (self.out.clone(), Arc::clone(&self.sent_bytes));
         let sent = tokio::task::spawn_blocking(move || send_all(&digests, &found, &out, &sent_bytes)).await;
         sent.map_err(|error| error.to_string())?
@@ -198,14 +198,14 @@ impl Follower {
 
 fn send_all(
     digests: &[Digest],
-    found: &HashMap<Digest, PathBuf>,
+    found: &HashMap<Digest, KnownFile>,
     out: &mpsc::Sender<twin::SyncRequest>,
     sent_bytes: &AtomicU64,
 ) -> Result<(), String> {
     for digest in digests {
-        let path = found.get(digest).ok_or("a file is gone by now")?;
-        let failed = |error: std::io::Error| format!("read {}: {error}", path.display());
-        let file = File::open(path).map_err(failed)?;
+        let known = found.get(digest).ok_or("it asks for what is not in the workspace")?;
+        let failed = |error: std::io::Error| format!("read {}: {error}", known.path().display());
+        let file = known.open().map_err(failed)?;
         for piece in Pieces::new(*digest, file) {
             let piece = piece.map_err(failed)?;
             sent_bytes.fetch_add(piece.data.len() as u64, Ordering::Relaxed);

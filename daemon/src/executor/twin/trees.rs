@@ -13,6 +13,7 @@ use crate::contents::FromStore;
 use crate::digest::Digest;
 use crate::mirror::Change;
 use crate::mirror::InstallError;
+use crate::mirror::KnownFile;
 use crate::mirror::LookError;
 use crate::mirror::Manner;
 use crate::mirror::RootedChange;
@@ -125,12 +126,6 @@ impl Trees {
         }
     }
 
-    /// Opens those of the contents that are somewhere in the workspace.
-    pub(super) fn open(&self, digests: &[Digest]) -> HashMap<Digest, PathBuf> {
-        let found = self.find(digests).into_iter();
-        found.map(|(digest, (root, path))| (digest, path.below(&root))).collect()
-    }
-
     /// Those of the contents that are neither in the workspace nor in the store.
     pub(super) fn lacking(&self, changes: &[RootedChange], store: &Store) -> Vec<Digest> {
         let wanted: HashSet<_> = changes.iter().filter_map(|rooted| rooted.change.content()).collect();
@@ -168,10 +163,8 @@ impl Trees {
         root.map_or_else(|| path.as_path().to_owned(), |root| path.below(root))
     }
 
-    fn find(&self, digests: &[Digest]) -> HashMap<Digest, (PathBuf, TreePath)> {
-        let found = self.trees.iter().flat_map(|tree| {
-            tree.find(digests).into_iter().map(|(digest, path)| (digest, (tree.root().to_owned(), path)))
-        });
-        found.collect()
+    /// Those of the contents that are somewhere in the workspace.
+    pub(super) fn find(&self, digests: &[Digest]) -> HashMap<Digest, KnownFile> {
+        self.trees.iter().flat_map(|tree| tree.find(digests)).collect()
     }
 }
