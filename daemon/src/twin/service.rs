@@ -9,6 +9,7 @@ use std::path::Component;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use farcc_proto::twin;
 use farcc_proto::twin::sync_request::Request as SyncMessage;
@@ -17,6 +18,7 @@ use farcc_proto::twin::twin_server::Twin;
 use futures::Stream;
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 use tonic::Request;
@@ -49,6 +51,9 @@ const MOST_WAITING: usize = 64;
 
 /// Of what is asked for at once, so many at most.
 const MOST_READ: usize = 1000;
+
+/// How often a client that waits hears that something goes on: sooner than the shortest time that anybody waits.
+const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
 
 /// Digests in one message.
 const DIGESTS_IN_ONE: usize = 10_000;
@@ -222,7 +227,8 @@ impl Session {
             sequence = batch.sequence;
             self.bring(workspace, &mut receiver, &batch.changes).await?;
             let Batch { is_whole, changes, .. } = batch;
-            let applied = workspace.apply(sequence, changes, is_whole, &self.served.store).await;
+            let store = self.served.store.clone();
+            let applied = self.busy(workspace.apply(sequence, changes, is_whole, &store)).await?;
             applied.map_err(|error| over(&error))?;
             self.say(SyncAnswer::Applied(twin::Applied { sequence })).await?;
         }
@@ -294,7 +300,7 @@ impl Session {
             return Ok(());
         }
         let (store, cluster) = (self.served.store.clone(), self.served.cluster.clone());
-        let missing = workspace.missing(wanted, &store, cluster.as_ref()).await;
+        let missing = self.busy(workspace.missing(wanted, &store, cluster.as_ref())).await?;
         let mut missing = missing.map_err(|error| over(&error))?;
         let asked: Vec<_> = missing.iter().map(mirror::encode_digest).collect();
         for digests in asked.chunks(DIGESTS_IN_ONE) {
@@ -334,6 +340,18 @@ impl Session {
             PieceError::Invalid(_) | PieceError::Corrupt(_) => Status::invalid_argument(error.to_string()),
             PieceError::Store(_) | PieceError::Write(..) => Status::resource_exhausted(error.to_string()),
         })
+    }
+
+    /// Lets the client know meanwhile that something goes on, by asking it for nothing.
+    async fn busy<T>(&self, work: impl Future<Output = T>) -> Result<T, Status> {
+        let mut work = std::pin::pin!(work);
+        let mut interval = tokio::time::interval_at(Instant::now() + SIGN_OF_LIFE, SIGN_OF_LIFE);
+        loop {
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                _ = interval.tick() => self.say(SyncAnswer::Missing(twin::Missing::default())).await?,
+            }
+        }
     }
 
     async fn say(&self, answer: SyncAnswer) -> Result<(), Status> {
