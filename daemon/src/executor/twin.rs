@@ -2,6 +2,7 @@
 //! have changed there.
 //! Knows nothing of compilers, nor of which command belongs there.
 
+mod progress;
 mod run;
 mod session;
 mod trees;

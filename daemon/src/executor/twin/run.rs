@@ -1,6 +1,7 @@
 //! One command on the twin, as the client sees it: from what it sees to what it has changed.
 //! Knows nothing of why it runs there.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use farcc_proto::twin::ended::Status as EndedStatus;
 use farcc_proto::twin::output::Stream;
 use farcc_proto::twin::run_request::Request;
 use farcc_proto::twin::run_response::Response;
+use rustix::process::Signal;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
@@ -38,6 +40,9 @@ const CANCEL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Contents that are asked for at once.
 const READ_AT_ONCE: usize = 1000;
+
+/// More changes of one command are refused, before they fill the memory.
+const MOST_CHANGES: usize = 1 << 20;
 
 /// A command with all that it sees of where it was typed.
 #[derive(Debug, Clone)]
@@ -202,10 +207,13 @@ impl Run<'_> {
         let (out, requests) = mpsc::channel(MESSAGES_AHEAD);
         // There is room for one.
         let _ = out.send(request(Request::Start(start(command, ready)))).await;
-        let mut client = ready.session.client.clone();
+        let session = &ready.session;
+        let mut client = session.client.clone();
+        let open = session.commits.open();
         let called = tokio::select! {
             called = client.run(ReceiverStream::new(requests)) => called.map_err(|status| before(&status))?,
-            () = ready.session.over.cancelled() => return Err(TwinError::Unavailable("the session ended".to_owned())),
+            () = session.over.cancelled() => return Err(lost(false, session.why_over())),
+            () = tokio::time::sleep(session.patience) => return Err(lost(false, &silent(session.patience))),
         };
         let mut answers = called.into_inner();
         let mut receiver = Receiver::new(self.store, DigestFunction::Sha256);
@@ -227,7 +235,7 @@ impl Run<'_> {
                     continue;
                 }
                 () = self.events.closed() => return Err(cancel(&out, answers).await),
-                () = ready.session.over.cancelled() => return Err(lost(has_begun, "the session ended")),
+                () = session.over.cancelled() => return Err(lost(has_begun, session.why_over())),
             };
             let answer = match answer {
                 Ok(answer) => answer,
@@ -258,11 +266,17 @@ impl Run<'_> {
                     // A megabyte at most: written sooner than another thread could take it over.
                     receiver.take(&piece).map_err(|error| TwinError::Lost(error.to_string()))?;
                 }
+                Some(Some(Response::Ended(part))) if !has_begun && part.dropped.is_empty() => {
+                    return Err(lost(false, "the twin tells of an end before it tells of a command"));
+                }
                 Some(Some(Response::Ended(part))) => {
                     let continues = part.continues;
                     match &mut ended {
                         Some(ended) => ended.changes.extend(part.changes),
                         None => ended = Some(part),
+                    }
+                    if ended.as_ref().is_some_and(|ended| ended.changes.len() > MOST_CHANGES) {
+                        return Err(lost(true, "the twin tells of more changes than any command makes"));
                     }
                     if !continues && let Some(ended) = ended {
                         if let (Some(EndedStatus::Signal(signal)), false) =
@@ -274,7 +288,12 @@ impl Run<'_> {
                             let (changes, kept) = (Vec::new(), Kept::default());
                             return Ok((Done { ended, changes, commit: 0, kept }, received));
                         }
-                        return Ok((self.understood(ended, ready)?, received));
+                        let done = self.understood(ended, ready)?;
+                        if !done.changes.is_empty() {
+                            let come = session.commits.come(open, done.commit);
+                            come.map_err(|error| lost(true, &error.to_string()))?;
+                        }
+                        return Ok((done, received));
                     }
                 }
                 Some(None) => {}
@@ -311,12 +330,16 @@ impl Run<'_> {
             ended.changes.iter().map(|change| mirror::decode(DigestFunction::Sha256, count, change));
         let changes = changes.collect::<Result<Vec<_>, _>>();
         let number = |number: u32| u8::try_from(number).unwrap_or(u8::MAX);
-        let twin::Ended { status, commit, stats, kept_files, kept_bytes, .. } = ended;
-        let kept = Kept { files: kept_files, size_bytes: kept_bytes, stats };
-        match (status, changes) {
+        let commit = ended.commit;
+        let kept = Kept { files: ended.kept_files, size_bytes: ended.kept_bytes, stats: ended.stats.clone() };
+        match (ended.status, changes) {
             (Some(EndedStatus::ExitCode(status)), Ok(changes)) => {
                 Ok(Done { ended: TwinEnd::Exited(number(status)), changes, commit, kept })
             }
+            (Some(EndedStatus::Signal(signal)), _) if !ends(signal) => Err(lost(
+                true,
+                &format!("it is said to have been ended by signal {signal}, which ends nothing"),
+            )),
             (Some(EndedStatus::Signal(signal)), Ok(changes)) => {
                 Ok(Done { ended: TwinEnd::Signaled(number(signal)), changes, commit, kept })
             }
@@ -334,8 +357,9 @@ impl Run<'_> {
             return Ok(0);
         }
         // What it counts on may be on its way still.
-        if !ready.session.has_reached(commit).await {
-            return Err(TwinError::Lost("the session ended".to_owned()));
+        tokio::select! {
+            next = ready.session.commits.is_next(commit) => next.map_err(|error| lost(true, &error.to_string()))?,
+            () = ready.session.over.cancelled() => return Err(lost(true, ready.session.why_over())),
         }
         let failed = |error: &dyn std::fmt::Display| TwinError::NotInPlace(error.to_string());
         let (changes, store) = (Arc::new(changes), Arc::clone(self.store));
@@ -350,7 +374,7 @@ impl Run<'_> {
         let put = self.workspace.trees.with(move |trees| trees.put(&changes, after, &store)).await;
         match put.map_err(|error| failed(&error))? {
             Ok(()) => {
-                ready.session.reached(commit);
+                ready.session.commits.in_place(commit);
                 Ok(received)
             }
             Err(PutError::Meanwhile(path)) => Err(TwinError::Conflict(vec![path])),
@@ -363,15 +387,20 @@ impl Run<'_> {
 
     /// Fetches contents that are in the mirror.
     async fn read(&self, ready: &Ready, digests: &[crate::digest::Digest]) -> Result<u64, Status> {
+        let patience = ready.session.patience;
         let mut client = ready.session.client.clone();
+        let mut wanted: HashSet<_> = digests.iter().copied().collect();
         let digests = digests.iter().map(mirror::encode_digest).collect();
         let request = twin::ReadRequest { session: ready.session.id.to_vec(), digests };
-        let mut pieces = client.read(request).await?.into_inner();
+        let mut pieces = heard_within(patience, client.read(request)).await?.into_inner();
         let mut receiver = Receiver::new(self.store, DigestFunction::Sha256);
         let mut received = 0;
-        while let Some(piece) = pieces.message().await? {
+        while let Some(piece) = heard_within(patience, pieces.message()).await? {
             received += piece.data.len() as u64;
-            receiver.take(&piece).map_err(|error| Status::data_loss(error.to_string()))?;
+            let taken = receiver.take(&piece).map_err(|error| Status::data_loss(error.to_string()))?;
+            if taken.is_some_and(|digest| !wanted.remove(&digest)) {
+                return Err(Status::data_loss("the twin sends what it was not asked for"));
+            }
         }
         Ok(received)
     }
@@ -445,6 +474,33 @@ fn before(status: &Status) -> TwinError {
         Code::NotFound => TwinError::NoProgram(status.message().to_owned()),
         _ => TwinError::Unavailable(status.message().to_owned()),
     }
+}
+
+/// Whether a process can be ended by this signal: some only stop it, or do nothing.
+fn ends(signal: u32) -> bool {
+    let others = [
+        Signal::CHILD,
+        Signal::CONT,
+        Signal::STOP,
+        Signal::TSTP,
+        Signal::TTIN,
+        Signal::TTOU,
+        Signal::URG,
+        Signal::WINCH,
+    ];
+    (1..=64).contains(&signal) && !others.iter().any(|other| other.as_raw().unsigned_abs() == signal)
+}
+
+async fn heard_within<T>(
+    patience: Duration,
+    answer: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
+    let heard = tokio::time::timeout(patience, answer).await;
+    heard.unwrap_or_else(|_| Err(Status::deadline_exceeded(silent(patience))))
+}
+
+fn silent(patience: Duration) -> String {
+    format!("no answer within {patience:?}")
 }
 
 fn lost(has_begun: bool, why: &str) -> TwinError {

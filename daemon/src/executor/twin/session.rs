@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,7 +15,6 @@ use farcc_proto::twin::sync_request::Request;
 use farcc_proto::twin::sync_response::Response;
 use farcc_proto::twin::twin_client::TwinClient;
 use tokio::sync::mpsc;
-use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -25,6 +25,8 @@ use crate::contents::Pieces;
 use crate::digest::Digest;
 use crate::digest::DigestFunction;
 use crate::executor::twin::TwinError;
+use crate::executor::twin::progress::Batches;
+use crate::executor::twin::progress::Commits;
 use crate::executor::twin::trees::Seen;
 use crate::executor::twin::trees::Trees;
 use crate::mirror;
@@ -46,8 +48,13 @@ pub(super) struct Session {
     pub(super) client: TwinClient<Wire>,
     /// Ready when it is over, or to be: nobody knows any more what the mirror is like.
     pub(super) over: CancellationToken,
-    /// How many commands' changes are in place here.
-    commits: watch::Sender<u64>,
+    /// Why, if it was not to be.
+    why: Arc<OnceLock<String>>,
+    /// How long the twin may be silent where it should not be.
+    pub(super) patience: Duration,
+    /// In which order commands' changes are put into place here.
+    pub(super) commits: Commits,
+    batches: Arc<Batches>,
     out: mpsc::Sender<twin::SyncRequest>,
 }
 
@@ -108,41 +115,46 @@ impl Session {
         let begun = tokio::time::timeout(patience, begin).await;
         let silent = |_| Status::deadline_exceeded(format!("no answer within {patience:?}"));
         let answers = begun.map_err(silent)??;
-        let over = CancellationToken::new();
-        let follower = Follower { trees, out: out.clone(), sent_bytes: name.sent_bytes.clone() };
-        let token = over.clone();
+        let (over, why, batches) = (CancellationToken::new(), Arc::default(), Arc::new(Batches::new()));
+        let session = Session {
+            id,
+            client,
+            over: over.clone(),
+            why: Arc::clone(&why),
+            patience,
+            commits: Commits::new(),
+            batches: Arc::clone(&batches),
+            out: out.clone(),
+        };
+        let follower =
+            Follower { trees, out, sent_bytes: name.sent_bytes.clone(), batches: Arc::clone(&batches) };
         tokio::spawn(async move {
-            tokio::select! {
+            let ended = tokio::select! {
                 ended = follower.follow(answers) => {
-                    let why = ended.err().unwrap_or_else(|| "the twin wants it so".to_owned());
-                    tracing::info!("a session with the twin ended: {why}");
+                    ended.err().unwrap_or_else(|| "the twin ended the session".to_owned())
                 }
-                () = token.cancelled() => {}
-            }
-            token.cancel();
+                () = batches.stalled(patience) => format!("no answer within {patience:?}"),
+                () = over.cancelled() => return,
+            };
+            tracing::info!("a session with the twin ended: {ended}");
+            // Nobody else says why.
+            let _ = why.set(ended);
+            over.cancel();
         });
-        Ok(Session { id, client, over, commits: watch::Sender::new(0), out })
+        Ok(session)
     }
 
-    /// Ready when all changes before the commit with this number are in place here; `false`: they will never be.
-    pub(super) async fn has_reached(&self, commit: u64) -> bool {
-        let mut commits = self.commits.subscribe();
-        tokio::select! {
-            reached = commits.wait_for(|commits| commits + 1 >= commit) => reached.is_ok(),
-            () = self.over.cancelled() => false,
-        }
-    }
-
-    /// The changes of the commit with this number are in place here.
-    pub(super) fn reached(&self, commit: u64) {
-        self.commits.send_replace(commit);
+    /// Why it is over.
+    pub(super) fn why_over(&self) -> &str {
+        self.why.get().map_or("the session ended", String::as_str)
     }
 
     /// Tells the twin what was seen.
     ///
     /// # Errors
-    /// [`TwinError::Lost`] if the session is over.
+    /// [`TwinError::Unavailable`] if the session is over.
     pub(super) async fn tell(&self, seen: &Seen) -> Result<(), TwinError> {
+        self.batches.told(seen.sequence);
         let changes = mirror::encode(&seen.changes);
         let (sequence, is_whole) = (seen.sequence, seen.sequence == 1);
         let mut parts = changes.chunks(mirror::MOST_CHANGES).peekable();
@@ -153,9 +165,10 @@ impl Session {
             let request = twin::SyncRequest { request: Some(Request::Batch(batch)) };
             tokio::select! {
                 sent = self.out.send(request) => {
-                    sent.map_err(|_| TwinError::Lost("the connection ended".to_owned()))?;
+                    sent.map_err(|_| TwinError::Unavailable("the connection ended".to_owned()))?;
+                    self.batches.stirred();
                 }
-                () = self.over.cancelled() => return Err(TwinError::Lost("the session ended".to_owned())),
+                () = self.over.cancelled() => return Err(TwinError::Unavailable(self.why_over().to_owned())),
             }
             if !continues {
                 return Ok(());
@@ -169,17 +182,28 @@ struct Follower {
     trees: Arc<Owner<Trees>>,
     out: mpsc::Sender<twin::SyncRequest>,
     sent_bytes: Arc<AtomicU64>,
+    batches: Arc<Batches>,
 }
 
 impl Follower {
     /// Until there are no more; why there are none.
     async fn follow(&self, mut answers: Streaming<twin::SyncResponse>) -> Result<(), String> {
         while let Some(answer) = answers.message().await.map_err(|status| status.message().to_owned())? {
-            if let Some(Response::Missing(missing)) = answer.response {
-                let digests = missing.digests.iter();
-                let digests: Option<Vec<_>> =
-                    digests.map(|digest| mirror::decode_digest(DigestFunction::Sha256, digest)).collect();
-                self.send(digests.ok_or("a digest is damaged")?).await?;
+            self.batches.stirred();
+            match answer.response {
+                Some(Response::Missing(missing)) => {
+                    let digests = missing.digests.iter();
+                    let digests: Option<Vec<_>> =
+                        digests.map(|digest| mirror::decode_digest(DigestFunction::Sha256, digest)).collect();
+                    self.send(digests.ok_or("a digest is damaged")?).await?;
+                }
+                Some(Response::Applied(applied)) if !self.batches.applied(applied.sequence) => {
+                    return Err(format!(
+                        "it has put batch {} into place, and there is none",
+                        applied.sequence
+                    ));
+                }
+                _ => {}
             }
         }
         Ok(())
@@ -191,7 +215,12 @@ impl Follower {
         let found =
             self.trees.with(move |trees| trees.find(&wanted)).await.map_err(|error| error.to_string())?;
         let (out, sent_bytes) = (self.out.clone(), Arc::clone(&self.sent_bytes));
-        let sent = tokio::task::spawn_blocking(move || send_all(&digests, &found, &out, &sent_bytes)).await;
+        let batches = Arc::clone(&self.batches);
+        let sent = move |bytes: usize| {
+            sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+            batches.stirred();
+        };
+        let sent = tokio::task::spawn_blocking(move || send_all(&digests, &found, &out, sent)).await;
         sent.map_err(|error| error.to_string())?
     }
 }
@@ -200,7 +229,7 @@ fn send_all(
     digests: &[Digest],
     found: &HashMap<Digest, KnownFile>,
     out: &mpsc::Sender<twin::SyncRequest>,
-    sent_bytes: &AtomicU64,
+    sent: impl Fn(usize),
 ) -> Result<(), String> {
     for digest in digests {
         let known = found.get(digest).ok_or("it asks for what is not in the workspace")?;
@@ -208,9 +237,10 @@ fn send_all(
         let file = known.open().map_err(failed)?;
         for piece in Pieces::new(*digest, file) {
             let piece = piece.map_err(failed)?;
-            sent_bytes.fetch_add(piece.data.len() as u64, Ordering::Relaxed);
+            let size = piece.data.len();
             let request = twin::SyncRequest { request: Some(Request::Piece(piece)) };
             out.blocking_send(request).map_err(|_| "the twin is gone")?;
+            sent(size);
         }
     }
     Ok(())
