@@ -14,6 +14,7 @@ pub mod corpus;
 pub mod debian;
 pub mod execve_trace;
 pub mod fake_reapi;
+pub mod fake_twin;
 pub mod generators;
 pub mod hostile;
 pub mod open_trace;
