@@ -262,6 +262,22 @@ fn a_hostile_twin_makes_nobody_wait_or_fall() {
             Box::new(|| said([started(), ended(vec![change(b"a", file(b"never"), 1)], 1)])),
             "no answer within",
         ),
+        (
+            "an end that is to confuse a terminal",
+            Box::new(|| {
+                let dropped = "no\u{1b}[2Jmore".to_owned();
+                said([started(), Run::Ended(twin::Ended { dropped, ..twin::Ended::default() })])
+            }),
+            "no [2Jmore",
+        ),
+        (
+            "words that are",
+            Box::new(|| {
+                let status = tonic::Status::unavailable("no\u{1b}[2Jway");
+                Box::new([Say::Message(started()), Say::End(status)].into_iter())
+            }),
+            "no [2Jway",
+        ),
         ("ten million changes", Box::new(millions), "more changes"),
     ];
     for (what, run, expected) in cases {
@@ -270,6 +286,7 @@ fn a_hostile_twin_makes_nobody_wait_or_fall() {
         let finished = prey.run("open('ran here', 'w')");
         assert_eq!(finished.status, 1, "{what}: {finished}");
         assert!(finished.stderr_text().contains(expected), "{what}: {finished}");
+        assert!(!finished.stderr.contains(&0x1b), "{what}: {finished}");
         assert!(started.elapsed() < PATIENCE + Duration::from_secs(20), "{what}: {:?}", started.elapsed());
         assert_eq!(tree(&prey.space.workspace()), before, "{what}");
     }

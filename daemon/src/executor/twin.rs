@@ -29,6 +29,7 @@ use crate::executor::remote::access;
 use crate::reapi::Endpoint;
 use crate::reapi::Error;
 use crate::reapi::Way;
+use crate::reapi::words;
 use crate::store::Store;
 
 use run::Run;
@@ -53,6 +54,8 @@ const BELIEVED: Duration = Duration::from_secs(60);
 pub struct TwinExecutor {
     way: Arc<Way>,
     patience: Duration,
+    /// What is to be looked at when the connection breaks before anything is answered: the twin then does not say why.
+    suspicion: &'static str,
     /// Tells the workspaces of this daemon's user and state from those of others.
     owner: Vec<u8>,
     /// Which process this is.
@@ -124,6 +127,7 @@ impl TwinExecutor {
         Ok(TwinExecutor {
             way: Arc::new(way),
             patience: twin.timeout,
+            suspicion: suspicion(twin),
             owner,
             instance: *uuid::Uuid::new_v4().as_bytes(),
             sent_bytes: Arc::default(),
@@ -226,9 +230,20 @@ impl TwinExecutor {
     ) -> Result<T, TwinError> {
         match tokio::time::timeout(self.patience, asked).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
-            Ok(Err(status)) => Err(TwinError::Unavailable(status.message().to_owned())),
+            Ok(Err(status)) if std::error::Error::source(&status).is_some() => {
+                Err(TwinError::Unavailable(format!("{} ({})", words(&status), self.suspicion)))
+            }
+            Ok(Err(status)) => Err(TwinError::Unavailable(words(&status))),
             Err(_) => Err(TwinError::Unavailable(format!("no answer within {:?}", self.patience))),
         }
+    }
+}
+
+fn suspicion(twin: &config::Twin) -> &'static str {
+    match (twin.address.starts_with("grpcs://"), &twin.tls.client_cert) {
+        (false, _) => "does it want TLS, grpcs://?",
+        (true, None) => "does it want a certificate of the client's, [twin] tls.client_cert?",
+        (true, Some(_)) => "does it trust the certificate of [twin] tls.client_cert?",
     }
 }
 

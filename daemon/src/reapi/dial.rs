@@ -29,6 +29,7 @@ use crate::reapi::endpoint::Address;
 use crate::reapi::endpoint::Target;
 use crate::reapi::endpoint::Tls;
 use crate::reapi::error::Error;
+use crate::reapi::error::innermost;
 
 /// How long a dial may take, unless the endpoint's timeout is shorter.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -132,15 +133,6 @@ fn read_pem(path: &PathBuf, wanted: &str) -> Result<Vec<u8>, Error> {
         true => Ok(pem),
         false => Err(invalid(&format!("it holds no {wanted} in PEM format"))),
     }
-}
-
-/// What the operating system said, without the layers around it.
-fn innermost(error: &(dyn StdError + 'static)) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
 }
 
 /// A channel over one stream that is connected already.

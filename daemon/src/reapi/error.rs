@@ -1,6 +1,7 @@
 //! Why a call to the cluster failed, in a form that decisions can be made on.
 //! Knows nothing of what the caller does about it.
 
+use std::error::Error as StdError;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -218,8 +219,25 @@ fn code_name(code: Code) -> &'static str {
     }
 }
 
+/// What a status says: the server's own words, or, where there was no server to say them, why.
+pub fn words(status: &Status) -> String {
+    match status.source() {
+        Some(source) => printable(&innermost(source)),
+        None => printable(status.message()),
+    }
+}
+
+/// What the operating system or TLS said, without the layers around it.
+pub(super) fn innermost(error: &(dyn StdError + 'static)) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
 /// A server's words on one line, without what could confuse a terminal, and not without end.
-fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     let mut line = String::new();
     for character in text.trim().chars() {
         if line.len() >= MAX_SERVER_MESSAGE {

@@ -56,6 +56,8 @@ pub use crate::reapi::endpoint::Headers;
 pub use crate::reapi::endpoint::Tls;
 pub use crate::reapi::error::Cause;
 pub use crate::reapi::error::Error;
+pub use crate::reapi::error::printable;
+pub use crate::reapi::error::words;
 pub use crate::reapi::execution::ExecuteOptions;
 pub use crate::reapi::execution::Outcome;
 pub use crate::reapi::upload::Blob;

@@ -45,6 +45,11 @@ impl Batches {
         is_known
     }
 
+    /// Whether one is in place.
+    pub(super) fn has_applied(&self) -> bool {
+        self.0.borrow().applied > 0
+    }
+
     /// Ready when the twin should have done something for that long, and has not.
     pub(super) async fn stalled(&self, patience: Duration) {
         let mut batches = self.0.subscribe();

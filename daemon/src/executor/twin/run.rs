@@ -29,6 +29,8 @@ use crate::executor::twin::workspace::Ready;
 use crate::executor::twin::workspace::Workspace;
 use crate::mirror;
 use crate::mirror::RootedChange;
+use crate::reapi::printable;
+use crate::reapi::words;
 use crate::stats;
 use crate::store::Store;
 
@@ -239,7 +241,11 @@ impl Run<'_> {
             };
             let answer = match answer {
                 Ok(answer) => answer,
-                Err(status) if has_begun => return Err(TwinError::Lost(status.message().to_owned())),
+                Err(status) if status.code() == Code::FailedPrecondition => {
+                    let why = session.why_soon_over().await;
+                    return Err(lost(has_begun, &why.map_or_else(|| words(&status), str::to_owned)));
+                }
+                Err(status) if has_begun => return Err(TwinError::Lost(words(&status))),
                 Err(status) => return Err(before(&status)),
             };
             match answer.map(|answer| answer.response) {
@@ -288,7 +294,7 @@ impl Run<'_> {
                             let (changes, kept) = (Vec::new(), Kept::default());
                             return Ok((Done { ended, changes, commit: 0, kept }, received));
                         }
-                        let done = self.understood(ended, ready)?;
+                        let done = self.understood(&ended, ready)?;
                         if !done.changes.is_empty() {
                             let come = session.commits.come(open, done.commit);
                             come.map_err(|error| lost(true, &error.to_string()))?;
@@ -307,9 +313,9 @@ impl Run<'_> {
         let _ = self.events.send(event).await;
     }
 
-    fn understood(&self, ended: twin::Ended, ready: &Ready) -> Result<Done, TwinError> {
+    fn understood(&self, ended: &twin::Ended, ready: &Ready) -> Result<Done, TwinError> {
         if !ended.dropped.is_empty() {
-            return Err(TwinError::Dropped(ended.dropped));
+            return Err(TwinError::Dropped(printable(&ended.dropped)));
         }
         let roots = self.workspace.roots();
         let count = u32::try_from(roots.len()).unwrap_or(u32::MAX);
@@ -368,7 +374,7 @@ impl Run<'_> {
         let lacking = lacking.map_err(|error| failed(&error))?;
         let mut received = 0;
         for digests in lacking.chunks(READ_AT_ONCE) {
-            received += self.read(ready, digests).await.map_err(|status| failed(&status.message()))?;
+            received += self.read(ready, digests).await.map_err(|status| failed(&words(&status)))?;
         }
         let after = ready.sequence;
         let put = self.workspace.trees.with(move |trees| trees.put(&changes, after, &store)).await;
@@ -471,8 +477,8 @@ fn spoken(word: Word) -> Request {
 /// Nothing has been done yet.
 fn before(status: &Status) -> TwinError {
     match status.code() {
-        Code::NotFound => TwinError::NoProgram(status.message().to_owned()),
-        _ => TwinError::Unavailable(status.message().to_owned()),
+        Code::NotFound => TwinError::NoProgram(words(status)),
+        _ => TwinError::Unavailable(words(status)),
     }
 }
 
@@ -521,14 +527,14 @@ async fn cancel(
             if let Some(Response::Ended(ended)) = answer.response
                 && !ended.dropped.is_empty()
             {
-                return Ok(TwinError::Dropped(ended.dropped));
+                return Ok(TwinError::Dropped(printable(&ended.dropped)));
             }
         }
         Err(Status::unknown("it had ended already"))
     };
     match tokio::time::timeout(CANCEL_PATIENCE, cancelled).await {
         Ok(Ok(dropped)) => dropped,
-        Ok(Err(status)) => TwinError::Lost(status.message().to_owned()),
+        Ok(Err(status)) => TwinError::Lost(words(&status)),
         Err(_) => TwinError::Lost(format!("no answer within {CANCEL_PATIENCE:?}")),
     }
 }

@@ -33,9 +33,13 @@ use crate::mirror;
 use crate::mirror::KnownFile;
 use crate::owner::Owner;
 use crate::reapi::Wire;
+use crate::reapi::words;
 
 /// Messages on their way to the twin.
 const MESSAGES_AHEAD: usize = 16;
+
+/// How much sooner a command may hear that its session is over than whoever keeps it, at most.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// Larger than any message of a twin that heeds the bounds.
 pub(super) const MAX_MESSAGE_BYTES: usize = 64 << 20;
@@ -149,6 +153,17 @@ impl Session {
         self.why.get().map_or("the session ended", String::as_str)
     }
 
+    /// Why the twin did not even put the first batch into place; None: it did, or it was not the twin who ended it.
+    pub(super) fn why_in_vain(&self) -> Option<&str> {
+        self.why.get().map(String::as_str).filter(|_| !self.batches.has_applied())
+    }
+
+    /// Why it is over, once that is known: the twin tells commands sooner that it is.
+    pub(super) async fn why_soon_over(&self) -> Option<&str> {
+        let over = tokio::time::timeout(MOMENT, self.over.cancelled()).await;
+        over.ok().and_then(|()| self.why.get()).map(String::as_str)
+    }
+
     /// Tells the twin what was seen.
     ///
     /// # Errors
@@ -188,7 +203,7 @@ struct Follower {
 impl Follower {
     /// Until there are no more; why there are none.
     async fn follow(&self, mut answers: Streaming<twin::SyncResponse>) -> Result<(), String> {
-        while let Some(answer) = answers.message().await.map_err(|status| status.message().to_owned())? {
+        while let Some(answer) = answers.message().await.map_err(|status| words(&status))? {
             self.batches.stirred();
             match answer.response {
                 Some(Response::Missing(missing)) => {

@@ -19,6 +19,7 @@ use crate::executor::twin::session::Session;
 use crate::executor::twin::trees::Trees;
 use crate::owner::Owner;
 use crate::reapi::Way;
+use crate::reapi::words;
 
 /// For how long a twin that could not be reached is not tried again: a build has hundreds of commands.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -152,7 +153,12 @@ impl Bringer {
     }
 
     async fn bring_up(&mut self) -> Result<Ready, TwinError> {
-        let session = match self.session.take().filter(|session| !session.over.is_cancelled()) {
+        let former = self.session.take();
+        // To tell it all again would end as it did.
+        if let Some(why) = former.as_ref().and_then(|session| session.why_in_vain()) {
+            self.failed = Some((Instant::now(), TwinError::Unavailable(why.to_owned())));
+        }
+        let session = match former.filter(|session| !session.over.is_cancelled()) {
             Some(session) => session,
             None => self.open().await?,
         };
@@ -191,12 +197,12 @@ impl Bringer {
                 Ok(session) => return Ok(Arc::new(session)),
                 // Perhaps a daemon that was here before us.
                 Err(status) if status.code() == Code::AlreadyExists => tokio::time::sleep(RETRY).await,
-                Err(status) => return Err(unavailable(&status.message())),
+                Err(status) => return Err(unavailable(&words(&status))),
             }
         }
         // Another daemon has the same state directory: each gets a mirror of its own.
         self.name.workspace = uuid::Uuid::new_v4().as_bytes().to_vec();
         let opened = Session::open(wire, &self.name, Arc::clone(&self.trees), self.patience).await;
-        Ok(Arc::new(opened.map_err(|status| unavailable(&status.message()))?))
+        Ok(Arc::new(opened.map_err(|status| unavailable(&words(&status)))?))
     }
 }
