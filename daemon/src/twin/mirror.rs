@@ -14,6 +14,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 use std::time::Instant;
+use std::time::SystemTime;
 
 use crate::contents::FromStore;
 use crate::digest::Digest;
@@ -158,7 +159,7 @@ impl Mirror {
         is_whole: bool,
         store: Store,
     ) -> Result<(), MirrorError> {
-        self.with(move |keeper| keeper.apply(batch, is_whole, &store)).await?
+        self.with(move |keeper| keeper.apply(&batch, is_whole, &store)).await?
     }
 
     /// Mounts overlays for one more command. `fetch`: what the client wants to have of what it makes; None: all of it.
@@ -370,23 +371,33 @@ impl Keeper {
         self.trees.iter().flat_map(|tree| tree.find(digests)).collect()
     }
 
-    fn apply(&mut self, batch: Vec<RootedChange>, is_whole: bool, store: &Store) -> Result<(), MirrorError> {
-        let changes = if is_whole {
-            let mut ignored = self.ignored()?;
-            let mut stays = |root, path: &TreePath, is_directory| {
-                self.held.contains(root, path) || ignored.leave_out(root, path, is_directory)
-            };
-            let (changes, around) = changes_to(&self.trees, &batch, &mut stays);
-            self.held.apply(&batch, around);
-            changes
-        } else {
-            self.held.apply(&batch, Vec::new());
-            batch
+    fn apply(&mut self, batch: &[RootedChange], is_whole: bool, store: &Store) -> Result<(), MirrorError> {
+        if !is_whole {
+            self.held.apply(batch, Vec::new());
+            return self.put(batch, store);
+        }
+        self.put_whole(batch, now(), store)?;
+        // By the rules that hold now, more may have to go.
+        self.put_whole(batch, i128::MAX, store)
+    }
+
+    /// Makes the mirror like the client's whole tree, but for what it holds and what rules leave out.
+    fn put_whole(&mut self, batch: &[RootedChange], now: i128, store: &Store) -> Result<(), MirrorError> {
+        let mut ignored = self.ignored()?;
+        let mut stays = |root, path: &TreePath, is_directory| {
+            self.held.contains(root, path) || ignored.leave_out(root, path, is_directory)
         };
+        let (changes, around) = changes_to(&self.trees, batch, &mut stays, now);
+        self.held.apply(batch, around);
+        self.put(&changes, store)
+    }
+
+    /// Puts changes of the client's into place.
+    fn put(&mut self, changes: &[RootedChange], store: &Store) -> Result<(), MirrorError> {
         let wanted: Vec<_> = changes.iter().filter_map(|rooted| rooted.change.content()).collect();
         let contents = FromStore { store, trees: self.find(&wanted) };
-        install(&mut self.trees, &changes, &contents, Manner::Mirror)?;
-        self.changed(By::Client, &changes);
+        install(&mut self.trees, changes, &contents, Manner::Mirror)?;
+        self.changed(By::Client, changes);
         Ok(())
     }
 
@@ -495,6 +506,12 @@ impl Keeper {
         let rules: Result<_, _> = self.directories.iter().map(of).collect();
         Ok(IgnoredAll(rules.map_err(|error| MirrorError::Directory("read the mirror".to_owned(), error))?))
     }
+}
+
+/// In nanoseconds since 1970.
+fn now() -> i128 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i128::try_from(since.as_nanos()).unwrap_or(i128::MAX)
 }
 
 /// What is none of the client's business, by root.

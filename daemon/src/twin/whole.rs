@@ -14,11 +14,13 @@ use crate::mirror::TreePath;
 /// the directories that it is in; those are returned, too.
 ///
 /// Files keep their times as far as the order of these is that in which the workspace's were written: once one has to be written
-/// anew, all that is younger there would be older here, so that it gets a time anew as well.
+/// anew, all that is younger there would be older here, so that it gets a time anew as well. What is younger than `now` (in
+/// nanoseconds since 1970) has its time from a clock that was wrong: what is written anew would be older.
 pub(super) fn changes_to(
     trees: &[Snapshot],
     told: &[RootedChange],
     stays: &mut dyn FnMut(u32, &TreePath, bool) -> bool,
+    now: i128,
 ) -> (Vec<RootedChange>, Vec<(u32, TreePath)>) {
     let (mut changes, mut around) = (Vec::new(), Vec::new());
     let mut named: Vec<BTreeMap<&TreePath, &Change>> = vec![BTreeMap::new(); trees.len()];
@@ -47,7 +49,7 @@ pub(super) fn changes_to(
     files.sort_by_key(|(written, modified, ..)| (*written, *modified));
     let (mut latest, mut is_in_order) = (i128::MIN, true);
     for (_, modified, rooted, is_as_told) in files {
-        is_in_order &= modified.is_some_and(|modified| modified >= latest);
+        is_in_order &= modified.is_some_and(|modified| modified >= latest && modified <= now);
         latest = modified.unwrap_or(latest);
         if !is_in_order {
             changes.push(rooted.clone());
@@ -125,16 +127,20 @@ mod tests {
     }
 
     fn check(root: &Path, told: &[RootedChange], expected: &[&str]) {
-        check_with(root, told, expected, &[]);
+        check_with(i128::MAX, root, told, expected, &[]);
+    }
+
+    fn check_at(now: i128, root: &Path, told: &[RootedChange], expected: &[&str]) {
+        check_with(now, root, told, expected, &[]);
     }
 
     /// `around`: directories that are not named and stay for what is in them.
-    fn check_with(root: &Path, told: &[RootedChange], expected: &[&str], around: &[&str]) {
+    fn check_with(now: i128, root: &Path, told: &[RootedChange], expected: &[&str], around: &[&str]) {
         let mut tree = Snapshot::whole(root.to_owned(), root.to_owned());
         tree.look().unwrap();
         let mut rules = IgnoreRules::of(root.to_owned()).unwrap();
         let mut stays = |_, path: &TreePath, is_directory| rules.leaves_out(path, is_directory);
-        let (changes, kept) = changes_to(&[tree], told, &mut stays);
+        let (changes, kept) = changes_to(&[tree], told, &mut stays, now);
         let mut kept: Vec<_> = kept.iter().map(|(_, path)| path.to_string()).collect();
         kept.sort();
         assert_eq!(kept, around);
@@ -173,12 +179,28 @@ mod tests {
     }
 
     #[test]
+    fn what_a_wrong_clock_has_written_is_written_anew() {
+        let root = tempfile::tempdir().unwrap();
+        lay(root.path(), &["a", "b", "c"]);
+        let nanos = |name: &str| {
+            let modified = fs::metadata(root.path().join(name)).unwrap().modified().unwrap();
+            let since = modified.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+            i128::try_from(since.as_nanos()).unwrap()
+        };
+        let told = [file("a", "a", 1), file("b", "b", 2), file("c", "c", 3)];
+        check_at(nanos("c"), root.path(), &told, &[]);
+        check_at(nanos("b"), root.path(), &told, &["c written"]);
+        check_at(nanos("a") - 1, root.path(), &told, &["a written", "b written", "c written"]);
+    }
+
+    #[test]
     fn what_is_not_named_goes_unless_rules_leave_it_out() {
         let root = tempfile::tempdir().unwrap();
         lay(root.path(), &["a", "d/x", "d/y", "e/cache/z", "e/w"]);
         fs::write(root.path().join(".farccignore"), "cache/\n").unwrap();
         let told = [file(".farccignore", "cache/\n", 1), file("new", "", 2), directory("n")];
         check_with(
+            i128::MAX,
             root.path(),
             &told,
             &["a gone", "d gone", "d/x gone", "d/y gone", "e/w gone", "n changed", "new written"],
