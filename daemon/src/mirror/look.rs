@@ -77,6 +77,9 @@ pub struct LookError {
 pub struct Looked {
     /// All that has changed since the last look, directories before what is in them; the first time, all that there is.
     pub changes: Vec<Change>,
+    /// Whether other rules hold somewhere than before: what the other side has there may be what nobody has told it of, or what it
+    /// was not told is gone. [`Snapshot::all`] tells what there is.
+    pub is_ruled_anew: bool,
     /// What cannot be sent and was found in this look. What was known of a file before holds until it can be read; all else is
     /// as if it were not there.
     pub unsent: Vec<Unsent>,
@@ -125,11 +128,12 @@ impl Snapshot {
             changes: BTreeMap::new(),
             unsent: BTreeMap::new(),
             next: BTreeMap::new(),
+            is_ruled_anew: false,
         };
         look.all();
         look.read_all();
         look.remove_abandoned();
-        let Look { changes, unsent, next, .. } = look;
+        let Look { changes, unsent, next, is_ruled_anew, .. } = look;
         if let Some(WhyUnsent::Unreadable(error)) = unsent.get(&TreePath::root()) {
             return Err(failed(&self.root, *error));
         }
@@ -143,7 +147,8 @@ impl Snapshot {
             watcher.is_up_to_date();
         }
         let unsent = unsent.into_iter().map(|(path, why)| Unsent { path, why });
-        Ok(Looked { changes: self.with_kept(changes).into_values().collect(), unsent: unsent.collect() })
+        let changes = self.with_kept(changes).into_values().collect();
+        Ok(Looked { changes, is_ruled_anew, unsent: unsent.collect() })
     }
 
     /// The changes, and the directories in which they are if only this side has them.
@@ -181,6 +186,7 @@ pub(super) struct Look<'a> {
     pub(super) unsent: BTreeMap<TreePath, WhyUnsent>,
     /// The directories that are to take the place of what was known.
     pub(super) next: BTreeMap<TreePath, Option<Directory>>,
+    is_ruled_anew: bool,
 }
 
 impl Look<'_> {
@@ -333,21 +339,17 @@ impl Look<'_> {
             directory.watch = known.watch;
         }
         let is_ruled_anew = !known.rules.is(&directory.rules);
+        self.is_ruled_anew |= is_ruled_anew;
         let mode = directory.fingerprint.permissions();
         if mode != known.fingerprint.permissions() {
             self.changed(path, Some(Node::Directory { mode }), None);
         }
-        for (name, entry) in &known.entries {
+        for (name, _) in &known.entries {
             if names.binary_search_by(|(there, _)| there.cmp(name)).is_ok() {
                 continue;
             }
-            let at = path.join(name);
-            let is_directory = matches!(entry, Entry::Directory);
-            if directory.rules.leave_out_of(&snapshot.root, &at, is_directory) {
-                self.forget(&at);
-            } else {
-                self.gone(&at);
-            }
+            // What is left out from now on is none of the other side's business either.
+            self.gone(&path.join(name));
         }
         self.take(path, directory, names);
         if is_ruled_anew {

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 
 use crate::digest::Digest;
 use crate::files::Fingerprint;
+use crate::mirror::Change;
 use crate::mirror::KnownFile;
 use crate::mirror::Node;
 use crate::mirror::TreePath;
@@ -200,6 +201,20 @@ impl Snapshot {
                 Some((at, node, modified))
             })
         })
+    }
+
+    /// All that is known, as a first look would tell it.
+    pub fn all(&self) -> Vec<Change> {
+        let root = TreePath::root();
+        let top = self.node(&root).map(|node| (root.clone(), node, 0));
+        let entries = top.into_iter().chain(self.entries_in(&root));
+        let change = |(path, node, modified)| {
+            let written = matches!(node, Node::File { .. }).then_some(modified);
+            Change { path, now: Some(node), written }
+        };
+        let mut changes: Vec<_> = entries.map(change).collect();
+        changes.sort_by(|one, other| one.path.cmp(&other.path));
+        changes
     }
 
     /// For each of `digests`, a file that has that content, if any has.

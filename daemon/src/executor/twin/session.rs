@@ -171,7 +171,7 @@ impl Session {
     pub(super) async fn tell(&self, seen: &Seen) -> Result<(), TwinError> {
         self.batches.told(seen.sequence);
         let changes = mirror::encode(&seen.changes);
-        let (sequence, is_whole) = (seen.sequence, seen.sequence == 1);
+        let (sequence, is_whole) = (seen.sequence, seen.is_whole);
         let mut parts = changes.chunks(mirror::MOST_CHANGES).peekable();
         loop {
             let changes = parts.next().unwrap_or_default().to_vec();

@@ -41,6 +41,8 @@ pub(super) struct Seen {
     pub(super) sequence: u64,
     /// Whether there is such a batch to be told.
     pub(super) is_new: bool,
+    /// Whether it tells of all that there is.
+    pub(super) is_whole: bool,
     /// What is in it.
     pub(super) changes: Vec<RootedChange>,
     /// What cannot be told.
@@ -102,12 +104,14 @@ impl Trees {
     pub(super) fn look(&mut self) -> Result<Seen, LookError> {
         self.idle_at = Some(Instant::now() + IDLE);
         let (mut changes, mut unsent) = (Vec::new(), Vec::new());
+        let mut is_whole = self.sequence == 0;
         for (root, tree) in (0..).zip(&mut self.trees) {
             let looked = tree.look()?;
+            is_whole |= looked.is_ruled_anew;
             changes.extend(looked.changes.into_iter().map(|change| RootedChange { root, change }));
             unsent.extend(looked.unsent.into_iter().map(|unsent| (root, unsent)));
         }
-        let is_new = self.sequence == 0 || !changes.is_empty();
+        let is_new = is_whole || !changes.is_empty();
         if is_new {
             self.sequence += 1;
             let told =
@@ -115,7 +119,15 @@ impl Trees {
             // The first batch has no command before it.
             self.told.extend(told.filter(|(_, sequence)| *sequence > 1));
         }
-        Ok(Seen { sequence: self.sequence, is_new, changes, unsent })
+        if is_whole {
+            let all = (0..).zip(&self.trees).flat_map(|(root, tree)| {
+                tree.all().into_iter().map(move |change| RootedChange { root, change })
+            });
+            // What rules leave out there would stay, and rules that a command has written are there already.
+            changes.retain(|rooted| rooted.change.now.is_none());
+            changes.extend(all);
+        }
+        Ok(Seen { sequence: self.sequence, is_new, is_whole, changes, unsent })
     }
 
     /// Forgets which paths were told of in batches that every command under way has seen.

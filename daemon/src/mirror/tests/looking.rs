@@ -361,7 +361,8 @@ fn rules_leave_out() {
     let mut snapshot = workspace(&root);
     assert_eq!(look(&mut snapshot).len(), 8);
     write(&root, RULES_FILE, "*.log\nlogs/\n");
-    assert_eq!(described(&look(&mut snapshot)), ["w .farccignore"]);
+    let told = ["w .farccignore", "- a/deep/x.log", "- a/keep.log", "- a/x.log", "- logs"];
+    assert_eq!(described(&look(&mut snapshot)), told);
     assert_eq!(snapshot.len(), 3);
     // None of its business any more.
     std::fs::remove_file(root.join("a/x.log")).unwrap();
@@ -379,4 +380,33 @@ fn rules_leave_out() {
     std::fs::remove_file(root.join("a/.farccignore")).unwrap();
     make_fifo(&root.join("a/.farccignore"));
     assert_eq!(described(&look(&mut snapshot)), ["- a/.farccignore", "w a/{x}"]);
+}
+
+#[test]
+fn other_rules_are_told_of_with_all_that_there_is() {
+    let (_space, root) = tree();
+    std::fs::create_dir_all(root.join("d/cache")).unwrap();
+    for (path, text) in [("a", "a"), ("d/b", "b"), ("d/cache/c", "c")] {
+        std::fs::write(root.join(path), text).unwrap();
+    }
+    std::os::unix::fs::symlink("a", root.join("l")).unwrap();
+    let mut snapshot = workspace(&root);
+    let first = snapshot.look().unwrap();
+    assert!(!first.is_ruled_anew);
+    assert_eq!(snapshot.all(), first.changes);
+    let paths = |snapshot: &Snapshot| -> Vec<_> {
+        snapshot.all().iter().map(|change| change.path.to_string()).collect()
+    };
+    for (rules, expected) in [
+        ("cache/\n", &[".", "a", "d", "d/.farccignore", "d/b", "l"][..]),
+        ("/b\n", &[".", "a", "d", "d/.farccignore", "d/cache", "d/cache/c", "l"]),
+    ] {
+        std::fs::write(root.join("d").join(RULES_FILE), rules).unwrap();
+        assert!(snapshot.look().unwrap().is_ruled_anew, "{rules}");
+        assert_eq!(paths(&snapshot), expected);
+        assert!(!snapshot.look().unwrap().is_ruled_anew, "{rules} are told of once");
+    }
+    std::fs::remove_file(root.join("d").join(RULES_FILE)).unwrap();
+    assert!(snapshot.look().unwrap().is_ruled_anew);
+    assert_eq!(snapshot.all().len(), first.changes.len());
 }
