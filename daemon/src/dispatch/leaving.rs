@@ -5,6 +5,7 @@
 //! A command without a `[[route]]` is looked at from its own side: where it works, which program it is, which paths and
 //! variables it names. What is doubtful stays here, for here it does what it did without farcc.
 
+mod left_out;
 mod programs;
 mod script;
 mod test_list;
@@ -21,6 +22,7 @@ use crate::compiler::Invocation;
 use crate::compiler::is_driver;
 use crate::config::Config;
 use crate::config::Destination;
+use crate::dispatch::leaving::left_out::LeftOut;
 use crate::dispatch::leaving::programs::Habits;
 use crate::dispatch::leaving::script::Command;
 use crate::dispatch::leaving::whereabouts::Whereabouts;
@@ -45,7 +47,7 @@ pub(super) fn may_leave(config: &Config, invocation: &Invocation, roots: &[PathB
         return Ok(());
     }
     let may_connect = config.twin.network;
-    let whereabouts = Whereabouts { invocation, roots };
+    let whereabouts = Whereabouts { invocation, roots, left_out: LeftOut::of(roots).into() };
     let departure = Departure { invocation, roots, may_connect };
     let words: Vec<Vec<u8>> = invocation.argv.iter().map(|word| word.as_bytes().to_vec()).collect();
     match departure.of_words(&words, 0) {
@@ -56,6 +58,7 @@ pub(super) fn may_leave(config: &Config, invocation: &Invocation, roots: &[PathB
         }
         Stay::No => {}
     }
+    whereabouts.check_places()?;
     whereabouts.check_words(&words)?;
     whereabouts.check_variables()
 }
@@ -249,6 +252,8 @@ mod tests {
                 ("fetch.py", "import subprocess\nsubprocess.run(['curl', '-O', 'x'])\n"),
                 ("version.cmake", "find_package(Git)\nexecute_process(COMMAND ${GIT_EXECUTABLE} describe)\n"),
                 ("gen.cmake", "file(WRITE out.h \"x\")\n"),
+                (".farccignore", "*.log\n/cache/\n/private-gen\n"),
+                ("private-gen", "#!/bin/sh\n"),
                 ("../elsewhere/tool", "#!/bin/sh\n"),
                 ("../elsewhere/env", "#!/bin/sh\n"),
                 ("sort", "#!/bin/sh\n"),
@@ -358,6 +363,13 @@ mod tests {
             ("./link", "outside_workspace: OUT/tool"),
             ("./venv ./gen", "leaves"),
             ("./foreign.sh", "stays_here: foreign.sh is run by OUT/tool: outside_workspace: OUT/tool"),
+            // What rules leave out is only here, and what is written there would stay there.
+            ("./private-gen a", "stays_here: WS/private-gen is left out by a .farccignore"),
+            ("sh -c './gen a && ./private-gen'", "stays_here: WS/private-gen is left out by a .farccignore"),
+            ("./gen run.log", "stays_here: WS/run.log is left out by a .farccignore"),
+            ("./gen --to=build/../cache/x", "stays_here: WS/cache/x is left out by a .farccignore"),
+            ("./gen cache .farccignore", "leaves"),
+            ("perl -e 'print x.log'", "leaves"),
             // Scripts that ask what is only here.
             ("./version.sh", "stays_here: version.sh names git"),
             ("sh version.sh", "stays_here: sh names git"),
@@ -447,6 +459,22 @@ mod tests {
         ] {
             place.check(line, expected);
         }
+    }
+
+    #[test]
+    fn where_nothing_is_sent_nothing_runs() {
+        let place = Place::new();
+        std::fs::write(place.root.join("build/.farccignore"), "/*\n").unwrap();
+        std::fs::write(place.root.join("build/here"), "").unwrap();
+        place.check("./gen build/here", "stays_here: WS/build/here is left out by a .farccignore");
+        place.check(
+            "perl -e 'open x, q(build/here)'",
+            "stays_here: WS/build/here is left out by a .farccignore",
+        );
+        place.check("perl -e 'open x, q(build/other)'", "leaves");
+        std::fs::write(place.root.join(".farccignore"), "/build/\n").unwrap();
+        place.check("sh -c 'cd build && WS/gen'", "stays_here: WS/build is left out by a .farccignore");
+        place.check("./gen", "leaves");
     }
 
     #[test]

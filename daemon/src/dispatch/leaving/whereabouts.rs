@@ -2,12 +2,14 @@
 //! others are only here.
 //! Knows nothing of programs.
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
 
 use crate::compiler::Invocation;
+use crate::dispatch::leaving::left_out::LeftOut;
 use crate::dispatch::leaving::script;
 use crate::paths;
 use crate::process::env_value;
@@ -46,9 +48,20 @@ const SEARCHED: &[&str] = &[
 pub(super) struct Whereabouts<'a> {
     pub(super) invocation: &'a Invocation,
     pub(super) roots: &'a [PathBuf],
+    pub(super) left_out: RefCell<LeftOut<'a>>,
 }
 
 impl Whereabouts<'_> {
+    /// # Errors
+    /// When the twin has no such working directory, or no such program, although they are in the workspace.
+    pub(super) fn check_places(&self) -> Result<(), Reason> {
+        let program = self.invocation.executable();
+        let program = program.map(|program| paths::lexically_normal(&program));
+        let mut left_out = self.left_out.borrow_mut();
+        left_out.check(&self.invocation.cwd)?;
+        program.map_or(Ok(()), |program| left_out.check(&program))
+    }
+
     /// # Errors
     /// The first place outside of workspace and image that a word names, be it in a response file or by a variable.
     pub(super) fn check_words(&self, words: &[Vec<u8>]) -> Result<(), Reason> {
@@ -86,6 +99,7 @@ impl Whereabouts<'_> {
 
     /// One word, which may be a whole script: what looks like a path in it is taken for one.
     fn check(&self, word: &[u8]) -> Result<(), Reason> {
+        let is_text = word.iter().any(u8::is_ascii_whitespace);
         for piece in word.split(|byte| b" \t\n=:,;'\"()<>|&`[]{}".contains(byte)) {
             // `-I/usr/include`, `-o../x`
             let flagless = match piece {
@@ -97,6 +111,11 @@ impl Whereabouts<'_> {
             }
             if let Some(path) = self.elsewhere(flagless) {
                 return Err(Reason::OutsideWorkspace(path.display().to_string()));
+            }
+            // Of a text, most pieces are no paths at all.
+            let path = paths::lexically_normal(&self.invocation.cwd.join(OsStr::from_bytes(flagless)));
+            if !flagless.is_empty() && (!is_text || path.symlink_metadata().is_ok()) {
+                self.left_out.borrow_mut().check(&path)?;
             }
         }
         for name in word.split(|&byte| byte == b'$').skip(1) {
