@@ -300,6 +300,14 @@ impl Session {
             return Ok(());
         }
         let (store, cluster) = (self.served.store.clone(), self.served.cluster.clone());
+        // Before it is known what is there: what is, is not to go any more.
+        if store.wants_trim() {
+            let store = store.clone();
+            let trimmed = self.busy(tokio::task::spawn_blocking(move || store.trim())).await?;
+            if let Ok(Err(error)) = trimmed {
+                tracing::warn!("failed to trim the store: {error}");
+            }
+        }
         let missing = self.busy(workspace.missing(wanted, &store, cluster.as_ref())).await?;
         let mut missing = missing.map_err(|error| over(&error))?;
         let asked: Vec<_> = missing.iter().map(mirror::encode_digest).collect();
