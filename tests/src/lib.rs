@@ -17,6 +17,7 @@ pub mod fake_reapi;
 pub mod fake_twin;
 pub mod generators;
 pub mod hostile;
+pub mod namespace;
 pub mod open_trace;
 pub mod oracle;
 pub mod plain_build;
@@ -30,6 +31,7 @@ pub mod serve_process;
 pub mod space;
 pub mod timing;
 pub mod trial;
+pub mod twin_place;
 
 use std::io::Write;
 use std::path::PathBuf;

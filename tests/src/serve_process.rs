@@ -3,6 +3,7 @@
 
 use std::io::BufRead;
 use std::io::BufReader;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Child;
@@ -27,9 +28,23 @@ set -eu
 mount -t tmpfs -o ro,size=16k none "$HIDDEN"
 test -z "$(ls -A "$HIDDEN")"
 if [ -n "${REPLACED-}" ]; then mount --bind /bin/true "$REPLACED"; fi
-unset HIDDEN REPLACED
+if [ -n "${SMALL-}" ]; then mount -t tmpfs -o "size=$SMALL,mode=755" none "$DIRECTORY"; fi
+user="${ORDINARY-}"
+unset HIDDEN REPLACED SMALL DIRECTORY ORDINARY
+if [ -n "$user" ]; then exec setpriv --reuid "$user" --regid "$user" --clear-groups -- "$@"; fi
 exec "$@"
 "#;
+
+/// On what kind of machine a server runs, and as whom.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Circumstances<'a> {
+    /// A program (absolute) that is `/bin/true` there.
+    pub replaced: Option<&'a str>,
+    /// The size of a file system of its own for the server's directory, as `mount` takes it; it is gone with the server.
+    pub size: Option<&'a str>,
+    /// The number of the user, and of their group, if that is not the tests' own. Root alone can choose one.
+    pub user: Option<u32>,
+}
 
 /// A running server. Dropping it ends it.
 pub struct ServeProcess {
@@ -52,7 +67,7 @@ impl ServeProcess {
 
     /// Like [`start`](ServeProcess::start), with more arguments for `farccd serve`.
     pub fn start_with(space: &TestSpace, name: &str, arguments: &[&str]) -> ServeProcess {
-        ServeProcess::of_kind(&["serve"], space, name, arguments, None)
+        ServeProcess::of_kind(&["serve"], space, name, arguments, Circumstances::default())
     }
 
     /// A twin, which cannot see the client's files either. Its own directory is `ROOT/serve/NAME`.
@@ -60,7 +75,7 @@ impl ServeProcess {
     /// # Panics
     /// When it does not come up, or when it can see the client's files.
     pub fn twin(space: &TestSpace, name: &str, arguments: &[&str]) -> ServeProcess {
-        ServeProcess::of_kind(&["twin", "serve"], space, name, arguments, None)
+        ServeProcess::twin_where(space, name, arguments, Circumstances::default())
     }
 
     /// A twin on whose machine `/bin/true` is what this `program` (absolute) is on the client's.
@@ -68,7 +83,21 @@ impl ServeProcess {
     /// # Panics
     /// As [`twin`](ServeProcess::twin).
     pub fn twin_without(space: &TestSpace, name: &str, program: &str) -> ServeProcess {
-        ServeProcess::of_kind(&["twin", "serve"], space, name, &[], Some(program))
+        let circumstances = Circumstances { replaced: Some(program), ..Circumstances::default() };
+        ServeProcess::twin_where(space, name, &[], circumstances)
+    }
+
+    /// A twin on a machine that is not as usual.
+    ///
+    /// # Panics
+    /// As [`twin`](ServeProcess::twin).
+    pub fn twin_where(
+        space: &TestSpace,
+        name: &str,
+        arguments: &[&str],
+        circumstances: Circumstances<'_>,
+    ) -> ServeProcess {
+        ServeProcess::of_kind(&["twin", "serve"], space, name, arguments, circumstances)
     }
 
     fn of_kind(
@@ -76,22 +105,35 @@ impl ServeProcess {
         space: &TestSpace,
         name: &str,
         arguments: &[&str],
-        replaced: Option<&str>,
+        circumstances: Circumstances<'_>,
     ) -> ServeProcess {
-        prerequisites::require(&["unshare", "mount", "bwrap"]);
+        prerequisites::require(&["unshare", "mount", "bwrap", "setpriv"]);
+        let Circumstances { replaced, size, user } = circumstances;
         let place = space.serve_dir().join(name);
         let (directory, home) = (place.join("cas"), place.join("home"));
         std::fs::create_dir_all(&directory).unwrap();
         std::fs::create_dir_all(&home).unwrap();
+        let mut program = binaries().farccd.clone();
+        if let Some(user) = user {
+            // Neither the place nor the programs need be where anybody may go.
+            program = place.join("farccd");
+            std::fs::copy(&binaries().farccd, &program).unwrap();
+            std::fs::set_permissions(space.root(), std::fs::Permissions::from_mode(0o711)).unwrap();
+            for path in [&place, &directory, &home] {
+                std::os::unix::fs::chown(path, Some(user), Some(user)).unwrap();
+            }
+        }
         let log = place.join("serve.log");
         let log_file = std::fs::File::options().create(true).append(true).open(&log).unwrap();
 
         let mut command = hidden_command(&space.client());
-        command.arg(&binaries().farccd).args(kind).args(["--listen", "127.0.0.1:0", "--dir"]).arg(&directory);
+        command.arg(&program).args(kind).args(["--listen", "127.0.0.1:0", "--dir"]).arg(&directory);
         command.args(arguments);
         command.env_clear().env("PATH", SYSTEM_PATH).env("HOME", &home).env("LC_ALL", "C");
         command.env("HIDDEN", space.client()).env("FARCC_DIR", place.join("farcc")).env("FARCC_LOG", "info");
-        command.env("REPLACED", replaced.unwrap_or_default());
+        command.env("REPLACED", replaced.unwrap_or_default()).env("SMALL", size.unwrap_or_default());
+        command.env("ORDINARY", user.map(|user| user.to_string()).unwrap_or_default());
+        command.env("DIRECTORY", &directory);
         command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log_file);
         let mut child = command.spawn().unwrap();
         let stdout = child.stdout.take().unwrap();
