@@ -178,3 +178,108 @@ async fn gets_nothing(address: &str, secret: &Path) {
     }
     assert_eq!(ends(address, vec![other]).await, Code::AlreadyExists);
 }
+
+/// One client can change the ground under commands' feet: while they write into a directory, it makes a symlink of it.
+#[test]
+fn a_directory_that_becomes_a_symlink_leads_nobody_out() {
+    let space = TestSpace::new("twin-races");
+    let outside = space.serve_dir().join("outside");
+    fs::create_dir_all(outside.join("e")).unwrap();
+    fs::write(outside.join("f"), "secret").unwrap();
+    fs::write(outside.join("e/f"), "secret").unwrap();
+    let twin = ServeProcess::twin(&space, "twin", &[]);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (batches, commands) = runtime.block_on(races(twin.address(), outside.to_str().unwrap()));
+    assert!(batches > 20 && commands > 20, "{batches} batches and {commands} commands were too few to race");
+    let names =
+        |at: &Path| fs::read_dir(at).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    assert_eq!((names(&outside).len(), names(&outside.join("e"))), (2, vec!["f".into()]));
+    for file in ["f", "e/f"] {
+        assert_eq!(fs::read_to_string(outside.join(file)).unwrap(), "secret");
+    }
+    assert!(!twin.log_text().contains("panicked"), "{}", twin.log_text());
+}
+
+/// For some seconds; how many batches were put into place, and how many commands have come to an end of their own.
+async fn races(address: &str, outside: &str) -> (u64, u64) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(8);
+    let is_over = move || std::time::Instant::now() > deadline;
+    let (mut batches, mut commands) = (0, 0);
+    // A session may end by it; there is a next one.
+    for session in 10.. {
+        if is_over() {
+            break;
+        }
+        let mut client = connect(address).await;
+        let whole = vec![change("", directory(), 0), change("keep", file(b"content"), 1)];
+        let (sender, mut answers) =
+            sync(&mut client, vec![open(&["/ws"], session), batch(1, true, whole)]).await;
+        answers.message().await.unwrap();
+        let mut writers = tokio::task::JoinSet::new();
+        for writer in 0..3 {
+            let mut client = client.clone();
+            writers.spawn(async move {
+                let mut ended = 0;
+                let script = format!(
+                    "for i in 1 2 3; do mkdir -p d/e; echo {writer} >d/f; echo {writer} >d/e/f; echo {writer} >d/e/{writer}; \
+                     rm -rf d/e; mv d d{writer}; mkdir -p d; cat d/f d/e/f; rm -rf d; done 2>/dev/null; true"
+                );
+                while !is_over() {
+                    match runs(&mut client, start(session, &script, "/ws")).await {
+                        Ok(said) => assert!(!said.contains("secret"), "{said}"),
+                        Err(_) => break,
+                    }
+                    ended += 1;
+                }
+                ended
+            });
+        }
+        let forms = [
+            vec![change("d", link(outside), 0)],
+            vec![
+                change("d", directory(), 0),
+                change("d/e", directory(), 0),
+                change("d/f", file(b"content"), 1),
+            ],
+            vec![change("d", directory(), 0), change("d/e", link(&format!("{outside}/e")), 0)],
+            vec![
+                change("d", directory(), 0),
+                change("d/e", directory(), 0),
+                change("d/e/f", file(b"content"), 1),
+            ],
+            vec![change("d", None, 0)],
+        ];
+        let mut next = 2;
+        while let Ok(Some(answer)) = answers.message().await {
+            match answer.response {
+                Some(proto::sync_response::Response::Missing(missing)) if !missing.digests.is_empty() => {
+                    let piece = proto::Piece {
+                        digest: missing.digests.into_iter().next(),
+                        data: b"content".to_vec(),
+                        size_bytes: 7,
+                        ..proto::Piece::default()
+                    };
+                    let piece = proto::sync_request::Request::Piece(piece);
+                    sender.send(proto::SyncRequest { request: Some(piece) }).await.unwrap();
+                }
+                Some(proto::sync_response::Response::Applied(_)) if is_over() => break,
+                Some(proto::sync_response::Response::Applied(_)) => {
+                    batches += 1;
+                    tokio::time::sleep(Duration::from_millis(next % 7 * 5)).await;
+                    let form = forms[usize::try_from(next).unwrap() % forms.len()].clone();
+                    let request = Some(batch(next, false, form));
+                    next += 1;
+                    if sender.send(proto::SyncRequest { request }).await.is_err() {
+                        break;
+                    }
+                }
+                _ => {}
+            }
+        }
+        drop((sender, answers));
+        while let Some(ended) = writers.join_next().await {
+            commands += ended.unwrap();
+        }
+    }
+    (batches, commands)
+}
