@@ -57,7 +57,13 @@ impl Commit {
             match node {
                 UpperNode::Gone => commit.gone(path, ground),
                 UpperNode::Directory { fingerprint, is_opaque, moved_from } => {
-                    if *is_opaque || moved_from.is_some() {
+                    // What went with the directory above is there once more, but not what was in it: overlayfs has no mark for
+                    // that, since nothing of below shows there.
+                    let is_anew = commit.changes.get(path).is_some_and(|change| change.now.is_none());
+                    if is_anew {
+                        commit.changes.remove(path);
+                    }
+                    if *is_opaque || is_anew || moved_from.is_some() {
                         commit.inside_gone(path, ground);
                     }
                     commit.directory(path, fingerprint, ground);
@@ -181,6 +187,8 @@ impl Commit {
         self.moved.remove(path);
         let before = ground.mirror.node(path);
         if before.as_ref() == Some(&now) {
+            // It may have gone with its directory before.
+            self.changes.remove(path);
             return;
         }
         let touch = ground.touched.since(ground.began, ground.root, path);
@@ -459,5 +467,29 @@ mod tests {
                 new: link to /usr/bin/env
                 b: unsent
             "#]]);
+    }
+
+    #[test]
+    fn what_is_made_anew_has_nothing_of_before_in_it() {
+        let now = SystemTime::now();
+        let case = Case::new(&["b/d/x", "b/d/e/z"]).directory("b", true, None).directory("b/d", false, None);
+        case.directory("b/d/e", false, None).file("b/d/y", "y", now, false).check(&expect![[r#"
+            b/d/e/z: gone
+            b/d/x: gone
+            b/d/y: file 644, written now
+        "#]]);
+        let link = UpperNode::Link { target: "a".into() };
+        let case = Case::new(&["b/x"]);
+        std::os::unix::fs::symlink("a", case.directory.path().join("mirror/b/l")).unwrap();
+        case.directory("b", true, None).entry("b/l", link).check(&expect![[r#"
+            b/x: gone
+        "#]]);
+        let case = Case::new(&["dst/a/x"]).directory("dst", true, None).directory("dst/a", false, None);
+        case.directory("dst2", true, Some("dst")).check(&expect![[r#"
+            dst/a/x: gone
+            dst2: directory
+            dst2/a: directory
+            dst2/a/x: file 644, written before, from dst/a/x
+        "#]]);
     }
 }
