@@ -143,7 +143,9 @@ impl Trees {
         let wanted: HashSet<_> = changes.iter().filter_map(|rooted| rooted.change.content()).collect();
         let wanted: Vec<_> = wanted.into_iter().filter(|digest| !store.contains(digest)).collect();
         let found = self.find(&wanted);
-        wanted.into_iter().filter(|digest| !found.contains_key(digest)).collect()
+        // A file that somebody has changed since has its content no more.
+        let is_here = |digest: &Digest| found.get(digest).is_some_and(|file| file.open().is_ok());
+        wanted.into_iter().filter(|digest| !is_here(digest)).collect()
     }
 
     /// Puts into place what a command has changed that had seen the batch `after`.
