@@ -114,6 +114,8 @@ struct Request {
 /// # Errors
 /// When what comes is no command, or the kernel refuses what every process may do.
 pub fn run(limits: Usage) -> io::Result<()> {
+    // What the twin ignores, because of how it was started, commands need not.
+    farcc::signals::reset_all();
     let control = UnixStream::from(rustix::io::dup(rustix::stdio::stdin())?);
     let Some(request) = Request::receive(&control)? else { return Ok(()) };
     let answer = |report: Report| (&control).write_all(&report.encode());
