@@ -158,7 +158,7 @@ pub fn like_a_twin(request: &SyncRequest) -> Vec<Sync> {
         SyncRequest::Batch(twin::Batch { sequence, continues: false, .. }) => {
             vec![Sync::Applied(twin::Applied { sequence: *sequence })]
         }
-        SyncRequest::Batch(_) | SyncRequest::Piece(_) => Vec::new(),
+        SyncRequest::Batch(_) | SyncRequest::Piece(_) | SyncRequest::PlacedCommit(_) => Vec::new(),
     }
 }
 
@@ -325,5 +325,6 @@ fn note(heard: &mut Heard, request: &SyncRequest) {
             };
             heard.contents.push((piece.digest.clone().unwrap_or_default(), data));
         }
+        SyncRequest::PlacedCommit(_) => {}
     }
 }

@@ -431,14 +431,14 @@ fn a_silent_twin_is_waited_for_as_long_as_is_configured() {
             "it puts nothing into place",
             FakeTwin::new().sync(|request| match request {
                 SyncRequest::Open(_) => like_a_twin(request),
-                SyncRequest::Batch(_) | SyncRequest::Piece(_) => Vec::new(),
+                SyncRequest::Batch(_) | SyncRequest::Piece(_) | SyncRequest::PlacedCommit(_) => Vec::new(),
             }),
         ),
         (
             "it applies what it was not told",
             FakeTwin::new().sync(|request| match request {
                 SyncRequest::Open(_) => like_a_twin(request),
-                SyncRequest::Batch(_) | SyncRequest::Piece(_) => {
+                SyncRequest::Batch(_) | SyncRequest::Piece(_) | SyncRequest::PlacedCommit(_) => {
                     vec![Sync::Applied(twin::Applied { sequence: u64::MAX })]
                 }
             }),
@@ -452,4 +452,16 @@ fn a_silent_twin_is_waited_for_as_long_as_is_configured() {
         fs::remove_file(prey.space.workspace().join("ran here")).unwrap();
     }
     assert_eq!(prey.space.stats().reason("twin_unavailable"), 3);
+    // One that asks for nothing is at work, also before it opens.
+    let busy = FakeTwin::new().sync(|request| match request {
+        SyncRequest::Open(_) => {
+            let nothing = || Sync::Missing(twin::Missing::default());
+            [vec![nothing(), nothing()], like_a_twin(request)].concat()
+        }
+        SyncRequest::Batch(_) | SyncRequest::Piece(_) | SyncRequest::PlacedCommit(_) => like_a_twin(request),
+    });
+    let busy = busy.start();
+    prey.meet(&busy);
+    prey.run("open('ran here', 'w')").success();
+    assert_eq!(prey.space.stats().verdict("twin"), 1);
 }

@@ -30,6 +30,7 @@ use farcc::wire::SILENCE;
 use farcc::wire::VERSION;
 use rustix::termios::LocalModes;
 use rustix::termios::OptionalActions;
+use rustix::termios::OutputModes;
 use rustix::termios::Termios;
 
 use crate::cli::Surroundings;
@@ -51,8 +52,6 @@ const FETCH: &[&str] = &[
     "!*.gcm",
     "!.ninja_deps",
     "!.ninja_log",
-    "!CMakeFiles/",
-    "!**/CMakeFiles/**",
     "!.deps/",
     "!**/.deps/**",
     "!.libs/",
@@ -68,8 +67,8 @@ const SIGNS: u32 = 1;
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
     /// What comes back of the files that the build makes: a pattern as in .gitignore, relative to the workspace; may be repeated,
-    /// the last one that matches decides, and !PATTERN leaves out (default: all but objects, depfiles and what CMake, ninja and
-    /// libtool keep for themselves). Files that are here already come back in any case
+    /// the last one that matches decides, and !PATTERN leaves out (default: all but objects, depfiles and what Ninja and libtool
+    /// keep for themselves). Files that are here already come back in any case
     #[arg(long, value_name = "PATTERN")]
     fetch: Vec<OsString>,
     /// Let no file come back that is not here already
@@ -238,6 +237,11 @@ impl Shown {
         Shown { descriptors, is_fed: launch::is_fed(), modes }
     }
 
+    /// Whether all that is shown comes from the build's own terminal.
+    fn is_raw(&self) -> bool {
+        self.descriptors == [true; 3]
+    }
+
     fn descriptor(&self) -> Option<BorrowedFd<'static>> {
         let all = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
         all.into_iter().zip(self.descriptors).find_map(|(fd, is_terminal)| is_terminal.then_some(fd))
@@ -255,6 +259,10 @@ impl Shown {
             raw.make_raw();
             // What interrupts, interrupts at once, whatever has become of the twin.
             raw.local_modes |= LocalModes::ISIG;
+            if !self.is_raw() {
+                // Others write to this terminal as well, and count on it.
+                raw.output_modes |= modes.output_modes & OutputModes::OPOST;
+            }
             raw
         });
         let set = |modes: Option<&Termios>| -> io::Result<()> {

@@ -98,8 +98,8 @@ impl Dispatcher {
         let (ran, _) = running.await?;
         let ran = ran.map_err(|error| reason(&error))?;
         if !is_quiet {
-            // A terminal whose input is sent there is raw.
-            let is_raw = terminal.is_some_and(|terminal| terminal.descriptors[0]);
+            // A terminal that is nothing but the build's is raw.
+            let is_raw = terminal.is_some_and(|terminal| terminal.descriptors == [true; 3]);
             let line = summary(&ran) + if is_raw { "\r\n" } else { "\n" };
             let said = Order::Output(2, line.into_bytes().into());
             // Whoever has gone need not know.

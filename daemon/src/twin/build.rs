@@ -2,8 +2,9 @@
 //! cluster beside this machine.
 //! Knows nothing of what the build does.
 //!
-//! The daemon has a cell of its own over the same mounts: the network, and the credentials for the cluster, are its alone. Both
-//! cells show the same files at the same places, so that what the launcher names means the same to the daemon.
+//! The daemon has a cell of its own over the same mounts, with the network and the credentials for the cluster. Both cells show the
+//! same files at the same places, so that what the launcher names means the same to the daemon. That keeps accidents apart, and no
+//! malice: the daemon runs compilers that the build names, to ask for their versions.
 
 use std::ffi::OsString;
 use std::fs;
@@ -51,6 +52,10 @@ const LAST_LINES: usize = 3;
 
 /// Where both cells have the directory of socket, locks and slots.
 const DIRECTORY: &str = "/run/farcc/build";
+
+/// What in it is the build's to write: launchers take slots, and compilers that run here leave lists of what they have read. All else
+/// is not: the socket has to be the daemon's.
+const WRITTEN: &[&str] = &["run/slots", "state/audit"];
 
 /// Where the daemon's cell has its store.
 const STORE: &str = "/run/farcc/store";
@@ -115,7 +120,10 @@ impl Launchers {
         if build.launchers.len() + build.modules.len() > MOST {
             return Err(BuildError::Refused("the launcher has more names than a build can use".to_owned()));
         }
-        let mut binds = vec![Bind { from: directory.to_owned(), at: DIRECTORY.into(), is_writable: true }];
+        let at = Path::new(DIRECTORY);
+        let mut binds = vec![Bind { from: directory.to_owned(), at: at.to_owned(), is_writable: false }];
+        let written = WRITTEN.iter().map(|name| (directory.join(name), at.join(name)));
+        binds.extend(written.map(|(from, at)| Bind { from, at, is_writable: true }));
         let module = directory.join("Farcc.cmake");
         if !build.modules.is_empty() {
             make_module(&module).map_err(|error| BuildError::NotStarted(error.to_string()))?;
@@ -196,7 +204,7 @@ impl BuildDaemon {
         store: PathBuf,
     ) -> Result<BuildDaemon, BuildError> {
         let failed = |error: io::Error| BuildError::NotStarted(error.to_string());
-        for made in [&directory, &store] {
+        for made in WRITTEN.iter().map(|name| directory.join(name)).chain([store.clone()]) {
             fs::create_dir_all(made).map_err(failed)?;
         }
         let log_file = directory.join("farccd.log");

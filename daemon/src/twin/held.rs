@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -26,6 +27,9 @@ pub struct Held {
     /// Where they are written down, for the next session.
     file: PathBuf,
     paths: BTreeSet<Rooted>,
+    /// Those of commits of which the client has not said yet that its share is in place: if it never does, what it has is of
+    /// before, and so must be what is here. They are not written down.
+    unplaced: BTreeMap<u64, Vec<Rooted>>,
 }
 
 /// What becomes of a command's changes.
@@ -45,13 +49,22 @@ impl Held {
             let (root, path) = entry.split_at(memchr::memchr(b'/', entry)?);
             Some((std::str::from_utf8(root).ok()?.parse().ok()?, TreePath::parse(&path[1..]).ok()?))
         });
-        Held { paths: paths.collect(), file }
+        Held { paths: paths.collect(), file, unplaced: BTreeMap::new() }
     }
 
     /// Whether the client does not have it, although it is here.
     pub fn contains(&self, root: u32, path: &TreePath) -> bool {
         // Most mirrors hold nothing.
         !self.paths.is_empty() && self.paths.contains(&(root, path.clone()))
+    }
+
+    /// The same, if the directory in which it came to be held is still the client's: one of `named`.
+    pub fn contains_below(&self, root: u32, path: &TreePath, named: &HashSet<(u32, &TreePath)>) -> bool {
+        let mut above = std::iter::successors(path.parent(), TreePath::parent);
+        let outer = above.find(|above| !self.contains(root, above));
+        let is_there =
+            outer.is_none_or(|outer| outer.as_bytes().is_empty() || named.contains(&(root, &outer)));
+        self.contains(root, path) && is_there
     }
 
     /// Whether the client is to have what a build makes of it: it has it already, or has asked for it.
@@ -78,30 +91,38 @@ impl Held {
         let changed: BTreeMap<(u32, &TreePath), &Change> =
             changes.iter().map(|rooted| ((rooted.root, &rooted.change.path), &rooted.change)).collect();
         let mut told: BTreeMap<Rooted, Change> = BTreeMap::new();
-        for RootedChange { root, change } in changes {
-            let is_directory = matches!(change.now, Some(Node::Directory { .. }));
-            let is_told = match change.now {
-                None => !self.client_lacks(*root, &change.path, trees),
-                Some(_) => self.is_wanted(*root, &change.path, is_directory, trees, fetch),
-            };
-            if !is_told {
-                continue;
-            }
-            told.insert((*root, change.path.clone()), change.clone());
+        let mut tell = |root: u32, change: Change| {
             let above = std::iter::successors(change.path.parent(), TreePath::parent);
             for path in above.take_while(|_| change.now.is_some()) {
-                if !self.client_lacks(*root, &path, trees) || told.contains_key(&(*root, path.clone())) {
+                if !self.client_lacks(root, &path, trees) || told.contains_key(&(root, path.clone())) {
                     break;
                 }
-                let change = match changed.get(&(*root, &path)) {
+                let change = match changed.get(&(root, &path)) {
                     Some(change) => Some((*change).clone()),
-                    None => node(trees, *root, &path).map(|now| Change {
-                        path: path.clone(),
-                        now: Some(now),
-                        written: None,
-                    }),
+                    None => as_it_is(trees, root, &path),
                 };
-                told.extend(change.map(|change| ((*root, path), change)));
+                told.extend(change.map(|change| ((root, path), change)));
+            }
+            told.insert((root, change.path.clone()), change);
+        };
+        for RootedChange { root, change } in changes {
+            let is_told = match &change.now {
+                None => !self.client_lacks(*root, &change.path, trees),
+                Some(now) => self.is_wanted(*root, &change.path, is_directory(now), trees, fetch),
+            };
+            if is_told {
+                tell(*root, change.clone());
+            }
+        }
+        // What is asked for may be here from before.
+        for (root, path) in self.paths.iter().filter(|_| fetch.is_some()) {
+            let change = as_it_is(trees, *root, path).filter(|_| !changed.contains_key(&(*root, path)));
+            let wanted = change.filter(|change| {
+                let now = change.now.as_ref();
+                now.is_some_and(|now| self.is_wanted(*root, path, is_directory(now), trees, fetch))
+            });
+            if let Some(change) = wanted {
+                tell(*root, change);
             }
         }
         let kept =
@@ -111,16 +132,28 @@ impl Held {
         shares
     }
 
-    /// What a command has changed is about to be in place, and the client to be told.
-    pub fn commit(&mut self, shares: &Shares) {
-        let before = self.paths.len();
+    /// What a command has changed is about to be in place, and the client to be told: it is the commit with this number.
+    pub fn commit(&mut self, shares: &Shares, number: u64) {
         let mut is_same = true;
         for RootedChange { root, change } in shares.told.iter().chain(&shares.kept) {
             is_same &= !self.forget(*root, change);
         }
         let kept = shares.kept.iter().filter(|rooted| rooted.change.now.is_some());
-        self.paths.extend(kept.map(|rooted| (rooted.root, rooted.change.path.clone())));
-        if !is_same || self.paths.len() != before {
+        let kept: Vec<_> = kept.map(|rooted| (rooted.root, rooted.change.path.clone())).collect();
+        self.paths.extend(kept.iter().cloned());
+        if !kept.is_empty() {
+            self.unplaced.insert(number, kept);
+        }
+        if !is_same {
+            self.save();
+        }
+    }
+
+    /// The client has put its share of all commits up to this one into place.
+    pub fn placed(&mut self, number: u64) {
+        let later = self.unplaced.split_off(&number.saturating_add(1));
+        let placed = std::mem::replace(&mut self.unplaced, later);
+        if !placed.is_empty() {
             self.save();
         }
     }
@@ -163,7 +196,8 @@ impl Held {
     /// What is not written down goes with the next session: the builds after that have more to do.
     fn save(&self) {
         let mut bytes = Vec::new();
-        for (root, path) in &self.paths {
+        let unplaced: HashSet<&Rooted> = self.unplaced.values().flatten().collect();
+        for (root, path) in self.paths.iter().filter(|path| !unplaced.contains(path)) {
             bytes.extend(root.to_string().into_bytes());
             bytes.push(b'/');
             bytes.extend(path.as_bytes());
@@ -178,6 +212,18 @@ impl Held {
             tracing::warn!("write {}: {error}", self.file.display());
         }
     }
+}
+
+fn is_directory(node: &Node) -> bool {
+    matches!(node, Node::Directory { .. })
+}
+
+/// What is there, for somebody who does not have it.
+fn as_it_is(trees: &[Snapshot], root: u32, path: &TreePath) -> Option<Change> {
+    let tree = trees.get(usize::try_from(root).ok()?)?;
+    let now = tree.node(path)?;
+    let written = if matches!(now, Node::File { .. }) { tree.modified_nanos(path) } else { None };
+    Some(Change { path: path.clone(), now: Some(now), written })
 }
 
 fn node(trees: &[Snapshot], root: u32, path: &TreePath) -> Option<Node> {
@@ -225,7 +271,8 @@ mod tests {
             let above: Vec<_> = above.filter(is_new).map(|above| directory(&above.to_string())).collect();
             held.iter().for_each(|name| case.lay(name));
             let shares = Shares { told: Vec::new(), kept: [kept, above].concat() };
-            case.held.commit(&shares);
+            case.held.commit(&shares, 1);
+            case.held.placed(1);
             case
         }
 
@@ -255,7 +302,8 @@ mod tests {
             let shares = self.held.divide(changes, &self.trees(), fetch.as_ref());
             let names: Vec<_> = shares.told.iter().map(|rooted| rooted.change.path.to_string()).collect();
             assert_eq!(names, told);
-            self.held.commit(&shares);
+            self.held.commit(&shares, 2);
+            self.held.placed(2);
             assert_eq!(self.names(), held);
             let files = changes.iter().filter(|rooted| rooted.change.content().is_some());
             files.for_each(|rooted| self.lay(&rooted.change.path.to_string()));
@@ -302,6 +350,43 @@ mod tests {
         assert_eq!(case.names(), ["bb"]);
         case.held.apply(&[], vec![(0, path("stays"))]);
         assert_eq!(case.names(), ["bb", "stays"]);
+    }
+
+    #[test]
+    fn what_was_kept_from_the_client_can_be_asked_for_later() {
+        let mut case = Case::new(&["src/a.c"], &["b/d/app", "b/x.o"]);
+        case.check(&[], Some("app"), &["b", "b/d", "b/d/app"], &["b/x.o"]);
+        case.check(&[], Some("app"), &[], &["b/x.o"]);
+    }
+
+    #[test]
+    fn what_the_client_has_not_put_into_place_is_not_held_for_the_next_session() {
+        let mut case = Case::new(&["src/a.c"], &["b/x.o"]);
+        let kept = Shares { told: Vec::new(), kept: vec![file("b/x.o"), file("b/y.o")] };
+        case.held.commit(&kept, 2);
+        case.held.commit(&Shares { told: Vec::new(), kept: vec![file("z.o")] }, 3);
+        let written = |case: &Case| {
+            let again = Held::open(case.held.file.clone());
+            again.paths.iter().map(|(_, path)| path.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(written(&case), ["b"]);
+        assert!(case.held.contains(0, &path("b/y.o")) && case.held.contains(0, &path("z.o")));
+        case.held.placed(2);
+        assert_eq!(written(&case), ["b", "b/x.o", "b/y.o"]);
+        case.held.placed(3);
+        assert_eq!(written(&case), ["b", "b/x.o", "b/y.o", "z.o"]);
+    }
+
+    #[test]
+    fn what_is_in_a_directory_that_the_client_has_removed_goes() {
+        let case = Case::new(&["src/a.c", "b/main.c"], &["b/o/x.o", "top.o"]);
+        let named = [path(""), path("src"), path("src/a.c")];
+        let named: HashSet<_> = named.iter().map(|path| (0, path)).collect();
+        let stays = |name: &str| case.held.contains_below(0, &path(name), &named);
+        assert!(stays("top.o") && !stays("b/o") && !stays("b/o/x.o") && !stays("src/a.c"));
+        let b = path("b");
+        let named = named.into_iter().chain([(0, &b)]).collect();
+        assert!(case.held.contains_below(0, &path("b/o/x.o"), &named));
     }
 
     #[test]

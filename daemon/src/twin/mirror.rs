@@ -230,6 +230,14 @@ impl Mirror {
         committed
     }
 
+    /// The client has put its share of all commits up to this one into place.
+    ///
+    /// # Errors
+    /// [`MirrorError`].
+    pub async fn placed(&self, commit: u64) -> Result<(), MirrorError> {
+        self.with(move |keeper| keeper.held.placed(commit)).await
+    }
+
     /// Ends its thread: nothing is done to it any more. Returns the size of what is in it, in bytes.
     ///
     /// # Errors
@@ -384,11 +392,13 @@ impl Keeper {
     /// Makes the mirror like the client's whole tree, but for what it holds and what rules leave out.
     fn put_whole(&mut self, batch: &[RootedChange], now: i128, store: &Store) -> Result<(), MirrorError> {
         let mut ignored = self.ignored()?;
+        let named: HashSet<_> = batch.iter().map(|rooted| (rooted.root, &rooted.change.path)).collect();
         let mut stays = |root, path: &TreePath, is_directory| {
-            self.held.contains(root, path) || ignored.leave_out(root, path, is_directory)
+            self.held.contains_below(root, path, &named) || ignored.leave_out(root, path, is_directory)
         };
         let (changes, around) = changes_to(&self.trees, batch, &mut stays, now);
         self.held.apply(batch, around);
+        self.held.apply(&changes, Vec::new());
         self.put(&changes, store)
     }
 
@@ -449,7 +459,9 @@ impl Keeper {
             })
             .collect();
         let shares = self.held.divide(&changes, &self.trees, view.fetch.as_ref());
-        self.held.commit(&shares);
+        // The client is to say when it has its share, also if that is nothing.
+        let number = if shares.told.is_empty() && shares.kept.is_empty() { 0 } else { self.commits + 1 };
+        self.held.commit(&shares, number);
         let contents = FromCommand { uppers, commits: &commits, mirror: &self.directories };
         install(&mut self.trees, &changes, &contents, Manner::Commit)?;
         self.changed(By::Command, &changes);
@@ -460,11 +472,7 @@ impl Keeper {
         let sizes = shares.kept.iter().filter(|rooted| is_ours(rooted));
         let sizes = sizes.filter_map(|rooted| Some(rooted.change.content()?.size_bytes()));
         let kept = sizes.fold((0, 0), |(files, bytes), size| (files + 1, bytes + size));
-        let mut number = 0;
-        if !changes.is_empty() {
-            self.commits += 1;
-            number = self.commits;
-        }
+        self.commits = self.commits.max(number);
         Ok(Committed { changes, kept, number, conflicts, unsent })
     }
 

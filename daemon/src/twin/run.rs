@@ -280,7 +280,8 @@ impl Scene<'_> {
                     break dropped(format!("it took longer than {:?}, which is all that the twin allows", bounds.time));
                 }
                 _ = look.tick() => {
-                    let (mounts, limit) = (view.written_in(), bounds.disk_bytes);
+                    let (mut mounts, limit) = (view.written_in(), bounds.disk_bytes);
+                    mounts.extend(plan.binds.iter().filter(|bind| bind.is_writable).map(|bind| bind.from.clone()));
                     let written = tokio::task::spawn_blocking(move || mounts.iter().map(|at| size_bytes(at)).sum::<u64>());
                     if written.await.is_ok_and(|written| written > limit) {
                         break dropped(format!("it wrote more than {limit} bytes, which is all that the twin allows"));

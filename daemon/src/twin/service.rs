@@ -202,7 +202,8 @@ impl Session {
         let (card, function) = card(client, &open)?;
         let session = <[u8; 16]>::try_from(&*open.session);
         let session = session.map_err(|_| Status::invalid_argument("a session has 16 bytes"))?;
-        let workspace = self.served.open(card, function, session, &open.instance).await?;
+        let served = self.served.clone();
+        let workspace = self.busy(served.open(card, function, session, &open.instance)).await?;
         let out = self.out.clone();
         let done = tokio::select! {
             done = self.follow(&workspace) => done,
@@ -228,7 +229,7 @@ impl Session {
             self.bring(workspace, &mut receiver, &batch.changes).await?;
             let Batch { is_whole, changes, .. } = batch;
             let store = self.served.store.clone();
-            let applied = self.busy(workspace.apply(sequence, changes, is_whole, &store)).await?;
+            let applied = self.busy(workspace.apply(sequence, changes, is_whole, &store)).await;
             applied.map_err(|error| over(&error))?;
             self.say(SyncAnswer::Applied(twin::Applied { sequence })).await?;
         }
@@ -249,6 +250,10 @@ impl Session {
                     Some(SyncMessage::Batch(part)) => part,
                     Some(SyncMessage::Piece(piece)) => {
                         self.take(workspace, receiver, piece).await?;
+                        continue;
+                    }
+                    Some(SyncMessage::PlacedCommit(commit)) => {
+                        workspace.mirror.placed(commit).await.map_err(|error| over(&error))?;
                         continue;
                     }
                     Some(SyncMessage::Open(_)) => {
@@ -303,12 +308,12 @@ impl Session {
         // Before it is known what is there: what is, is not to go any more.
         if store.wants_trim() {
             let store = store.clone();
-            let trimmed = self.busy(tokio::task::spawn_blocking(move || store.trim())).await?;
+            let trimmed = self.busy(tokio::task::spawn_blocking(move || store.trim())).await;
             if let Ok(Err(error)) = trimmed {
                 tracing::warn!("failed to trim the store: {error}");
             }
         }
-        let missing = self.busy(workspace.missing(wanted, &store, cluster.as_ref())).await?;
+        let missing = self.busy(workspace.missing(wanted, &store, cluster.as_ref())).await;
         let mut missing = missing.map_err(|error| over(&error))?;
         let asked: Vec<_> = missing.iter().map(mirror::encode_digest).collect();
         for digests in asked.chunks(DIGESTS_IN_ONE) {
@@ -320,6 +325,9 @@ impl Session {
                     if let Some(digest) = self.take(workspace, receiver, piece).await? {
                         missing.remove(&digest);
                     }
+                }
+                Some(SyncMessage::PlacedCommit(commit)) => {
+                    workspace.mirror.placed(commit).await.map_err(|error| over(&error))?;
                 }
                 Some(SyncMessage::Batch(batch)) if self.waiting.len() < MOST_WAITING => {
                     self.waiting.push_back(batch);
@@ -351,13 +359,14 @@ impl Session {
     }
 
     /// Lets the client know meanwhile that something goes on, by asking it for nothing.
-    async fn busy<T>(&self, work: impl Future<Output = T>) -> Result<T, Status> {
+    async fn busy<T>(&self, work: impl Future<Output = T>) -> T {
         let mut work = std::pin::pin!(work);
         let mut interval = tokio::time::interval_at(Instant::now() + SIGN_OF_LIFE, SIGN_OF_LIFE);
         loop {
             tokio::select! {
-                done = &mut work => return Ok(done),
-                _ = interval.tick() => self.say(SyncAnswer::Missing(twin::Missing::default())).await?,
+                done = &mut work => return done,
+                // Whoever has gone is noticed elsewhere: the work is not left half-done for that.
+                _ = interval.tick() => drop(self.say(SyncAnswer::Missing(twin::Missing::default())).await),
             }
         }
     }

@@ -185,7 +185,11 @@ impl Run<'_> {
             Ok((done, bytes)) => {
                 let Done { ended, changes, commit, kept } = done;
                 let files = changes.iter().filter(|rooted| rooted.change.content().is_some()).count();
-                self.put(&ready, changes, commit).await.map(|more| TwinRun {
+                let put = self.put(&ready, changes, commit).await;
+                if put.is_ok() && command.build.is_some() {
+                    ready.session.placed(commit).await;
+                }
+                put.map(|more| TwinRun {
                     ended,
                     bytes: stats::Bytes { downloaded: bytes + more, ..stats::Bytes::default() },
                     files,
@@ -359,7 +363,7 @@ impl Run<'_> {
 
     /// Puts into place what the command has changed. Returns how much more had to be fetched for that, in bytes.
     async fn put(&self, ready: &Ready, changes: Vec<RootedChange>, commit: u64) -> Result<u64, TwinError> {
-        if changes.is_empty() {
+        if changes.is_empty() && commit == 0 {
             return Ok(0);
         }
         // What it counts on may be on its way still.

@@ -106,19 +106,21 @@ impl Session {
             group: rustix::process::getgid().as_raw(),
             instance: name.instance.to_vec(),
         };
-        let begin = async {
-            let request = twin::SyncRequest { request: Some(Request::Open(open)) };
-            // There is room for one.
-            let _ = out.send(request).await;
-            let mut answers = client.sync(ReceiverStream::new(requests)).await?.into_inner();
-            match answers.message().await?.and_then(|answer| answer.response) {
-                Some(Response::Opened(_)) => Ok(answers),
-                _ => Err(Status::new(Code::Internal, "the twin does not answer as a twin does")),
-            }
-        };
-        let begun = tokio::time::timeout(patience, begin).await;
+        let request = twin::SyncRequest { request: Some(Request::Open(open)) };
+        // There is room for one.
+        let _ = out.send(request).await;
         let silent = |_| Status::deadline_exceeded(format!("no answer within {patience:?}"));
-        let answers = begun.map_err(silent)??;
+        let called = tokio::time::timeout(patience, client.sync(ReceiverStream::new(requests))).await;
+        let mut answers = called.map_err(silent)??.into_inner();
+        loop {
+            let answer = tokio::time::timeout(patience, answers.message()).await.map_err(silent)??;
+            match answer.and_then(|answer| answer.response) {
+                Some(Response::Opened(_)) => break,
+                // It is at work on its mirror.
+                Some(Response::Missing(missing)) if missing.digests.is_empty() => {}
+                _ => return Err(Status::new(Code::Internal, "the twin does not answer as a twin does")),
+            }
+        }
         let (over, why, batches) = (CancellationToken::new(), Arc::default(), Arc::new(Batches::new()));
         let session = Session {
             id,
@@ -162,6 +164,16 @@ impl Session {
     pub(super) async fn why_soon_over(&self) -> Option<&str> {
         let over = tokio::time::timeout(MOMENT, self.over.cancelled()).await;
         over.ok().and_then(|()| self.why.get()).map(String::as_str)
+    }
+
+    /// Tells the twin that what commands have changed up to this commit is in place here.
+    pub(super) async fn placed(&self, commit: u64) {
+        let request = twin::SyncRequest { request: Some(Request::PlacedCommit(commit)) };
+        tokio::select! {
+            // A session that is over has lost what was kept for it.
+            _ = self.out.send(request) => {}
+            () = self.over.cancelled() => {}
+        }
     }
 
     /// Tells the twin what was seen.
