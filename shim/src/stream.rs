@@ -83,7 +83,7 @@ impl Input {
         };
         self.is_open = read > 0;
         self.sent += read as u64;
-        link.send(&Frame::Request(Request::Input { bytes: buffer[..read].to_vec(), is_last: read == 0 }))
+        tell(link, Request::Input { bytes: buffer[..read].to_vec(), is_last: read == 0 })
     }
 
     fn has_room(&self) -> bool {
@@ -162,6 +162,15 @@ fn relay(link: &mut Link, input: &mut Input, terminal: Option<&Terminal<'_>>) ->
     }
 }
 
+/// Tells the daemon. One that has answered already hears nothing any more: its answer is still to be read, and so is its end if there
+/// is none.
+fn tell(link: &Link, request: Request) -> io::Result<()> {
+    match link.send(&Frame::Request(request)) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        told => told,
+    }
+}
+
 /// What has become of output.
 enum Written {
     All,
@@ -195,7 +204,7 @@ impl Relay<'_> {
                 (Arrival::Terminal, Some(terminal)) => {
                     (terminal.resume)();
                     if let Some(window) = terminal.window() {
-                        self.link.send(&Frame::Request(Request::Resized(window)))?;
+                        tell(self.link, Request::Resized(window))?;
                     }
                 }
                 (Arrival::Terminal | Arrival::Child, _) => {}
@@ -205,7 +214,7 @@ impl Relay<'_> {
     }
 
     fn tell(&self, signal: u8) -> io::Result<()> {
-        self.link.send(&Frame::Request(Request::Signal(signal)))
+        tell(self.link, Request::Signal(signal))
     }
 
     /// Writes as fast as somebody reads, while signals are heeded. A reader that has stopped does not keep a launcher alive that
