@@ -3,6 +3,7 @@
 //! Knows nothing of compilers, nor of which command belongs there.
 
 mod progress;
+mod recent;
 mod run;
 mod session;
 mod trees;

@@ -2,6 +2,7 @@
 //! Knows nothing of commands.
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -236,18 +237,19 @@ impl Follower {
         Ok(())
     }
 
-    /// Sends the contents of files. One that is another by now ends the session: the next one tells what it is then.
+    /// Sends the contents of files. One that is another by now, and larger than what is kept for that, ends the session: the next one
+    /// tells what it is then.
     async fn send(&self, digests: Vec<Digest>) -> Result<(), String> {
         let wanted = digests.clone();
-        let found =
-            self.trees.with(move |trees| trees.find(&wanted)).await.map_err(|error| error.to_string())?;
+        let found = self.trees.with(move |trees| (trees.find(&wanted), trees.recent(&wanted))).await;
+        let (found, recent) = found.map_err(|error| error.to_string())?;
         let (out, sent_bytes) = (self.out.clone(), Arc::clone(&self.sent_bytes));
         let batches = Arc::clone(&self.batches);
         let sent = move |bytes: usize| {
             sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
             batches.stirred();
         };
-        let sent = tokio::task::spawn_blocking(move || send_all(&digests, &found, &out, sent)).await;
+        let sent = tokio::task::spawn_blocking(move || send_all(&digests, &found, &recent, &out, sent)).await;
         sent.map_err(|error| error.to_string())?
     }
 }
@@ -255,14 +257,23 @@ impl Follower {
 fn send_all(
     digests: &[Digest],
     found: &HashMap<Digest, KnownFile>,
+    recent: &HashMap<Digest, Arc<[u8]>>,
     out: &mpsc::Sender<twin::SyncRequest>,
     sent: impl Fn(usize),
 ) -> Result<(), String> {
     for digest in digests {
-        let known = found.get(digest).ok_or("it asks for what is not in the workspace")?;
-        let failed = |error: std::io::Error| format!("read {}: {error}", known.path().display());
-        let file = known.open().map_err(failed)?;
-        for piece in Pieces::new(*digest, file) {
+        let known = found.get(digest);
+        let failed = |error: std::io::Error| {
+            let path = known.map(|known| known.path().display().to_string()).unwrap_or_default();
+            format!("read {path}: {error}")
+        };
+        let content: Box<dyn Read + '_> = match (known.map(KnownFile::open), recent.get(digest)) {
+            (Some(Ok(file)), _) => Box::new(file),
+            (_, Some(bytes)) => Box::new(&**bytes),
+            (Some(Err(error)), None) => return Err(failed(error)),
+            (None, None) => return Err("it asks for what is not in the workspace".to_owned()),
+        };
+        for piece in Pieces::new(*digest, content) {
             let piece = piece.map_err(failed)?;
             let size = piece.data.len();
             let request = twin::SyncRequest { request: Some(Request::Piece(piece)) };

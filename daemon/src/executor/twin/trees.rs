@@ -11,6 +11,8 @@ use std::time::Instant;
 
 use crate::contents::FromStore;
 use crate::digest::Digest;
+use crate::executor::twin::recent::LARGEST_BYTES;
+use crate::executor::twin::recent::Recent;
 use crate::mirror::Change;
 use crate::mirror::InstallError;
 use crate::mirror::KnownFile;
@@ -31,6 +33,7 @@ pub(super) struct Trees {
     /// In which batch a path was last told of.
     told: BTreeMap<(u32, TreePath), u64>,
     sequence: u64,
+    recent: Recent,
     /// When there will be time; None: there is nothing to be done then.
     idle_at: Option<Instant>,
 }
@@ -63,6 +66,9 @@ pub(super) enum PutError {
 /// How long nothing has to be asked before there is time for what can wait.
 const IDLE: Duration = Duration::from_millis(300);
 
+/// Of the files that a look finds changed, so many are the ones that somebody may still be writing.
+const MOST_RECENT: usize = 100;
+
 /// Files that the kernel is asked to watch at a time: some milliseconds.
 const WATCHED_AT_A_TIME: usize = 1000;
 
@@ -86,7 +92,14 @@ impl Trees {
     /// Nothing is known, and nothing told.
     pub(super) fn new(roots: &[PathBuf]) -> Trees {
         let roots: Arc<[PathBuf]> = roots.into();
-        let mut trees = Trees { trees: Vec::new(), roots, told: BTreeMap::new(), sequence: 0, idle_at: None };
+        let mut trees = Trees {
+            trees: Vec::new(),
+            roots,
+            told: BTreeMap::new(),
+            sequence: 0,
+            recent: Recent::default(),
+            idle_at: None,
+        };
         trees.forget();
         trees
     }
@@ -111,6 +124,7 @@ impl Trees {
             changes.extend(looked.changes.into_iter().map(|change| RootedChange { root, change }));
             unsent.extend(looked.unsent.into_iter().map(|unsent| (root, unsent)));
         }
+        self.keep_recent(&changes);
         let is_new = is_whole || !changes.is_empty();
         if is_new {
             self.sequence += 1;
@@ -177,8 +191,54 @@ impl Trees {
         root.map_or_else(|| path.as_path().to_owned(), |root| path.below(root))
     }
 
+    /// Keeps what was written last.
+    fn keep_recent(&mut self, changes: &[RootedChange]) {
+        let file = |rooted: &RootedChange| Some((rooted.change.written?, rooted.change.content()?));
+        let mut files: Vec<_> = changes.iter().filter_map(file).collect();
+        files.retain(|(_, digest)| digest.size_bytes() <= LARGEST_BYTES);
+        files.sort_by_key(|(written, _)| std::cmp::Reverse(*written));
+        files.truncate(MOST_RECENT);
+        let digests: Vec<_> = files.into_iter().map(|(_, digest)| digest).collect();
+        for (digest, known) in if digests.is_empty() { HashMap::new() } else { self.find(&digests) } {
+            self.recent.keep(digest, &known);
+        }
+    }
+
+    /// Those of the contents that were written lately, whatever has become of them.
+    pub(super) fn recent(&self, digests: &[Digest]) -> HashMap<Digest, Arc<[u8]>> {
+        digests.iter().filter_map(|digest| Some((*digest, self.recent.get(digest)?))).collect()
+    }
+
     /// Those of the contents that are somewhere in the workspace.
     pub(super) fn find(&self, digests: &[Digest]) -> HashMap<Digest, KnownFile> {
         self.trees.iter().flat_map(|tree| tree.find(digests)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn what_was_told_of_a_log_can_be_sent_when_more_stands_in_it() {
+        let space = tempfile::tempdir().unwrap();
+        let root = space.path().canonicalize().unwrap();
+        let mut trees = Trees::new(std::slice::from_ref(&root));
+        fs::write(root.join("log"), "one\n").unwrap();
+        fs::write(root.join("large"), vec![b'x'; 300 << 10]).unwrap();
+        trees.look().unwrap();
+        fs::write(root.join("log"), "one\ntwo\n").unwrap();
+        fs::write(root.join("large"), "small").unwrap();
+        let [one, two] = [b"one\n".as_slice(), b"one\ntwo\n"].map(Digest::of);
+        for _ in 0..2 {
+            let recent = trees.recent(&[one, Digest::of(&vec![b'x'; 300 << 10])]);
+            assert_eq!(recent.len(), 1);
+            assert_eq!(&*recent[&one], b"one\n");
+            trees.look().unwrap();
+        }
+        assert_eq!(&*trees.recent(&[two])[&two], b"one\ntwo\n");
+        assert!(trees.find(&[one]).is_empty());
     }
 }
