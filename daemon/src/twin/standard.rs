@@ -19,7 +19,7 @@ use tokio::net::unix::pipe;
 const MOST_INPUT_BYTES: usize = 1 << 20;
 
 /// Read at a time of what a command says.
-pub(super) const READ_BYTES: usize = 64 << 10;
+const READ_BYTES: usize = 64 << 10;
 
 /// Both ends of the descriptors.
 pub(super) struct Standard {
