@@ -209,20 +209,28 @@ impl Places {
     /// # Errors
     /// When the directory is not there or the socket cannot be made.
     pub fn bind(&self) -> io::Result<UnixListener> {
-        let path = self.run.join(self.socket_name());
-        let address = Address::of(&path)?;
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let socket = new_socket()?;
-        rustix::net::bind(&socket, &address.address)?;
-        std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
-        rustix::net::listen(&socket, BACKLOG)?;
+        let listener = listen(&self.run.join(self.socket_name()))?;
         self.start_failed().forget();
         self.stuck().forget();
-        Ok(socket.into())
+        Ok(listener)
     }
+}
+
+/// Listens at `path`, which may be of any length, mode 0600, in place of whatever was left there.
+///
+/// # Errors
+/// When the directory is not there or the socket cannot be made.
+pub fn listen(path: &Path) -> io::Result<UnixListener> {
+    let address = Address::of(path)?;
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let socket = new_socket()?;
+    rustix::net::bind(&socket, &address.address)?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// Connects to the daemon that listens at `places`, if its process belongs to us. The socket has a send time-out

@@ -10,6 +10,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use farcc_tests::binaries::repository;
+use farcc_tests::certificates::Authority;
 use farcc_tests::prerequisites;
 use farcc_tests::serve_process::ServeProcess;
 use farcc_tests::space::Finished;
@@ -413,6 +414,82 @@ fn who_works_here_meanwhile_loses_nothing_and_nothing_is_left_there() {
     assert!(!place.exists("app"));
     place.twin_run(&["--quiet", "--fetch", "/app", "true"]).success();
     assert_eq!(read("app"), "hi\n");
+}
+
+/// Tries what a program of the workspace could try.
+const STEAL: &str = r#"
+ls /run/farcc
+cat SECRETS/*
+env
+for end in ENDS; do (exec 3<>"/dev/tcp/$end") && echo "reached $end"; done
+"#;
+
+/// A compiler that does that first.
+const THIEF: &str = r#"
+#include <stdlib.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+  (void)argc;
+  (void)!system("/bin/bash WORKSPACE/steal.sh >> WORKSPACE/log 2>&1");
+  argv[0] = "/usr/bin/gcc";
+  execv(argv[0], argv);
+}
+"#;
+
+#[test]
+fn a_build_uses_the_cluster_and_learns_no_secret_of_it() {
+    let space = TestSpace::new("twin-secrets");
+    let place = space.serve_dir().join("secrets");
+    fs::create_dir_all(&place).unwrap();
+    let put = |name: &str, text: &str| {
+        fs::write(place.join(name), text).unwrap();
+        place.join(name).display().to_string()
+    };
+    let authority = Authority::new();
+    let identity = authority.server(&["127.0.0.1"]);
+    let (cert, key) = (put("server.pem", &identity.certificate), put("server.key", &identity.key));
+    let (ca, token) = (put("ca.pem", &authority.pem()), put("token", "hush-token\n"));
+    let access = ["--tls-cert", &cert, "--tls-key", &key, "--token-file", &token];
+    let cluster = ServeProcess::start_with(&space, "cluster", &access);
+    let own = space.serve_dir().join("twin/home/.config/farcc");
+    fs::create_dir_all(&own).unwrap();
+    let address = format!("grpcs://{}", cluster.address());
+    let remote = format!(
+        "[remote]\naddress = \"{address}\"\ntoken_file = \"{token}\"\ntls = {{ ca_certs = \"{ca}\" }}\n\
+         headers = {{ x-other = \"hush-header\" }}\n"
+    );
+    fs::write(own.join("farcc.toml"), format!("{remote}[exec]\nroot = \"mirror\"\n")).unwrap();
+    let twin = ServeProcess::twin(&space, "twin", &["--cas", &address]);
+    space.configure(&format!("[twin]\naddress = \"grpc://{}\"\n", twin.address()));
+    fs::create_dir(space.workspace().join(".git")).unwrap();
+    space.start_daemon();
+    let place_of_twin = Place { space, cluster, twin };
+    let space = &place_of_twin.space;
+    let run = |argv: &[&str]| place_of_twin.twin_run(&[&["--"], argv].concat());
+
+    space.write("one.c", "int one(void) { return 1; }\n");
+    let built = run(&["farcc", "gcc", "-c", "one.c", "-o", "one.o"]).success();
+    assert_eq!(counts(&built)[0], 1, "{built}\n{}", place_of_twin.twin.log_text());
+
+    // What a compile names, and what its compiler is: neither finds a file, a variable or a connection.
+    let files = [&cert, &key, &token, &ca, &own.join("farcc.toml").display().to_string()]
+        .map(|file| format!("asm(\".incbin \\\"{file}\\\"\");\n"));
+    for file in files {
+        space.write("steal.c", &file);
+        let stolen = run(&["farcc", "gcc", "-c", "steal.c", "-o", "steal.o"]);
+        assert!(stolen.status != 0 && !place_of_twin.exists("steal.o"), "{file}: {stolen}");
+    }
+    let ends = [place_of_twin.cluster.address(), place_of_twin.twin.address()]
+        .map(|address| address.replace(':', "/"))
+        .join(" ");
+    space.write("steal.sh", STEAL.replace("SECRETS", &place.display().to_string()).replace("ENDS", &ends));
+    space.write("thief.c", THIEF.replace("WORKSPACE", &space.workspace().display().to_string()));
+    space.sh("", "mkdir tools && gcc -o tools/gcc thief.c").success();
+    let stolen = run(&["farcc", "./tools/gcc", "-c", "one.c", "-o", "two.o"]).success();
+    let log = fs::read_to_string(space.workspace().join("log")).unwrap_or_default();
+    assert!(!log.contains("hush") && !log.contains("reached"), "{stolen}\n{log}");
+    // It was in the daemon's cell.
+    assert!(log.contains("PATH=") && log.lines().any(|line| line == "cluster"), "{stolen}\n{log}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `farccd twin`: the twin's server, a whole build on the twin, and what the twin does.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::path::PathBuf;
@@ -24,11 +25,14 @@ use crate::cli::serve::asked_to_stop;
 use crate::cli::start::log_to_stderr;
 use crate::cli::twin_run::RunArgs;
 use crate::cli::twin_run::run;
-use crate::config::Access;
+use crate::config::Destination;
+use crate::config::Twin;
 use crate::config::load;
+use crate::config::to_file;
 use crate::executor::remote::client;
+use crate::executor::remote::relayed;
+use crate::executor::remote::relays;
 use crate::executor::twin::TwinExecutor;
-use crate::process::env_value;
 use crate::twin;
 use crate::twin::Bounds;
 use crate::twin::BuildOptions;
@@ -138,6 +142,9 @@ pub(super) struct ServeArgs {
     access: AccessArgs,
 }
 
+/// What of this process's environment is for the daemons of builds, too.
+const DAEMON_VARIABLES: &[&str] = &["FARCC_LOG", "PATH"];
+
 /// The first process of a command on the twin.
 #[derive(Debug, Args)]
 pub(super) struct InitArgs {
@@ -223,6 +230,7 @@ fn serve(surroundings: &Surroundings, args: &ServeArgs) -> anyhow::Result<ExitCo
     };
     let cluster = args.cas.as_deref().map(|address| cluster(surroundings, address)).transpose()?;
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let build = for_builds(surroundings, directory.join("cluster"))?;
     let options = TwinOptions {
         directory,
         jobs: args.jobs.unwrap_or(2 * processors),
@@ -237,7 +245,7 @@ fn serve(surroundings: &Surroundings, args: &ServeArgs) -> anyhow::Result<ExitCo
             time: args.time,
             disk_bytes: args.disk.as_u64(),
             allows_network: args.network,
-            build: for_builds(surroundings)?,
+            build,
         },
         shown: args.show.iter().map(|directory| surroundings.cwd.join(directory)).collect(),
         access,
@@ -262,30 +270,28 @@ fn serve(surroundings: &Surroundings, args: &ServeArgs) -> anyhow::Result<ExitCo
     Ok(ExitCode::SUCCESS)
 }
 
-/// What the daemons of builds get: this machine's configuration, and the files that it names.
-fn for_builds(surroundings: &Surroundings) -> anyhow::Result<BuildOptions> {
+/// What the daemons of builds get: what this machine's configuration says of clusters and commands, but how this cluster is reached,
+/// and who reaches it.
+fn for_builds(surroundings: &Surroundings, sockets: PathBuf) -> anyhow::Result<BuildOptions> {
     let Surroundings { env, cwd, places } = surroundings;
-    let config = load(env, cwd, &places.config_file)?;
-    let file = match env_value(env, "FARCC_CONFIG").filter(|path| !path.is_empty()) {
-        Some(named) => cwd.join(named),
-        None => places.config_file.clone(),
-    };
-    let mut environment: Vec<_> = env.iter().filter(|(name, _)| name != "FARCC_CONFIG").cloned().collect();
-    let mut files = Vec::new();
-    if file.is_file() {
-        environment.push(("FARCC_CONFIG".into(), file.clone().into_os_string()));
-        files.push(file);
-    }
-    let Access { credential_helper, token_file, tls, .. } = config.remote.access();
-    let named = [
-        credential_helper,
-        token_file,
-        tls.ca_certs.as_deref(),
-        tls.client_cert.as_deref(),
-        tls.client_key.as_deref(),
-    ];
-    files.extend(named.into_iter().flatten().map(Path::to_owned));
-    Ok(BuildOptions { environment, files })
+    let mut config = load(env, cwd, &places.config_file)?;
+    let is_configured = config.remote.is_configured();
+    let cluster = is_configured.then(|| relays(&config.remote, env, config.exec.upload_local_results));
+    let cluster = cluster.transpose().context("use [remote] of this machine's configuration")?;
+    let seen = cluster.as_ref().map(|cluster| cluster.seen_in(Path::new(twin::CLUSTER)));
+    config.remote = relayed(&config.remote, seen.unwrap_or_default());
+    // The build is on the twin already; its daemon's store has its place, and nobody looks at its page.
+    config.twin = Twin::default();
+    config.routes.retain(|route| route.to != Destination::Twin);
+    config.cache.dir = None;
+    config.status.listen = String::new();
+    let is_kept = |name: &OsString| DAEMON_VARIABLES.iter().any(|kept| name == kept);
+    Ok(BuildOptions {
+        environment: env.iter().filter(|(name, _)| is_kept(name)).cloned().collect(),
+        configuration: to_file(&config).context("write the configuration of builds")?,
+        cluster,
+        sockets,
+    })
 }
 
 fn cluster(surroundings: &Surroundings, address: &str) -> anyhow::Result<Cluster> {

@@ -2,6 +2,7 @@
 //! Knows nothing of what the keys mean.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::path::Path;
@@ -318,19 +319,43 @@ fn set_platform(table: &mut Table, value: &OsStr) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// A file with this configuration. What is secret in it is not in the file.
+///
+/// # Errors
+/// When a value cannot be written.
+pub fn to_file(config: &Config) -> Result<String, toml::ser::Error> {
+    let mut table = Table::try_from(config)?;
+    for (_, value) in &mut table {
+        each_string(value, &mut |string| -> Result<(), Infallible> {
+            *string = string.replace('$', "$$");
+            Ok(())
+        })
+        .unwrap_or_else(|never| match never {});
+    }
+    toml::to_string(&table)
+}
+
 /// Replaces `$NAME` in every string below `value`.
 fn expand(value: &mut Value, text: &str, env: &[(OsString, OsString)]) -> Result<(), String> {
+    each_string(value, &mut |string| {
+        *string = expand_string(string, text, env)?;
+        Ok(())
+    })
+}
+
+/// Calls `change` with every string below `value` in which `$` begins a name.
+fn each_string<E>(value: &mut Value, change: &mut impl FnMut(&mut String) -> Result<(), E>) -> Result<(), E> {
     match value {
-        Value::String(string) => *string = expand_string(string, text, env)?,
+        Value::String(string) => change(string)?,
         Value::Array(array) => {
             for value in array {
-                expand(value, text, env)?;
+                each_string(value, change)?;
             }
         }
         // The pattern of a route has `$` for the end of the line.
         Value::Table(table) => {
             for (_, value) in table.iter_mut().filter(|(key, _)| key.as_str() != "match") {
-                expand(value, text, env)?;
+                each_string(value, change)?;
             }
         }
         Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_) => {}
@@ -345,6 +370,11 @@ fn expand_string(string: &str, text: &str, env: &[(OsString, OsString)]) -> Resu
         expanded.push_str(&rest[..at]);
         rest = &rest[at + 1..];
         let starts_name = |c: char| c.is_ascii_alphabetic() || c == '_';
+        if let Some(after) = rest.strip_prefix('$') {
+            expanded.push('$');
+            rest = after;
+            continue;
+        }
         if !rest.starts_with(starts_name) {
             expanded.push('$');
             continue;
@@ -383,6 +413,26 @@ mod tests {
     #[expect(clippy::needless_pass_by_value, reason = "expect! yields values")]
     fn check_error(text: &str, env: &[(&str, &str)], expected: Expect) {
         expected.assert_eq(&load_text(text, env).unwrap_err().to_string());
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let text = "[remote]\naddress = \"grpc://h:1\"\nretries = 7\ntimeout = \"3m\"\ninstance_name = \"a$$b/$X\"\n\
+            tls = { ca_certs = \"/ca\" }\n[platform]\nOS = \"li nux$\"\n[platform.link]\npool = \"$$X\"\n\
+            [exec]\nstrategy = \"racing\"\nverify = 0.5\ntimeout = \"90s\"\nsalt = \"$X\"\n[link]\nlocal_above = \"3MiB\"\n\
+            [workspace]\nroots = [\"/a\", \"/b c\"]\n[twin]\naddress = \"unix:/t\"\nwhen_lost = \"fail\"\n\
+            [[route]]\nmatch = '^protoc$'\nto = \"twin\"\nplatform = { a = \"b\" }\n\
+            [[route]]\nmatch = 'x$y'\nto = \"local\"\n[cache]\nmax_size = \"5GB\"\n[status]\nlisten = \"\"\n";
+        let first = load_text(text, &[("X", "it is $HOME")]).unwrap();
+        assert_eq!(
+            (first.remote.instance_name.as_str(), first.exec.salt.as_str()),
+            ("a$b/it is $HOME", "it is $HOME")
+        );
+        let written = to_file(&first).unwrap();
+        let again = load_text(&written, &[]).unwrap();
+        assert_eq!(format!("{first:?}"), format!("{again:?}"), "{written}");
+        let defaults = load_text(&to_file(&Config::default()).unwrap(), &[]).unwrap();
+        assert_eq!(format!("{defaults:?}"), format!("{:?}", Config::default()));
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub use load::Source;
 pub use load::Sources;
 pub use load::load;
 pub use load::load_with_sources;
+pub use load::to_file;
 
 /// The whole configuration. README, "Configuration", describes every key.
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
@@ -316,8 +317,10 @@ impl Default for Exec {
 #[serde(deny_unknown_fields, default)]
 pub struct Link {
     /// Larger ones run on this machine: their inputs take longer to send than they take to link. 0: none does.
+    #[serde(serialize_with = "size_text")]
     pub local_above: ByteSize,
     /// From this size on a link is heavy. 0: none is.
+    #[serde(serialize_with = "size_text")]
     pub heavy_above: ByteSize,
     /// Heavy links at a time on this machine, whose memory they share.
     pub heavy_jobs: usize,
@@ -486,6 +489,7 @@ pub struct Cache {
     /// Directory of the store; absent: below the cache directory of the user (or FARCC_DIR).
     pub dir: Option<PathBuf>,
     /// What the store may hold.
+    #[serde(serialize_with = "size_text")]
     pub max_size: ByteSize,
 }
 
@@ -515,6 +519,16 @@ fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
         true => Ok(share),
         false => Err(D::Error::custom(format!("{share} is no share: it is from 0 to 1"))),
     }
+}
+
+/// The size in the largest unit of which it is a multiple: what is read again is the same.
+fn size_text<S: Serializer>(size: &ByteSize, serializer: S) -> Result<S::Ok, S::Error> {
+    let units =
+        [(1 << 30, "GiB"), (1_000_000_000, "GB"), (1 << 20, "MiB"), (1_000_000, "MB"), (1 << 10, "KiB")];
+    let bytes = size.as_u64();
+    let whole = units.iter().find(|(unit, _)| bytes > 0 && bytes.is_multiple_of(*unit));
+    let (unit, name) = whole.copied().unwrap_or((1, "B"));
+    serializer.serialize_str(&format!("{} {name}", bytes / unit))
 }
 
 fn regex<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Regex, D::Error> {

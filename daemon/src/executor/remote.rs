@@ -39,6 +39,8 @@ use crate::reapi::Endpoint;
 use crate::reapi::Error;
 use crate::reapi::ExecuteOptions;
 use crate::reapi::Headers;
+use crate::reapi::RelayedAddresses;
+use crate::reapi::Relays;
 use crate::reapi::ServerCapabilities;
 use crate::reapi::Tls;
 use crate::stats::Bytes;
@@ -492,6 +494,30 @@ pub type Environment = [(OsString, OsString)];
 /// When an address or a header cannot be used as it is written.
 pub fn client(remote: &Remote, environment: &Environment) -> Result<Client, Error> {
     Client::new(endpoint(remote, environment))
+}
+
+/// The cluster of `remote` for those who are not to know how it is reached. Only where they `may_update` do they put results into its
+/// action cache.
+///
+/// # Errors
+/// When it cannot be used as it is written.
+pub fn relays(remote: &Remote, environment: &Environment, may_update: bool) -> Result<Relays, Error> {
+    Relays::new(&endpoint(remote, environment), may_update)
+}
+
+/// `remote` for those who have the cluster's services at these addresses: how it is reached otherwise, and who reaches it, is left out.
+pub fn relayed(remote: &Remote, addresses: RelayedAddresses) -> Remote {
+    Remote {
+        engine_address: addresses.engine,
+        cas_address: addresses.cas,
+        action_cache_address: addresses.action_cache,
+        instance_name: remote.instance_name.clone(),
+        digest_function: remote.digest_function,
+        compression: remote.compression,
+        retries: remote.retries,
+        timeout: remote.timeout,
+        ..Remote::default()
+    }
 }
 
 fn endpoint(remote: &Remote, environment: &Environment) -> Endpoint {

@@ -123,7 +123,7 @@ impl Credentials {
     /// # Errors
     /// `Unauthenticated` when there are none to be had; the message says from where.
     pub(super) async fn wire(self: &Arc<Self>, channel: Channel) -> Result<Wire, Error> {
-        Ok(InterceptedService::new(channel, AddHeaders(self.headers().await?)))
+        Ok(with_headers(channel, self.headers().await?))
     }
 
     /// The server did not know who called: what is known is asked for anew, if it can be. False if it cannot.
@@ -136,7 +136,25 @@ impl Credentials {
         }
     }
 
-    async fn headers(self: &Arc<Self>) -> Result<Arc<MetadataMap>, Error> {
+    /// Whether there are other headers than these, which the server has refused. What is known is asked for anew, if these are it.
+    pub(super) async fn are_others(self: &Arc<Self>, refused: &Arc<MetadataMap>) -> bool {
+        {
+            let mut current = lock(&self.current);
+            if current.as_ref().is_some_and(|current| Arc::ptr_eq(&current.headers, refused)) {
+                *current = None;
+            }
+        }
+        let others = self.headers().await;
+        others.is_ok_and(|others| {
+            others.as_ref().clone().into_headers() != refused.as_ref().clone().into_headers()
+        })
+    }
+
+    /// The headers of this moment.
+    ///
+    /// # Errors
+    /// `Unauthenticated` when there are none to be had; the message says from where.
+    pub(super) async fn headers(self: &Arc<Self>) -> Result<Arc<MetadataMap>, Error> {
         if let Some(current) = self.current() {
             return Ok(current);
         }
@@ -218,6 +236,11 @@ impl Credentials {
         let left = expires.duration_since(SystemTime::now()).unwrap_or_default();
         Ok(left.saturating_sub(EARLY))
     }
+}
+
+/// `channel`, with these headers.
+pub(super) fn with_headers(channel: Channel, headers: Arc<MetadataMap>) -> Wire {
+    InterceptedService::new(channel, AddHeaders(headers))
 }
 
 /// Adds a header, or says why it cannot be sent.

@@ -41,8 +41,8 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Headers of an answer in bytes, trailers included: a status that lists missing inputs has its details there.
 const MOST_HEADER_BYTES: u32 = 4 << 20;
 /// Flow-control windows in bytes: HTTP/2's 64 KiB would bound a transfer to 64 KiB per round trip.
-const STREAM_WINDOW: u32 = 2 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
+pub(super) const STREAM_WINDOW: u32 = 2 << 20;
+pub(super) const CONNECTION_WINDOW: u32 = 16 << 20;
 
 /// Knows the way to one address.
 pub(super) struct Dialler {

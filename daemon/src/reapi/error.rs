@@ -10,11 +10,15 @@ use bazel_remote_apis::google::rpc;
 use prost::Message as _;
 use tonic::Code;
 use tonic::Status;
+use tonic_types::ErrorDetails;
+use tonic_types::StatusExt as _;
 use tonic_types::pb;
 
 use crate::digest::Digest;
 use crate::digest::DigestFunction;
 
+/// What a relay says where it finds nobody: the reason and domain of a `google.rpc.ErrorInfo`.
+const NOBODY: (&str, &str) = ("CLUSTER_UNREACHABLE", "farcc");
 /// How much of a server's own words is kept, in bytes.
 const MAX_SERVER_MESSAGE: usize = 1000;
 
@@ -95,6 +99,12 @@ impl Error {
                         error.add_violations(&failure);
                     }
                 }
+                Some("google.rpc.ErrorInfo") => {
+                    let info = pb::ErrorInfo::decode(value).unwrap_or_default();
+                    if (info.reason.as_str(), info.domain.as_str()) == NOBODY {
+                        error.cause = Cause::Unreachable;
+                    }
+                }
                 _ => {}
             }
         }
@@ -122,6 +132,19 @@ impl Error {
                     self.message.push_str(&printable(&text));
                 }
             }
+        }
+    }
+
+    /// The same for a caller in another process, who makes the same of it by [`from_status`](Error::from_status) as long as
+    /// there is nothing to it but that nobody is there.
+    pub(super) fn to_status(&self) -> Status {
+        let (reason, domain) = NOBODY;
+        match self.is_unreachable() {
+            true => {
+                let details = ErrorDetails::with_error_info(reason, domain, []);
+                Status::with_error_details(self.code, &self.message, details)
+            }
+            false => Status::new(self.code, &self.message),
         }
     }
 
@@ -251,8 +274,6 @@ pub fn printable(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tonic_types::ErrorDetails;
-    use tonic_types::StatusExt as _;
 
     use super::*;
 

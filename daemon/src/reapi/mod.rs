@@ -7,7 +7,8 @@
 //! one RPC with its deadline, headers and retries (`retry`); `capabilities` learns what
 //! the server can do. On these stand the services: `find_missing` (coalesced questions, answers remembered in
 //! `presence`), `upload` (one flight per digest, `single_flight`) and `download` over batches or `bytestream`,
-//! `action_cache`, `execution` with `liveness`.
+//! `action_cache`, `execution` with `liveness`. Beside them, `way` and `relay` lend connections and credentials to
+//! others: to a service that is none of REAPI's, and to callers who are not to have the credentials.
 //!
 //! Invariants. Everything downloaded is verified against its digest. No blob is committed under a digest that
 //! its bytes do not have. Work that several callers share runs in its own task or is taken over, so one
@@ -38,6 +39,7 @@ mod execution;
 mod find_missing;
 mod liveness;
 pub mod presence;
+mod relay;
 mod retry;
 mod single_flight;
 mod transfers;
@@ -60,6 +62,8 @@ pub use crate::reapi::error::printable;
 pub use crate::reapi::error::words;
 pub use crate::reapi::execution::ExecuteOptions;
 pub use crate::reapi::execution::Outcome;
+pub use crate::reapi::relay::RelayedAddresses;
+pub use crate::reapi::relay::Relays;
 pub use crate::reapi::upload::Blob;
 pub use crate::reapi::upload::Content;
 pub use crate::reapi::upload::UploadStats;

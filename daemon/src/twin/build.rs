@@ -2,9 +2,9 @@
 //! cluster beside this machine.
 //! Knows nothing of what the build does.
 //!
-//! The daemon has a cell of its own over the same mounts, with the network and the credentials for the cluster. Both cells show the
-//! same files at the same places, so that what the launcher names means the same to the daemon. That keeps accidents apart, and no
-//! malice: the daemon runs compilers that the build names, to ask for their versions.
+//! The daemon has a cell of its own over the same mounts. Both cells show the same files at the same places, so that what the launcher
+//! names means the same to the daemon. It reads what a compile names and runs what the build calls a compiler, to ask for its version:
+//! so it knows no secret and has no network, but a socket behind which the twin passes its calls on to the cluster.
 
 use std::ffi::OsString;
 use std::fs;
@@ -29,6 +29,7 @@ use farcc_proto::twin;
 use tokio::time::Instant;
 
 use crate::paths;
+use crate::reapi::Relays;
 use crate::twin::Bind;
 use crate::twin::Cell;
 use crate::twin::Cells;
@@ -60,6 +61,12 @@ const WRITTEN: &[&str] = &["run/slots", "state/audit"];
 /// Where the daemon's cell has its store.
 const STORE: &str = "/run/farcc/store";
 
+/// Where the daemon's cell has the sockets of the cluster.
+pub const CLUSTER: &str = "/run/farcc/cluster";
+
+/// The daemon's configuration, in [`DIRECTORY`].
+const CONFIGURATION: &str = "farcc.toml";
+
 /// The name of the socket: the two cells have no mount namespace in common from which they could make one.
 const SOCKET: &str = "build";
 
@@ -72,10 +79,14 @@ const OWN: &[&str] = &["FARCC_CONFIG", "FARCC_DAEMON", "FARCC_DIR", "FARCC_SOCKE
 /// What builds are given on this machine.
 #[derive(Debug, Clone, Default)]
 pub struct BuildOptions {
-    /// The environment of a build's daemon: it says where the cluster is, or names the file that does.
+    /// The environment of a build's daemon, which has no secrets.
     pub environment: Vec<(OsString, OsString)>,
-    /// Files that its configuration names. Nobody but the daemon sees them.
-    pub files: Vec<PathBuf>,
+    /// Its `farcc.toml`, which has none either, and for which the cluster is at the sockets in [`CLUSTER`].
+    pub configuration: String,
+    /// The cluster; None: there is none.
+    pub cluster: Option<Relays>,
+    /// The directory of the sockets, here.
+    pub sockets: PathBuf,
 }
 
 /// A build's own farccd.
@@ -212,10 +223,13 @@ impl BuildDaemon {
             Bind { from: directory.clone(), at: DIRECTORY.into(), is_writable: true },
             Bind { from: store, at: STORE.into(), is_writable: true },
         ];
-        let shown = options.files.iter().filter(|file| !paths::is_system(file));
-        binds.extend(shown.map(|file| Bind { from: file.clone(), at: file.clone(), is_writable: false }));
+        fs::write(directory.join(CONFIGURATION), &options.configuration).map_err(failed)?;
+        if options.cluster.is_some() {
+            let from = options.sockets.clone();
+            binds.push(Bind { from, at: CLUSTER.into(), is_writable: false });
+        }
         let roots = plan.roots.clone();
-        let plan = Plan { roots, has_network: true, home: None, binds, ..*plan };
+        let plan = Plan { roots, has_network: false, home: None, binds, ..*plan };
         let stdio = stdio(&log_file).map_err(failed)?;
         let cell = cells.start(&plan, &command(options), stdio).await.map_err(failed)?;
         let mut daemon = BuildDaemon { cell, directory };
@@ -305,13 +319,10 @@ fn stdio(log_file: &Path) -> io::Result<[OwnedFd; 3]> {
 fn command(options: &BuildOptions) -> twin::Start {
     let arguments = [PROGRAM, "start", "--foreground", "--own-config", "--idle-timeout", "30days"];
     let text = |(name, value): &(OsString, OsString)| [name.as_bytes(), b"=", value.as_bytes()].concat();
-    let replaced = ["FARCC_DIR", "FARCC_SOCKET", "FARCC_DAEMON"];
-    let kept = options.environment.iter().filter(|(name, _)| !replaced.iter().any(|own| name == own));
-    let mut environment: Vec<_> = kept.map(text).collect();
+    let mut environment: Vec<_> = options.environment.iter().map(text).collect();
     environment.extend(variables());
+    environment.push(format!("FARCC_CONFIG={DIRECTORY}/{CONFIGURATION}").into_bytes());
     environment.push(format!("FARCC_CACHE_DIR={STORE}").into_bytes());
-    // It is the twin, and nobody looks at its page.
-    environment.extend([b"FARCC_TWIN_ADDRESS=".to_vec(), b"FARCC_STATUS_LISTEN=".to_vec()]);
     twin::Start {
         arguments: arguments.map(|word| word.as_bytes().to_vec()).into(),
         environment,

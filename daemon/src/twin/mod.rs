@@ -72,6 +72,7 @@ use crate::digest::DigestFunction;
 use crate::store::Store;
 
 pub use build::BuildOptions;
+pub use build::CLUSTER;
 pub use cell::Bind;
 pub use cell::Cell;
 pub use cell::Cells;
@@ -209,6 +210,10 @@ pub async fn serve(
         stopping: CancellationToken::new(),
     };
     served.try_out().await?;
+    let build = &served.options.bounds.build;
+    let relaying = build.cluster.as_ref().map(|cluster| cluster.listen(&build.sockets)).transpose();
+    // Until this returns.
+    let _relaying = relaying.with_context(|| format!("make sockets in {}", build.sockets.display()))?;
     ready()?;
     let mut background = tokio::task::JoinSet::new();
     background.spawn(served.clone().keep_evicted());

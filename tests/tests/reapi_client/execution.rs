@@ -43,7 +43,7 @@ fn copying_server() -> FakeReapi {
 }
 
 /// The blobs of an action with one source, the action's first.
-fn action_blobs(source: &str) -> Vec<Blob> {
+pub(crate) fn action_blobs(source: &str) -> Vec<Blob> {
     action_blobs_by(DigestFunction::Sha256, source)
 }
 

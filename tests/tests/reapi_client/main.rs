@@ -18,6 +18,7 @@ mod credentials;
 mod download;
 mod execution;
 mod find_missing;
+mod relay;
 mod retries;
 mod upload;
 
