@@ -67,7 +67,13 @@ fn main() {
         let mut installed = Vec::new();
         for round in 0..COMMANDS {
             let changes: Vec<_> = (0..OUTPUTS).map(|number| output(directories, round, number)).collect();
-            install(std::slice::from_mut(&mut snapshot), &changes, &Outputs, Manner::Workspace).unwrap();
+            install(
+                std::slice::from_mut(&mut snapshot),
+                &changes,
+                &Outputs,
+                Manner::Workspace { seen_at: None },
+            )
+            .unwrap();
             installed.push(timed(|| assert!(snapshot.look().unwrap().changes.is_empty())));
         }
         let changed = root.join("d1/f1");

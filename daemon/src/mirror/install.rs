@@ -72,8 +72,13 @@ pub trait Contents {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manner {
     /// Where somebody works: what was changed here since the snapshot is a conflict. Files that were written get times from this
-    /// machine's clock, in the order in which they were written and later than all that is there; all others keep theirs.
-    Workspace,
+    /// machine's clock, in the order in which they were written; all others keep theirs.
+    Workspace {
+        /// When it was looked at what the other side has made these changes of ([`Snapshot::present`]). The times follow at once,
+        /// so that what was written here since is younger, and Make takes nothing for new that was made of what was there before.
+        /// None: they are later than all that is there.
+        seen_at: Option<i128>,
+    },
     /// Where nobody but the caller changes anything: whatever is in the way goes. Times as in a workspace.
     Mirror,
     /// As in a mirror, but the files were written here: they keep their times, and those that were staged as names of one file
@@ -115,6 +120,12 @@ pub enum InstallError {
         /// What the system says.
         error: io::Error,
     },
+}
+
+impl Manner {
+    pub(super) fn is_workspace(self) -> bool {
+        matches!(self, Manner::Workspace { .. })
+    }
 }
 
 impl InstallError {
@@ -196,8 +207,15 @@ fn put(parts: &mut [Part<'_>], staged: &mut [Staged]) -> Result<(), InstallError
     // The order of writing.
     staged.sort_by_key(|file| file.written);
     let count = staged.chunk_by(|one, two| one.written == two.written).count();
-    let is_stamped = parts.iter().any(|part| part.manner != Manner::Commit) && count > 0;
-    let span = if is_stamped { Some(ticks(parts, count)?) } else { None };
+    let seen_at = match parts.first().map(|part| part.manner) {
+        None | Some(Manner::Commit) => None,
+        Some(Manner::Mirror) => Some(None),
+        Some(Manner::Workspace { seen_at }) => Some(seen_at),
+    };
+    let span = match seen_at.filter(|_| count > 0) {
+        Some(seen_at) => Some(ticks(parts, seen_at, count)?),
+        None => None,
+    };
     for part in parts.iter_mut() {
         part.put_all_but_files()?;
     }
@@ -209,8 +227,8 @@ fn put(parts: &mut [Part<'_>], staged: &mut [Staged]) -> Result<(), InstallError
     Ok(())
 }
 
-/// Two moments by the clocks of all trees, with room for `count` stamps between them.
-fn ticks(parts: &[Part<'_>], count: usize) -> Result<Span, InstallError> {
+/// Two moments by the clocks of all trees, with room for `count` stamps between them; the first one is `seen_at`, if that is known.
+fn ticks(parts: &[Part<'_>], seen_at: Option<i128>, count: usize) -> Result<Span, InstallError> {
     let tick = |part: &Part<'_>, last| {
         stamps::tick(part.snapshot.staging().unwrap_or(&part.path), last)
             .map_err(|error| part.failed(&TreePath::root(), error))
@@ -219,10 +237,14 @@ fn ticks(parts: &[Part<'_>], count: usize) -> Result<Span, InstallError> {
     for part in parts {
         first = first.max(tick(part, 0)?);
     }
+    // A clock that was set back meanwhile knows no such moment.
+    let seen_at = seen_at.filter(|moment| *moment <= first);
+    first = seen_at.unwrap_or(first);
     for part in parts {
         second = second.min(tick(part, first + i128::try_from(count).unwrap_or(i128::MAX / 2))?);
     }
-    Ok(Span { first, second })
+    let span = Span { first, second };
+    Ok(if seen_at.is_some() { span.beginning(count) } else { span })
 }
 
 /// A file whose content is there, under another name.
@@ -282,7 +304,7 @@ impl<'a> Part<'a> {
         let path = &change.path;
         match &change.now {
             Some(Node::Link { target })
-                if self.manner == Manner::Workspace && !self.snapshot.scope.admits(path, target) =>
+                if self.manner.is_workspace() && !self.snapshot.scope.admits(path, target) =>
             {
                 return Err(InstallError::Outside { path: self.full(path), target: target.clone() });
             }
@@ -296,7 +318,7 @@ impl<'a> Part<'a> {
             return Err(InstallError::NoTree(self.full(path)));
         }
         match self.manner {
-            Manner::Workspace => self.check_conflicts(change),
+            Manner::Workspace { .. } => self.check_conflicts(change),
             Manner::Mirror | Manner::Commit => Ok(()),
         }
     }

@@ -57,7 +57,7 @@ impl Part<'_> {
     fn clear(&mut self, change: &Change) -> Result<(), InstallError> {
         let path = &change.path;
         let is_directory = match self.manner {
-            Manner::Workspace => match self.snapshot.node(path) {
+            Manner::Workspace { .. } => match self.snapshot.node(path) {
                 None => return Ok(()),
                 Some(Node::Directory { .. }) => true,
                 Some(Node::File { .. } | Node::Link { .. }) => false,
@@ -81,14 +81,14 @@ impl Part<'_> {
             Some(Node::Directory { .. }) => !is_directory,
             // It may be that it is here already.
             Some(now @ Node::Link { .. }) => {
-                self.manner != Manner::Workspace || self.snapshot.node(path).as_ref() != Some(now)
+                !self.manner.is_workspace() || self.snapshot.node(path).as_ref() != Some(now)
             }
             Some(Node::File { .. }) => is_directory,
         };
         if !is_in_the_way {
             return Ok(());
         }
-        if self.manner != Manner::Workspace {
+        if !self.manner.is_workspace() {
             return self.remove_all(path, is_directory);
         }
         if is_directory {
@@ -236,10 +236,10 @@ impl Part<'_> {
             if let Some(stamp) = stamp {
                 set_time(from.directory, from.name, stamp.nanos)?;
             }
-            if self.manner == Manner::Workspace && !place::give(from, to, self.known(path).as_ref())? {
+            if self.manner.is_workspace() && !place::give(from, to, self.known(path).as_ref())? {
                 return Ok(None);
             }
-            if self.manner != Manner::Workspace {
+            if !self.manner.is_workspace() {
                 rustix::fs::renameat(from.directory, from.name, to.directory, to.name)?;
             }
             to.fingerprint().map(Some)

@@ -13,6 +13,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use crate::digest::Digest;
@@ -23,6 +25,7 @@ use crate::mirror::Node;
 use crate::mirror::TreePath;
 use crate::mirror::leads_inside;
 use crate::mirror::rules::Rules;
+use crate::mirror::stamps;
 use crate::mirror::watch::Watch;
 use crate::mirror::watch::Watcher;
 
@@ -168,6 +171,14 @@ impl Snapshot {
     /// The root.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// The present moment by the clock of the file system, in nanoseconds since 1970: what is written there from now on gets no
+    /// earlier time. None: that is not known.
+    pub fn present(&self) -> Option<i128> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(&self.root, flags, Mode::empty()).ok()?;
+        stamps::present(&root).map(|(_, moment)| moment)
     }
 
     /// What is at `path`, as far as it is known.

@@ -1,5 +1,5 @@
-//! Modification times for files that another machine has written: later than all that is here, in the order of writing, by this
-//! machine's clock.
+//! Modification times for files that another machine has written: later than what it has made them of, in the order of writing, by
+//! this machine's clock.
 //! Knows nothing of the files' content.
 //!
 //! A foreign clock must never decide what Make builds again: of the other machine's times only the order counts. The kernel
@@ -69,6 +69,15 @@ pub(super) struct Span {
 }
 
 impl Span {
+    /// As much of it, from its first moment on, as `count` stamps want.
+    pub(super) fn beginning(self, count: usize) -> Span {
+        let wanted = i128::try_from(count).unwrap_or(i128::MAX / 2_000) * 1_000;
+        match self.is_coarse() {
+            true => self,
+            false => Span { second: self.second.min(self.first + wanted + 1), ..self },
+        }
+    }
+
     /// One of the stamps `0..count`, which are in order, later than the first moment and before the second.
     pub(super) fn stamp(&self, at: usize, count: usize) -> Stamp {
         if self.is_coarse() {
@@ -108,9 +117,18 @@ mod tests {
             assert!(stamps[0] > first && stamps[count - 1] == second - 1, "{stamps:?}");
             assert!(span.stamp(0, count).is_past);
         }
+        let long = Span { first: 7, second: 9_000_000_000 };
+        let stamps: Vec<_> = (0..3).map(|at| long.beginning(3).stamp(at, 3).nanos).collect();
+        assert!(
+            stamps[0] > 7 && stamps.windows(2).all(|two| two[0] < two[1]) && stamps[2] < 4_000,
+            "{stamps:?}"
+        );
+        let short = Span { first: 7, second: 20 };
+        assert_eq!(short.beginning(5).second, 20);
         let whole_seconds = Span { first: 3_000_000_000, second: 4_000_000_000 };
         let stamp = whole_seconds.stamp(1, 3);
         assert!(stamp.nanos == 4_000_000_000 && !stamp.is_past);
+        assert_eq!(whole_seconds.beginning(3).second, 4_000_000_000);
     }
 
     #[test]

@@ -380,8 +380,8 @@ impl Run<'_> {
         for digests in lacking.chunks(READ_AT_ONCE) {
             received += self.read(ready, digests).await.map_err(|status| failed(&words(&status)))?;
         }
-        let after = ready.sequence;
-        let put = self.workspace.trees.with(move |trees| trees.put(&changes, after, &store)).await;
+        let (after, seen_at) = (ready.sequence, ready.seen_at);
+        let put = self.workspace.trees.with(move |trees| trees.put(&changes, after, seen_at, &store)).await;
         match put.map_err(|error| failed(&error))? {
             Ok(()) => {
                 ready.session.commits.in_place(commit);

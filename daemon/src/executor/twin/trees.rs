@@ -50,6 +50,8 @@ pub(super) struct Seen {
     pub(super) changes: Vec<RootedChange>,
     /// What cannot be told.
     pub(super) unsent: Vec<(u32, Unsent)>,
+    /// When the look began, as [`Snapshot::present`] tells it.
+    pub(super) began_at: Option<i128>,
 }
 
 /// Why a command's changes were not put into place, or not all.
@@ -116,6 +118,8 @@ impl Trees {
     /// Looks at the files.
     pub(super) fn look(&mut self) -> Result<Seen, LookError> {
         self.idle_at = Some(Instant::now() + IDLE);
+        let began_at = self.trees.iter().map(Snapshot::present).collect::<Option<Vec<_>>>();
+        let began_at = began_at.and_then(|moments| moments.into_iter().max());
         let (mut changes, mut unsent) = (Vec::new(), Vec::new());
         let mut is_whole = self.sequence == 0;
         for (root, tree) in (0..).zip(&mut self.trees) {
@@ -141,7 +145,7 @@ impl Trees {
             changes.retain(|rooted| rooted.change.now.is_none());
             changes.extend(all);
         }
-        Ok(Seen { sequence: self.sequence, is_new, is_whole, changes, unsent })
+        Ok(Seen { sequence: self.sequence, is_new, is_whole, changes, unsent, began_at })
     }
 
     /// Forgets which paths were told of in batches that every command under way has seen.
@@ -162,11 +166,12 @@ impl Trees {
         wanted.into_iter().filter(|digest| !is_here(digest)).collect()
     }
 
-    /// Puts into place what a command has changed that had seen the batch `after`.
+    /// Puts into place what a command has changed that had seen the batch `after`, and so what was there at `seen_at`.
     pub(super) fn put(
         &mut self,
         changes: &[RootedChange],
         after: u64,
+        seen_at: Option<i128>,
         store: &Store,
     ) -> Result<(), PutError> {
         for RootedChange { root, change } in changes {
@@ -177,7 +182,7 @@ impl Trees {
         }
         let wanted: Vec<_> = changes.iter().filter_map(|rooted| rooted.change.content()).collect();
         let contents = FromStore { store, trees: self.find(&wanted) };
-        Ok(install(&mut self.trees, changes, &contents, Manner::Workspace)?)
+        Ok(install(&mut self.trees, changes, &contents, Manner::Workspace { seen_at })?)
     }
 
     fn is_so(&self, root: u32, change: &Change) -> bool {

@@ -47,6 +47,8 @@ pub(super) struct Ready {
     pub(super) session: Arc<Session>,
     /// When this batch is in place.
     pub(super) sequence: u64,
+    /// When the look began that this batch, or the lack of one, comes from.
+    pub(super) seen_at: Option<i128>,
 }
 
 /// A command that has begun after some batch, until it is dropped.
@@ -172,7 +174,7 @@ impl Bringer {
             session.tell(&seen).await?;
         }
         self.session = Some(Arc::clone(&session));
-        Ok(Ready { session, sequence: seen.sequence })
+        Ok(Ready { session, sequence: seen.sequence, seen_at: seen.began_at })
     }
 
     async fn open(&mut self) -> Result<Arc<Session>, TwinError> {

@@ -245,7 +245,12 @@ fn what_is_saved_while_changes_are_put_into_place_stays() {
         let save = || write(&root, &name, "saved");
         let contents = Meanwhile(contents(&["theirs", "fine"]), &save);
         let changes = [change.clone(), file("z", "fine")].map(|change| RootedChange { root: 0, change });
-        let installed = install(std::slice::from_mut(&mut snapshot), &changes, &contents, Manner::Workspace);
+        let installed = install(
+            std::slice::from_mut(&mut snapshot),
+            &changes,
+            &contents,
+            Manner::Workspace { seen_at: None },
+        );
         assert!(
             matches!(&installed, Err(InstallError::Conflict(path)) if *path == root.join(&name)),
             "{installed:?}"
@@ -256,6 +261,38 @@ fn what_is_saved_while_changes_are_put_into_place_stays() {
         assert!(!left, "{:?}", seen(&root));
         std::fs::remove_file(root.with_file_name("other")).unwrap();
     }
+}
+
+#[test]
+fn what_is_edited_while_a_command_runs_is_younger_than_what_it_makes() {
+    let space = tempfile::tempdir().unwrap();
+    let root = space.path().canonicalize().unwrap();
+    write(&root, "source", "old");
+    let mut snapshot = workspace(&root);
+    let seen_at = snapshot.present();
+    assert!(seen_at.is_some());
+    look(&mut snapshot);
+    let install_seen = |snapshot: &mut Snapshot, changes: &[Change], seen_at| {
+        let changes: Vec<_> =
+            changes.iter().map(|change| RootedChange { root: 0, change: change.clone() }).collect();
+        let manner = Manner::Workspace { seen_at };
+        install(std::slice::from_mut(snapshot), &changes, &contents(&["1", "2"]), manner).unwrap();
+    };
+    let older = times(&root)[Path::new("source")];
+    std::thread::sleep(Duration::from_millis(30));
+    write(&root, "source", "edited");
+    std::thread::sleep(Duration::from_millis(30));
+    let [one, two] = [("one", "1", 1), ("two", "2", 2)]
+        .map(|(path, text, written)| Change { written: Some(written), ..file(path, text) });
+    install_seen(&mut snapshot, &[two, one], seen_at);
+    let now = times(&root);
+    let [one, two, source] = ["one", "two", "source"].map(|name| now[Path::new(name)]);
+    assert!(older < one && one < two && two < source, "{now:?}");
+    // Where the clock has been set back since, they are no younger than what comes.
+    let hour = 3_600_000_000_000;
+    install_seen(&mut snapshot, &[file("late", "1")], seen_at.map(|moment| moment + hour));
+    let late = times(&root)[Path::new("late")];
+    assert!(late > source && late <= snapshot.present().unwrap(), "{late:?}");
 }
 
 #[test]

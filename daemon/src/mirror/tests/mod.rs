@@ -126,7 +126,7 @@ fn look(snapshot: &mut Snapshot) -> Vec<Change> {
 fn install_one(snapshot: &mut Snapshot, changes: &[Change], contents: &Bytes) -> Result<(), InstallError> {
     let changes: Vec<_> =
         changes.iter().map(|change| RootedChange { root: 0, change: change.clone() }).collect();
-    install(std::slice::from_mut(snapshot), &changes, contents, Manner::Workspace)
+    install(std::slice::from_mut(snapshot), &changes, contents, Manner::Workspace { seen_at: None })
 }
 
 /// `w` written, `m` other permissions, `-` gone, `d` directory, `l` symlink.
