@@ -18,7 +18,8 @@ use std::time::Duration;
 
 use libc::c_int;
 
-/// What somebody sends to make a command end: passed on to the child.
+/// What somebody sends to make a command end: passed on to the child. Those that whoever started the launcher lets it ignore
+/// (`nohup`) end nothing.
 const FORWARDED: [c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
 /// What tells of the terminal. Nobody is ended by them.
 const OF_TERMINAL: [c_int; 2] = [libc::SIGWINCH, libc::SIGCONT];
@@ -90,7 +91,7 @@ impl Guard {
         // SAFETY: `blocked` is an initialised set, and the numbers are signals.
         unsafe {
             libc::sigaddset(&mut blocked, libc::SIGCHLD);
-            for signal in FORWARDED.iter().chain(more) {
+            for signal in FORWARDED.iter().filter(|signal| !is_ignored(**signal)).chain(more) {
                 libc::sigaddset(&mut blocked, *signal);
             }
         }
@@ -276,4 +277,35 @@ fn set_disposition(signal: c_int, handler: libc::sighandler_t) -> libc::sigactio
     // SAFETY: both structures live; a number that is no signal, or cannot be caught, changes nothing.
     unsafe { libc::sigaction(signal, &action, &mut former) };
     former
+}
+
+/// Whether nothing happens when `signal` arrives.
+fn is_ignored(signal: c_int) -> bool {
+    // SAFETY: an all-zero sigaction is valid.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: it lives, and nothing is set.
+    unsafe { libc::sigaction(signal, ptr::null(), &mut action) };
+    action.sa_sigaction == libc::SIG_IGN
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_ignored_is_no_arrival() {
+        for (handler, expected) in [(libc::SIG_IGN, None), (libc::SIG_DFL, Some(libc::SIGHUP))] {
+            let former = set_disposition(libc::SIGHUP, handler);
+            let guard = Guard::new().unwrap();
+            // SAFETY: it comes to this thread, for which it is ignored, or blocked by the guard.
+            unsafe { libc::raise(libc::SIGHUP) };
+            let arrived = std::iter::from_fn(|| guard.next()).find_map(|arrival| match arrival {
+                Arrival::End { signal, .. } => Some(signal),
+                Arrival::Child | Arrival::Terminal => None,
+            });
+            drop(guard);
+            set_disposition(libc::SIGHUP, former.sa_sigaction);
+            assert_eq!(arrived, expected);
+        }
+    }
 }
