@@ -291,7 +291,11 @@ impl<'a> Part<'a> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
         let open = rustix::fs::openat2(&self.open, path.as_path(), flags, Mode::empty(), resolve);
-        open.map_err(|error| self.failed(path, error))
+        open.map_err(|error| match self.manner.is_workspace() && is_gone(error) {
+            // Somebody has removed what something is to come into.
+            true => InstallError::Conflict(self.full(path)),
+            false => self.failed(path, error),
+        })
     }
 
     /// Opens the directory that `path` is in.

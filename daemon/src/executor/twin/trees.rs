@@ -18,6 +18,7 @@ use crate::mirror::InstallError;
 use crate::mirror::KnownFile;
 use crate::mirror::LookError;
 use crate::mirror::Manner;
+use crate::mirror::Node;
 use crate::mirror::RootedChange;
 use crate::mirror::Snapshot;
 use crate::mirror::TreePath;
@@ -175,9 +176,18 @@ impl Trees {
         store: &Store,
     ) -> Result<(), PutError> {
         for RootedChange { root, change } in changes {
-            let told = self.told.get(&(*root, change.path.clone()));
-            if told.is_some_and(|told| *told > after) && !self.is_so(*root, change) {
+            let is_meanwhile =
+                |path: &TreePath| self.told.get(&(*root, path.clone())).is_some_and(|told| *told > after);
+            if is_meanwhile(&change.path) && !self.is_so(*root, change) {
                 return Err(PutError::Meanwhile(self.path(*root, &change.path)));
+            }
+            // What something is to come into was removed.
+            let mut above = std::iter::successors(change.path.parent(), TreePath::parent);
+            let is_removed = |path: &TreePath| is_meanwhile(path) && !self.is_directory(*root, path);
+            if change.now.is_some()
+                && let Some(removed) = above.find(is_removed)
+            {
+                return Err(PutError::Meanwhile(self.path(*root, &removed)));
             }
         }
         let wanted: Vec<_> = changes.iter().filter_map(|rooted| rooted.change.content()).collect();
@@ -186,8 +196,15 @@ impl Trees {
     }
 
     fn is_so(&self, root: u32, change: &Change) -> bool {
-        let tree = usize::try_from(root).ok().and_then(|root| self.trees.get(root));
-        tree.is_some_and(|tree| tree.node(&change.path) == change.now)
+        self.tree(root).is_some_and(|tree| tree.node(&change.path) == change.now)
+    }
+
+    fn is_directory(&self, root: u32, path: &TreePath) -> bool {
+        self.tree(root).is_some_and(|tree| matches!(tree.node(path), Some(Node::Directory { .. })))
+    }
+
+    fn tree(&self, root: u32) -> Option<&Snapshot> {
+        usize::try_from(root).ok().and_then(|root| self.trees.get(root))
     }
 
     /// Where a path is on this machine.
@@ -225,6 +242,36 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn what_comes_into_a_directory_that_was_removed_meanwhile_is_a_conflict() {
+        let space = tempfile::tempdir().unwrap();
+        let root = space.path().canonicalize().unwrap();
+        let store = Store::open(&space.path().join("store"), 1 << 20).unwrap();
+        let directory = |name: &str| Change {
+            path: TreePath::parse(name.as_bytes()).unwrap(),
+            now: Some(Node::Directory { mode: 0o755 }),
+            written: None,
+        };
+        let root = root.join("work");
+        for (is_seen, made) in [(false, "d/new"), (true, "d/new"), (true, "d/e/new")] {
+            fs::create_dir_all(root.join("d/e")).unwrap();
+            let mut trees = Trees::new(std::slice::from_ref(&root));
+            let seen = trees.look().unwrap();
+            fs::remove_dir_all(root.join("d")).unwrap();
+            if is_seen {
+                trees.look().unwrap();
+            }
+            let changes = [RootedChange { root: 0, change: directory(made) }];
+            let conflict = trees.put(&changes, seen.sequence, seen.began_at, &store).unwrap_err();
+            let path = match conflict {
+                PutError::Meanwhile(path) | PutError::Install(InstallError::Conflict(path)) => path,
+                PutError::Install(error) => panic!("{error}"),
+            };
+            assert!(root.join(made).starts_with(&path) && path != root.join(made), "{}", path.display());
+            assert!(!root.join("d").exists());
+        }
+    }
 
     #[test]
     fn what_was_told_of_a_log_can_be_sent_when_more_stands_in_it() {
