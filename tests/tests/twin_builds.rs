@@ -367,6 +367,26 @@ fn what_is_removed_and_made_anew_has_nothing_of_before() {
 }
 
 #[test]
+fn what_cannot_be_here_stays_there_and_nothing_else() {
+    let place = Place::new("twin-outward");
+    fs::create_dir(place.space.workspace().join(".git")).unwrap();
+    let script =
+        "mkdir b && ln -s /opt/sdk b/sdk && mkfifo b/fifo && ln -s ../b/made b/link && echo made > b/made";
+    let made = place.twin_run(&["--", "sh", "-c", script]).success();
+    assert!(place.exists("b/link") && !place.exists("b/fifo"), "{made}");
+    assert!(!fs::exists(place.space.workspace().join("b/sdk")).unwrap(), "{made}");
+    let said = made.stderr_text();
+    assert!(said.contains("b/sdk") && said.contains("1 more"), "{said}");
+    let there =
+        place.twin_run(&["--quiet", "--fetch", "*", "sh", "-c", "readlink b/sdk; cat b/link"]).success();
+    assert_eq!(there.stdout_text(), "/opt/sdk\nmade\n");
+    // A command that is no build is run here then, where it can make it.
+    place.space.write("link.py", "import os; os.symlink('/opt/other', 'other')\n");
+    place.space.run("", &["farcc", "/usr/bin/python3", "link.py"]).success();
+    assert_eq!(fs::read_link(place.space.workspace().join("other")).unwrap(), PathBuf::from("/opt/other"));
+}
+
+#[test]
 fn who_works_here_meanwhile_loses_nothing_and_nothing_is_left_there() {
     let place = Place::new("twin-meanwhile");
     let space = &place.space;

@@ -23,6 +23,7 @@ use crate::executor::twin::Terminal;
 use crate::executor::twin::TwinCommand;
 use crate::executor::twin::TwinError;
 use crate::executor::twin::TwinRun;
+use crate::reapi::printable;
 use crate::reason::Reason;
 use crate::stats::Outcome;
 use crate::stats::Summary;
@@ -115,13 +116,15 @@ fn reason(error: &TwinError) -> Reason {
         TwinError::Unavailable(_) | TwinError::NoProgram(_) => Reason::TwinUnavailable(text),
         TwinError::OtherProgram(_) => Reason::TwinDiffers(text),
         TwinError::Conflict(_) => Reason::TwinConflict(text),
-        TwinError::Lost(_) | TwinError::Dropped(_) | TwinError::NotInPlace(_) => Reason::TwinLost(text),
+        TwinError::Lost(_) | TwinError::Dropped(_) | TwinError::NotForHere(_) | TwinError::NotInPlace(_) => {
+            Reason::TwinLost(text)
+        }
     }
 }
 
 /// What has happened, in a line.
 fn summary(ran: &TwinRun) -> String {
-    let TwinRun { bytes, files, kept: Kept { files: kept, size_bytes, stats }, .. } = ran;
+    let TwinRun { bytes, files, unsent, kept: Kept { files: kept, size_bytes, stats }, .. } = ran;
     let mut text = "farcc: the build ran on the twin".to_owned();
     if let Ok(summary) = serde_json::from_slice::<Summary>(stats) {
         let count = |verdicts: &[&str]| -> u64 {
@@ -135,11 +138,18 @@ fn summary(ran: &TwinRun) -> String {
     }
     let (size, kept_size) = (ByteSize::b(bytes.downloaded), ByteSize::b(*size_bytes));
     let _ = write!(text, "; {files} files came back ({size}), {kept} stay there ({kept_size})");
+    if let [first, others @ ..] = &unsent[..] {
+        let first = printable(&first.display().to_string());
+        let more = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
+        let _ = write!(text, "; not here, as sockets or symlinks out of the workspace: {first}{more}");
+    }
     text
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::executor::twin::TwinEnd;
     use crate::stats::Bytes;
@@ -150,6 +160,7 @@ mod tests {
             ended: TwinEnd::Exited(0),
             bytes: Bytes { downloaded: 2048, ..Bytes::default() },
             files: 2,
+            unsent: Vec::new(),
             kept: Kept { files: 30, size_bytes: 1 << 20, stats: b"of another version".into() },
         };
         assert_eq!(
@@ -159,11 +170,13 @@ mod tests {
         let verdicts = [("executed_remote", 5), ("hit_remote", 2), ("hit_local", 1), ("passed_through", 4)];
         let by_verdict = verdicts.map(|(name, count)| (name.to_owned(), count)).into();
         let stats = serde_json::to_vec(&Summary { by_verdict, ..Summary::default() }).unwrap();
-        let ran = TwinRun { kept: Kept { stats, ..ran.kept }, ..ran };
+        let unsent = ["/ws/sdk\u{1b}", "/ws/b", "/ws/c"].map(PathBuf::from).into();
+        let ran = TwinRun { kept: Kept { stats, ..ran.kept }, unsent, ..ran };
         assert_eq!(
             summary(&ran),
             "farcc: the build ran on the twin: 5 commands on the cluster, 3 hits, 4 on the twin itself; \
-             2 files came back (2.0 KiB), 30 stay there (1.0 MiB)"
+             2 files came back (2.0 KiB), 30 stay there (1.0 MiB); not here, as sockets or symlinks out of the workspace: \
+             /ws/sdk  and 2 more"
         );
     }
 }

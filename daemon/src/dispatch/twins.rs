@@ -292,7 +292,7 @@ fn after(
             return Err(Reason::TwinUnavailable(error.to_string()));
         }
         TwinError::Conflict(_) => Reason::TwinConflict(error.to_string()),
-        TwinError::Lost(_) if may_run_again && !relayed.has_fed => {
+        TwinError::Lost(_) | TwinError::NotForHere(_) if may_run_again && !relayed.has_fed => {
             return Err(Reason::TwinLost(error.to_string()));
         }
         _ => Reason::TwinLost(error.to_string()),

@@ -93,6 +93,9 @@ pub enum TwinError {
          Run it again", one_of(.0)
     )]
     Conflict(Vec<PathBuf>),
+    /// It has ended, and made there what cannot be here; what. The workspace is as it was.
+    #[error("what the command has made on the twin cannot be here: {0}. Nothing was changed here")]
+    NotForHere(String),
     /// It has ended, but not all that it has changed is in place; why.
     #[error("put into place what the command has changed on the twin: {0}")]
     NotInPlace(String),

@@ -17,6 +17,7 @@ use crate::mirror::Patterns;
 use crate::mirror::RootedChange;
 use crate::mirror::Snapshot;
 use crate::mirror::TreePath;
+use crate::mirror::leads_inside;
 
 /// A path in one of the roots.
 type Rooted = (u32, TreePath);
@@ -26,6 +27,8 @@ type Rooted = (u32, TreePath);
 pub struct Held {
     /// Where they are written down, for the next session.
     file: PathBuf,
+    /// The directories of the workspace, where the client has them.
+    roots: Vec<PathBuf>,
     paths: BTreeSet<Rooted>,
     /// Those of commits of which the client has not said yet that its share is in place: if it never does, what it has is of
     /// before, and so must be what is here. They are not written down.
@@ -39,17 +42,20 @@ pub struct Shares {
     pub told: Vec<RootedChange>,
     /// These stay here.
     pub kept: Vec<RootedChange>,
+    /// Those of them that the client could not have: symlinks that lead out of the workspace.
+    pub outward: Vec<(u32, TreePath)>,
 }
 
 impl Held {
-    /// Those that are written down in `file`. If they cannot be read there are none: then they go when the client tells what it has.
-    pub fn open(file: PathBuf) -> Held {
+    /// Those that are written down in `file`, of a workspace with these directories. If they cannot be read there are none: then
+    /// they go when the client tells what it has.
+    pub fn open(file: PathBuf, roots: Vec<PathBuf>) -> Held {
         let bytes = fs::read(&file).unwrap_or_default();
         let paths = bytes.split(|byte| *byte == 0).filter_map(|entry| {
             let (root, path) = entry.split_at(memchr::memchr(b'/', entry)?);
             Some((std::str::from_utf8(root).ok()?.parse().ok()?, TreePath::parse(&path[1..]).ok()?))
         });
-        Held { paths: paths.collect(), file, unplaced: BTreeMap::new() }
+        Held { paths: paths.collect(), file, roots, unplaced: BTreeMap::new() }
     }
 
     /// Whether the client does not have it, although it is here.
@@ -106,6 +112,14 @@ impl Held {
             told.insert((root, change.path.clone()), change);
         };
         for RootedChange { root, change } in changes {
+            if fetch.is_some() && self.leads_out(*root, change) {
+                let path = change.path.clone();
+                if !self.client_lacks(*root, &path, trees) {
+                    tell(*root, Change { path: path.clone(), now: None, written: None });
+                }
+                shares.outward.push((*root, path));
+                continue;
+            }
             let is_told = match &change.now {
                 None => !self.client_lacks(*root, &change.path, trees),
                 Some(now) => self.is_wanted(*root, &change.path, is_directory(now), trees, fetch),
@@ -117,7 +131,7 @@ impl Held {
         // What is asked for may be here from before.
         for (root, path) in self.paths.iter().filter(|_| fetch.is_some()) {
             let change = as_it_is(trees, *root, path).filter(|_| !changed.contains_key(&(*root, path)));
-            let wanted = change.filter(|change| {
+            let wanted = change.filter(|change| !self.leads_out(*root, change)).filter(|change| {
                 let now = change.now.as_ref();
                 now.is_some_and(|now| self.is_wanted(*root, path, is_directory(now), trees, fetch))
             });
@@ -125,11 +139,21 @@ impl Held {
                 tell(*root, change);
             }
         }
-        let kept =
-            changes.iter().filter(|rooted| !told.contains_key(&(rooted.root, rooted.change.path.clone())));
-        shares.kept = kept.cloned().collect();
+        let is_kept = |rooted: &&RootedChange| {
+            let path = (rooted.root, rooted.change.path.clone());
+            !told.contains_key(&path) || shares.outward.contains(&path)
+        };
+        shares.kept = changes.iter().filter(is_kept).cloned().collect();
         shares.told = told.into_iter().map(|((root, _), change)| RootedChange { root, change }).collect();
         shares
+    }
+
+    /// Whether it is a symlink that leads out of the workspace, which the client would refuse.
+    fn leads_out(&self, root: u32, change: &Change) -> bool {
+        match &change.now {
+            Some(Node::Link { target }) => !leads_inside(&self.roots, root, &change.path, target),
+            _ => false,
+        }
     }
 
     /// What a command has changed is about to be in place, and the client to be told: it is the commit with this number.
@@ -262,7 +286,7 @@ mod tests {
         fn new(of_client: &[&str], held: &[&str]) -> Case {
             let place = tempfile::tempdir().unwrap();
             let held_at = place.path().join("held");
-            let mut case = Case { held: Held::open(held_at), place };
+            let mut case = Case { held: Held::open(held_at, vec!["/ws".into()]), place };
             of_client.iter().for_each(|name| case.lay(name));
             let kept: Vec<_> = held.iter().map(|name| file(name)).collect();
             let above =
@@ -270,7 +294,7 @@ mod tests {
             let is_new = |above: &TreePath| !above.below(&case.mirror()).exists();
             let above: Vec<_> = above.filter(is_new).map(|above| directory(&above.to_string())).collect();
             held.iter().for_each(|name| case.lay(name));
-            let shares = Shares { told: Vec::new(), kept: [kept, above].concat() };
+            let shares = Shares { kept: [kept, above].concat(), ..Shares::default() };
             case.held.commit(&shares, 1);
             case.held.placed(1);
             case
@@ -310,7 +334,7 @@ mod tests {
         }
 
         fn names(&self) -> Vec<String> {
-            let again = Held::open(self.held.file.clone());
+            let again = Held::open(self.held.file.clone(), Vec::new());
             assert_eq!(again.paths, self.held.paths);
             again.paths.iter().map(|(_, path)| path.to_string()).collect()
         }
@@ -332,6 +356,30 @@ mod tests {
             [file("b/app"), change("b/old", None), file("src/gen.h"), file("b/x.o"), change("b/y", None)];
         case.check(&changes, Some("nothing"), &["b/app", "b/old", "src/gen.h"], &["b/x.o"]);
         case.check(&[change("b/x.o", None)], Some("*"), &[], &[]);
+    }
+
+    #[test]
+    fn what_leads_out_stays_there_whatever_was_asked_for() {
+        let link = |name: &str, target: &str| change(name, Some(Node::Link { target: target.into() }));
+        let mut case = Case::new(&["b/sdk"], &[]);
+        let made =
+            [link("b/sdk", "/opt/sdk"), link("b/up", "../../x"), link("b/in", "../b"), link("b/ws", "/ws/a")];
+        let shares = case.held.divide(
+            &made,
+            &case.trees(),
+            Some(&Patterns::new([b"*".as_slice()].into_iter()).unwrap()),
+        );
+        let names: Vec<_> = shares.outward.iter().map(|(_, path)| path.to_string()).collect();
+        assert_eq!(names, ["b/sdk", "b/up"]);
+        // What the client had in its place goes.
+        assert!(shares.told.contains(&change("b/sdk", None)));
+        case.check(&made, Some("*"), &["b/in", "b/sdk", "b/ws"], &["b/sdk", "b/up"]);
+        fs::remove_file(case.mirror().join("b/sdk")).unwrap();
+        std::os::unix::fs::symlink("/opt/sdk", case.mirror().join("b/sdk")).unwrap();
+        case.check(&[], Some("*"), &[], &["b/sdk", "b/up"]);
+        // Whoever is no build is told of all, and may refuse it.
+        let shares = case.held.divide(&made[..2], &case.trees(), None);
+        assert!(shares.outward.is_empty() && shares.told.contains(&made[1]));
     }
 
     #[test]
@@ -362,11 +410,11 @@ mod tests {
     #[test]
     fn what_the_client_has_not_put_into_place_is_not_held_for_the_next_session() {
         let mut case = Case::new(&["src/a.c"], &["b/x.o"]);
-        let kept = Shares { told: Vec::new(), kept: vec![file("b/x.o"), file("b/y.o")] };
+        let kept = Shares { kept: vec![file("b/x.o"), file("b/y.o")], ..Shares::default() };
         case.held.commit(&kept, 2);
-        case.held.commit(&Shares { told: Vec::new(), kept: vec![file("z.o")] }, 3);
+        case.held.commit(&Shares { kept: vec![file("z.o")], ..Shares::default() }, 3);
         let written = |case: &Case| {
-            let again = Held::open(case.held.file.clone());
+            let again = Held::open(case.held.file.clone(), Vec::new());
             again.paths.iter().map(|(_, path)| path.to_string()).collect::<Vec<_>>()
         };
         assert_eq!(written(&case), ["b"]);
@@ -393,9 +441,9 @@ mod tests {
     fn a_list_that_is_damaged_holds_what_can_be_read() {
         let place = tempfile::tempdir().unwrap();
         let at = place.path().join("held");
-        assert!(Held::open(at.clone()).paths.is_empty());
+        assert!(Held::open(at.clone(), Vec::new()).paths.is_empty());
         fs::write(&at, b"0/a\0x/b\0/c\0\x30/../d\0no path\0\x34/e f\0").unwrap();
-        let held = Held::open(at);
+        let held = Held::open(at, Vec::new());
         assert_eq!(held.paths, BTreeSet::from([(0, path("a")), (4, path("e f"))]));
     }
 }

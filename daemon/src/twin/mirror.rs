@@ -111,11 +111,11 @@ pub struct Committed {
 }
 
 impl Mirror {
-    /// The mirror in `directory`, which has so many roots; what it has already is looked at.
+    /// The mirror in `directory` of a workspace with these roots at its client's; what it has already is looked at.
     ///
     /// # Errors
     /// [`MirrorError`].
-    pub async fn open(directory: PathBuf, roots: usize) -> Result<Mirror, MirrorError> {
+    pub async fn open(directory: PathBuf, roots: Vec<PathBuf>) -> Result<Mirror, MirrorError> {
         let keeper = Owner::start("mirror", move || Keeper::open(&directory, roots)).await?;
         Ok(Mirror { keeper })
     }
@@ -325,7 +325,7 @@ impl Owned for Keeper {
 }
 
 impl Keeper {
-    fn open(directory: &Path, roots: usize) -> Result<Keeper, MirrorError> {
+    fn open(directory: &Path, roots: Vec<PathBuf>) -> Result<Keeper, MirrorError> {
         let failed = |doing: &str, at: &Path| {
             let doing = format!("{doing} {}", at.display());
             move |error| MirrorError::Directory(doing, error)
@@ -337,7 +337,7 @@ impl Keeper {
         let staging = scratch.join("staging");
         fs::create_dir(&staging).map_err(failed("make", &staging))?;
         let directories: Vec<_> =
-            (0..roots).map(|root| directory.join("roots").join(root.to_string())).collect();
+            (0..roots.len()).map(|root| directory.join("roots").join(root.to_string())).collect();
         let mut trees = Vec::new();
         for root in &directories {
             fs::create_dir_all(root).map_err(failed("make", root))?;
@@ -349,7 +349,7 @@ impl Keeper {
             directories,
             scratch,
             trees,
-            held: Held::open(directory.join("held")),
+            held: Held::open(directory.join("held"), roots),
             touched: Touched::default(),
             running: BTreeMap::new(),
             next_number: 0,
@@ -448,7 +448,7 @@ impl Keeper {
                 .collect()
         };
         let conflicts: Vec<_> = all(|commit| &commit.conflicts);
-        let unsent = all(|commit| &commit.unsent);
+        let unsent: Vec<_> = all(|commit| &commit.unsent);
         if !conflicts.is_empty() {
             return Ok(Committed { changes: Vec::new(), kept: (0, 0), number: 0, conflicts, unsent });
         }
@@ -462,6 +462,7 @@ impl Keeper {
         // The client is to say when it has its share, also if that is nothing.
         let number = if shares.told.is_empty() && shares.kept.is_empty() { 0 } else { self.commits + 1 };
         self.held.commit(&shares, number);
+        let unsent = [shares.outward.clone(), unsent].concat();
         let contents = FromCommand { uppers, commits: &commits, mirror: &self.directories };
         install(&mut self.trees, &changes, &contents, Manner::Commit)?;
         self.changed(By::Command, &changes);

@@ -264,7 +264,7 @@ impl Workspace {
         let failed = |error| MirrorError::Directory(format!("make {}", directory.display()), error);
         let put = tokio::task::spawn_blocking(move || own.put(&at)).await;
         put.map_err(|_| MirrorError::Gone)?.map_err(failed)?;
-        let mirror = Mirror::open(directory.clone(), card.roots.len()).await?;
+        let mirror = Mirror::open(directory.clone(), card.roots.clone()).await?;
         Ok(Workspace {
             card,
             directory,

@@ -127,6 +127,8 @@ pub struct TwinRun {
     pub bytes: stats::Bytes,
     /// How many files were put into place.
     pub files: usize,
+    /// What it has left there that cannot be here: sockets, pipes, and symlinks that lead out of the workspace.
+    pub unsent: Vec<PathBuf>,
     /// What a build has left there.
     pub kept: Kept,
 }
@@ -157,6 +159,7 @@ struct Done {
     changes: Vec<RootedChange>,
     /// Their position among those of all commands; 0 if there are none.
     commit: u64,
+    unsent: Vec<PathBuf>,
     kept: Kept,
 }
 
@@ -183,7 +186,7 @@ impl Run<'_> {
         let ran = self.follow(command, &ready).await;
         let result = match ran {
             Ok((done, bytes)) => {
-                let Done { ended, changes, commit, kept } = done;
+                let Done { ended, changes, commit, unsent, kept } = done;
                 let files = changes.iter().filter(|rooted| rooted.change.content().is_some()).count();
                 let put = self.put(&ready, changes, commit).await;
                 if put.is_ok() && command.build.is_some() {
@@ -193,6 +196,7 @@ impl Run<'_> {
                     ended,
                     bytes: stats::Bytes { downloaded: bytes + more, ..stats::Bytes::default() },
                     files,
+                    unsent,
                     kept,
                 })
             }
@@ -295,8 +299,8 @@ impl Run<'_> {
                         {
                             // As it was told.
                             let ended = TwinEnd::Signaled(*signal);
-                            let (changes, kept) = (Vec::new(), Kept::default());
-                            return Ok((Done { ended, changes, commit: 0, kept }, received));
+                            let (changes, unsent, kept) = (Vec::new(), Vec::new(), Kept::default());
+                            return Ok((Done { ended, changes, commit: 0, unsent, kept }, received));
                         }
                         let done = self.understood(&ended, ready)?;
                         if !done.changes.is_empty() {
@@ -323,18 +327,16 @@ impl Run<'_> {
         }
         let roots = self.workspace.roots();
         let count = u32::try_from(roots.len()).unwrap_or(u32::MAX);
+        let path = |path: &twin::Path| {
+            let root = usize::try_from(path.root).ok().and_then(|root| roots.get(root));
+            root.map(|root| root.join(std::ffi::OsStr::from_bytes(&path.path)))
+        };
         if !ended.conflicts.is_empty() {
-            let path = |path: &twin::Path| {
-                let root = usize::try_from(path.root).ok().and_then(|root| roots.get(root));
-                root.map(|root| root.join(std::ffi::OsStr::from_bytes(&path.path)))
-            };
             return Err(TwinError::Conflict(ended.conflicts.iter().filter_map(path).collect()));
         }
-        for path in &ended.unsent {
-            tracing::debug!(
-                "a command left a socket, a pipe or a device: {}",
-                String::from_utf8_lossy(&path.path)
-            );
+        let unsent: Vec<_> = ended.unsent.iter().filter_map(path).collect();
+        for path in &unsent {
+            tracing::debug!("a command left what cannot be here: {}", path.display());
         }
         let changes =
             ended.changes.iter().map(|change| mirror::decode(DigestFunction::Sha256, count, change));
@@ -344,14 +346,14 @@ impl Run<'_> {
         let kept = Kept { files: ended.kept_files, size_bytes: ended.kept_bytes, stats: ended.stats.clone() };
         match (ended.status, changes) {
             (Some(EndedStatus::ExitCode(status)), Ok(changes)) => {
-                Ok(Done { ended: TwinEnd::Exited(number(status)), changes, commit, kept })
+                Ok(Done { ended: TwinEnd::Exited(number(status)), changes, commit, unsent, kept })
             }
             (Some(EndedStatus::Signal(signal)), _) if !ends(signal) => Err(lost(
                 true,
                 &format!("it is said to have been ended by signal {signal}, which ends nothing"),
             )),
             (Some(EndedStatus::Signal(signal)), Ok(changes)) => {
-                Ok(Done { ended: TwinEnd::Signaled(number(signal)), changes, commit, kept })
+                Ok(Done { ended: TwinEnd::Signaled(number(signal)), changes, commit, unsent, kept })
             }
             (None, _) => Err(lost(true, "the twin does not say how it ended")),
             (_, Err(error)) => {
@@ -390,6 +392,9 @@ impl Run<'_> {
             Err(PutError::Meanwhile(path)) => Err(TwinError::Conflict(vec![path])),
             Err(PutError::Install(mirror::InstallError::Conflict(path))) => {
                 Err(TwinError::Conflict(vec![path]))
+            }
+            Err(PutError::Install(error @ mirror::InstallError::Outside { .. })) => {
+                Err(TwinError::NotForHere(error.to_string()))
             }
             Err(PutError::Install(error)) => Err(failed(&error)),
         }
