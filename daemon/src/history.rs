@@ -2,6 +2,7 @@
 //! Knows nothing of how the records came about.
 
 use std::collections::BTreeMap;
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fmt;
 use std::io;
@@ -9,6 +10,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
+use std::time::SystemTime;
 
 use farcc_proto::record::CommandRecord;
 use farcc_proto::record::Ingredient;
@@ -87,6 +90,46 @@ impl History {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The commands of the last build, the last one first: those that followed each other without a `pause`. Damaged records are
+    /// left out. Reads no more records than that.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn last_build(&self, pause: Duration) -> io::Result<Vec<OutputHistory>> {
+        let mut records = Vec::new();
+        for shard in read_dir(&self.directory)? {
+            for record in read_dir(&shard?.path())? {
+                let path = record?.path();
+                // What has just been replaced or removed has another time, or none.
+                let Ok(metadata) = path.metadata() else { continue };
+                records.push((metadata.modified()?, (metadata.dev(), metadata.ino()), path));
+            }
+        }
+        records.sort_unstable_by(|one, other| other.cmp(one));
+        let (mut files, mut commands) = (HashSet::new(), HashSet::new());
+        let mut began = None;
+        let mut build = Vec::new();
+        for (written, file, path) in records {
+            if began.is_some_and(|began| written + pause < began) {
+                break;
+            }
+            // Outputs that were made together share one.
+            let bytes = if files.insert(file) { std::fs::read(path).ok() } else { None };
+            let history = bytes.and_then(|bytes| OutputHistory::decode(&*bytes).ok());
+            let Some((last, history)) = history.and_then(|history| Some((history.last.clone()?, history)))
+            else {
+                continue;
+            };
+            let start = last.unix_millis.saturating_sub(last.whole_micros / 1_000);
+            let start = SystemTime::UNIX_EPOCH + Duration::from_millis(start);
+            began = Some(began.map_or(start, |began: SystemTime| began.min(start)));
+            if commands.insert((last.unix_millis, last.cwd, last.arguments)) {
+                build.push(history);
+            }
+        }
+        Ok(build)
     }
 
     /// Removes records, the oldest first, until they take no more than `max_size_bytes`.
@@ -305,6 +348,32 @@ mod tests {
         let known = history.of(output).unwrap().unwrap();
         assert_eq!(known.last, Some(record(&[(Kind::Input, "a", "3")])));
         assert_eq!(known.previous, Some(record(&[(Kind::Input, "a", "2")])));
+    }
+
+    #[test]
+    fn a_build_is_what_follows_without_a_pause() {
+        let directory = tempfile::tempdir().unwrap();
+        let history = History::new(directory.path().join("history"));
+        let pause = Duration::from_secs(10);
+        assert!(history.last_build(pause).unwrap().is_empty());
+        let epoch = SystemTime::UNIX_EPOCH;
+        // Name, second in which it ended, seconds that it took.
+        for (name, ended, took) in
+            [("a", 100, 5), ("before", 50, 1), ("b", 130, 40), ("c", 89, 1), ("d", 139, 1), ("e", 70, 1)]
+        {
+            let mut made = record(&[]);
+            (made.unix_millis, made.whole_micros) = (ended * 1000, took * 1_000_000);
+            made.arguments = vec![name.into()];
+            let outputs = [format!("/w/{name}.o"), format!("/w/{name}.d")].map(PathBuf::from);
+            history.add(&outputs, made).unwrap();
+            let file = std::fs::File::open(history.file_of(&outputs[0])).unwrap();
+            file.set_modified(epoch + Duration::from_millis(ended * 1000 + 2)).unwrap();
+        }
+        std::fs::write(history.file_of(Path::new("/w/d.o")).with_file_name("damaged"), "?").unwrap();
+        let build = history.last_build(pause).unwrap();
+        let names =
+            build.into_iter().map(|made| String::from_utf8(made.last.unwrap().arguments.remove(0)).unwrap());
+        assert_eq!(names.collect::<String>(), "dbac");
     }
 
     #[test]

@@ -249,3 +249,95 @@ impl fmt::Display for Reason {
         }
     }
 }
+
+/// What can be done so that a command with a reason of this [name](Reason::name) is answered otherwise the next time; None: it is as
+/// it should be, or nobody knows the name.
+pub fn remedy(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "link" => "leave the option that is named out, or put up with it: such links run here",
+        "big_link" => "raise [link] local_above if the cluster is near",
+        "archive" => "remove the archive before it is made (`rm -f` before `ar`), as CMake does",
+        "several_sources" => "compile one source a command",
+        "standard_input" => "give the compiler a file to read and one to write",
+        "special_output" => "give the compiler a regular file to write",
+        "unsupported_flag" => "leave the flag out, or report it: farcc does not know what it reads or writes",
+        "unsupported_environment" => "unset the variable for the build",
+        "response_file" => "look whether the file is there and readable when the command starts",
+        "intermediates" => "leave -save-temps and -fdump-… out of builds",
+        "time_macro" => {
+            "set SOURCE_DATE_EPOCH for the build, or stop using __DATE__, __TIME__ and __TIMESTAMP__"
+        }
+        "not_sure" => "name the file outright where the source does what is named",
+        "modules" => "nothing to do: modules are compiled here",
+        "toolchain_probe" => "look at what is named; report a compiler that does not answer as GCC or Clang does",
+        "wrapper_script" => "let the script be nothing but variables and `exec COMPILER … \"$@\"`",
+        "input_missing" => "let the build make the file before, or correct the include path",
+        "input_unreadable" => "give the user of the daemon the right to read the file",
+        "input_changed" => "let nothing write to inputs while the build runs: a rule may lack a dependency",
+        "output_contested" => "let one rule alone make the file",
+        "depfile_disagrees" => "report it with the file that is named: the scanner should have found it",
+        "system_path" => "build outside of /usr",
+        "unsupported_name" => "rename the file, or leave the argument out: names must be UTF-8",
+        "toolchain_not_shared" => {
+            "use a compiler below /usr that the workers have, too; `farccd doctor` compares"
+        }
+        "route" => "change the [[route]] in farcc.toml if this was not meant",
+        "outside_workspace" => "name the directory in [workspace] roots if the twin is to have it",
+        "twin_unavailable" => "run `farccd doctor`: it says why the twin does not answer",
+        "twin_differs" => "install the same packages on the twin as here",
+        "twin_lost" => "look at the log of the twin",
+        "twin_conflict" => "run it again, and leave the files alone that it writes",
+        "configuration" => "correct farcc.toml or the variable; `farccd config` shows what commands get",
+        "verify_differs" => "look at both results in the directory that is named",
+        "path_shown" => "let the source not show its path, or use paths = \"exact\"",
+        "no_remote" => "set [remote] address to have misses run on a cluster",
+        "cache_only" => "set [exec] strategy = \"remote_local_fallback\", if the cluster can execute",
+        "remote_unavailable" => "run `farccd doctor`: it says why the cluster does not answer",
+        "remote_failed" => {
+            "if it succeeded here, the worker lacks something: compare its image by `farccd doctor`"
+        }
+        "remote_error" => "look at the log of the cluster; `farccd doctor` runs a trial there",
+        "root_impossible" => "set [exec] root = \"auto\", or another one (README, \"Roots\")",
+        "worker_differs" => {
+            "install the same packages on the workers as here, or set [exec] toolchain = \"trusted\" if they are"
+        }
+        "store" => "make room, or mend the permissions of the store; `farccd cache` names it",
+        "version_skew" => "run `farccd restart`",
+        "internal" => "report it, with the log of the daemon",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// These say that all is well.
+    const WITHOUT: &[&str] = &[
+        "not_a_compiler",
+        "information",
+        "preprocess",
+        "unsupported_language",
+        "probe",
+        "abandoned",
+        "stays_here",
+        "verify",
+        "raced",
+        "draining",
+    ];
+
+    #[test]
+    fn every_reason_says_what_to_do_or_that_all_is_well() {
+        // The arms of `name`.
+        let names = include_str!("reason.rs").lines().filter_map(|line| {
+            let (_, name) = line.trim().strip_prefix("Reason::")?.split_once(" => \"")?;
+            name.strip_suffix("\",")
+        });
+        let names: Vec<_> = names.collect();
+        assert!(names.len() > 50, "{names:?}");
+        for name in names {
+            assert_eq!(remedy(name).is_none(), WITHOUT.contains(&name), "{name}");
+        }
+        assert_eq!(remedy("what_is_this"), None);
+    }
+}

@@ -9,6 +9,7 @@ use std::process::Command;
 use std::process::Output;
 
 use bazel_remote_apis::build::bazel::remote::execution::v2::ActionResult;
+use farcc_tests::space::TestSpace;
 use farccd::digest::Digest;
 use farccd::store::Store;
 
@@ -35,6 +36,123 @@ fn expect_success(output: &Output) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
     assert!(text(&output.stdout).contains("1 passed"), "{}", text(&output.stdout));
+}
+
+/// Set in a process that writes to the store for ever; holds its number.
+const WRITER: &str = "FARCC_TEST_WRITER";
+
+/// What a writer commits in its round: a blob, and a result that names it.
+fn entry(writer: u64, round: u64) -> (Vec<u8>, Digest) {
+    let size = usize::try_from(1 + (round * 7919) % 200_000).unwrap();
+    let mut blob = format!("{writer} {round} ").into_bytes();
+    blob.resize(blob.len() + size, b'.');
+    (blob, Digest::of(format!("action {writer} {round}").as_bytes()))
+}
+
+#[test]
+fn killed_writers_lose_nothing_that_they_had_committed() {
+    let name = "killed_writers_lose_nothing_that_they_had_committed";
+    if let (Some(directory), Ok(writer)) = (std::env::var_os(INSIDE), std::env::var(WRITER)) {
+        let store = Store::open(Path::new(&directory), 1 << 30).unwrap();
+        let writer = writer.parse().unwrap();
+        for round in 0.. {
+            let (blob, action) = entry(writer, round);
+            let digest = store.put(&blob).unwrap();
+            let stdout_digest = Some(digest.into());
+            store
+                .put_action_result(&action, &ActionResult { stdout_digest, ..ActionResult::default() })
+                .unwrap();
+            println!("committed {round}");
+            // Two processes trim one store beside each other.
+            if round % 16 == 0 {
+                store.trim().unwrap();
+            }
+        }
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let program = std::env::current_exe().unwrap();
+    let mut committed = Vec::new();
+    for life in 0..12_u64 {
+        let writers = [2 * life, 2 * life + 1].map(|writer| {
+            let mut command = Command::new(&program);
+            command.args([name, "--exact", "--nocapture"]).env(INSIDE, directory.path());
+            let child = command.env(WRITER, writer.to_string()).stdout(std::process::Stdio::piped()).spawn();
+            (writer, child.unwrap())
+        });
+        // At any moment: from before the first entry on.
+        std::thread::sleep(std::time::Duration::from_millis(20 + 23 * life));
+        for (writer, mut child) in writers {
+            child.kill().unwrap();
+            let said = child.wait_with_output().unwrap().stdout;
+            let said = String::from_utf8_lossy(&said).into_owned();
+            // The last line may be cut off.
+            let whole = said.rsplit_once('\n').map_or("", |(whole, _)| whole);
+            let rounds = whole.lines().filter_map(|line| line.split("committed ").nth(1)?.parse().ok());
+            committed.extend(rounds.map(|round: u64| (writer, round)));
+        }
+        let store = Store::open(directory.path(), 1 << 30).unwrap();
+        for (writer, round) in &committed {
+            let (blob, action) = entry(*writer, *round);
+            let result =
+                store.action_result(&action).unwrap().unwrap_or_else(|| panic!("{writer} {round} is gone"));
+            let digest = Digest::try_from(&result.stdout_digest.unwrap()).unwrap();
+            assert_eq!(store.read(&digest).unwrap().as_ref(), Some(&blob), "{writer} {round}");
+        }
+    }
+    assert!(committed.len() > 50, "{} entries", committed.len());
+    // And nothing is there that is torn.
+    let verified = Store::open(directory.path(), 1 << 30).unwrap().verify(|| {}).unwrap();
+    assert_eq!((verified.damaged, verified.unreadable), (0, 0), "{verified:?}");
+    assert!(verified.sound >= 2 * committed.len() as u64, "{verified:?}");
+}
+
+#[test]
+fn the_store_can_be_looked_at_trimmed_verified_and_emptied() {
+    let space = TestSpace::new("cache");
+    space.configure("");
+    let build = || {
+        for unit in ["a", "b"] {
+            space.write(&format!("{unit}.c"), format!("int {unit};\n"));
+            space.run("", &["farcc", "gcc", "-c", &format!("{unit}.c")]).success();
+        }
+        (space.stats().verdict("hit_local"), space.stats().verdict("executed_local"))
+    };
+    assert_eq!(build(), (0, 2));
+    assert_eq!(build(), (2, 2));
+    let shown = space.farccd(&["cache", "--json"]).success();
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!(shown["results"], 2, "{shown}");
+    assert!(shown["blobs"].as_u64() >= Some(2) && shown["size_bytes"].as_u64() > Some(0), "{shown}");
+    let directory = std::path::PathBuf::from(shown["directory"].as_str().unwrap());
+    let text = space.farccd(&["cache"]).success().stdout_text();
+    assert!(text.contains("2 results") && text.contains(directory.to_str().unwrap()), "{text}");
+
+    // What is damaged is a miss, and is made again; or is found before.
+    let verify = || space.farccd(&["cache", "verify"]).success().stdout_text();
+    assert!(verify().contains("0 were damaged"));
+    let damage = || {
+        let object = std::fs::read(space.workspace().join("a.o")).unwrap();
+        let store = Store::open(&directory, 1 << 30).unwrap();
+        let at = store.blob_path(&Digest::of(&object));
+        std::fs::set_permissions(&at, std::fs::Permissions::from_mode(0o644)).unwrap();
+        std::fs::write(&at, vec![0; object.len()]).unwrap();
+    };
+    damage();
+    assert_eq!(build(), (3, 3));
+    assert!(verify().contains("0 were damaged"));
+    damage();
+    let found = verify();
+    assert!(found.contains("1 were damaged"), "{found}");
+    assert_eq!(build(), (4, 4));
+
+    let trimmed = space.farccd(&["cache", "trim", "--to", "1B"]).success().stdout_text();
+    assert!(!trimmed.starts_with('0'), "{trimmed}");
+    assert_eq!(build(), (4, 6));
+    assert_eq!(build(), (6, 6));
+    space.farccd(&["cache", "clear"]).success();
+    let text = space.farccd(&["cache"]).success().stdout_text();
+    assert!(text.contains("  0 results, 0 files"), "{text}");
+    assert_eq!(build(), (6, 8));
 }
 
 #[test]

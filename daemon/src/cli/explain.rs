@@ -1,29 +1,55 @@
-//! `farccd explain`: what happened to the command that made a file last, and why.
+//! `farccd explain FILE`: what happened to the command that made a file last, and why.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use std::time::SystemTime;
 
 use anyhow::Context;
 use anyhow::bail;
+use clap::Args;
 use farcc_proto::record::CommandRecord;
 use farcc_proto::record::Ingredient;
 use farcc_proto::record::ingredient::Kind;
 use serde_json::json;
 
 use crate::cli::Surroundings;
+use crate::cli::last_build::last_build;
 use crate::cli::print;
 use crate::cli::print_json;
 use crate::cli::readable_micros;
 use crate::dispatch::PATHS;
 use crate::history::differences;
 use crate::paths;
+use crate::reapi::printable;
+use crate::reason::remedy;
 
-pub(super) fn explain(surroundings: &Surroundings, file: &Path, json: bool) -> anyhow::Result<ExitCode> {
+#[derive(Debug, Args)]
+pub(super) struct ExplainArgs {
+    /// The output file: an object or its depfile, a program, a library
+    #[arg(required_unless_present = "last_build")]
+    file: Option<PathBuf>,
+    /// Sum up all commands that followed one another until now without a pause of 30 seconds: the most expensive misses, and the
+    /// causes behind all of them
+    #[arg(long, conflicts_with = "file")]
+    last_build: bool,
+    /// Print JSON (see the README, "Looking inside")
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn explain(surroundings: &Surroundings, args: &ExplainArgs) -> anyhow::Result<ExitCode> {
+    match &args.file {
+        Some(file) => explain_file(surroundings, file, args.json),
+        None => last_build(surroundings, args.json),
+    }
+}
+
+fn explain_file(surroundings: &Surroundings, file: &Path, json: bool) -> anyhow::Result<ExitCode> {
     let path = paths::lexically_normal(&paths::absolute(&surroundings.cwd, file));
     let made = |path: &Path| {
         surroundings.history().of(path).with_context(|| format!("read what made {}", path.display()))
@@ -48,22 +74,27 @@ pub(super) fn explain(surroundings: &Surroundings, file: &Path, json: bool) -> a
             "directory": OsStr::from_bytes(&last.cwd).to_string_lossy(),
             "unix_millis": last.unix_millis,
             "micros": last.micros,
+            "whole_micros": last.whole_micros,
+            "made_unix_millis": known(last.made_unix_millis),
+            "made_micros": known(last.made_micros),
+            "made_by": (!last.made_by.is_empty()).then_some(&last.made_by),
+            "remedy": remedy(&last.reason),
             "key": last.key,
             "paths": paths_of(&last),
             "differences": differences.map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>()),
         }));
     }
     let mut text = format!("{}\n", path.display());
-    let ended = SystemTime::UNIX_EPOCH + Duration::from_millis(last.unix_millis);
-    let age = SystemTime::now().duration_since(ended).unwrap_or_default().as_secs();
     // Writing to a String cannot fail.
     let _ = writeln!(text, "  {}", meaning(&last));
-    let _ = writeln!(
-        text,
-        "  {} ago, {} in the daemon",
-        humantime::format_duration(Duration::from_secs(age)),
-        readable_micros(last.micros)
-    );
+    if let Some(remedy) = remedy(&last.reason) {
+        let _ = writeln!(text, "  what to do: {remedy}");
+    }
+    if let Some(made) = origin(&last) {
+        let _ = writeln!(text, "  {made}");
+    }
+    let (age, whole) = (age(last.unix_millis), readable_micros(last.whole_micros));
+    let _ = writeln!(text, "  {age} ago, {whole}, {} of it in the daemon", readable_micros(last.micros));
     let _ = writeln!(text, "  command: {}", arguments(&last).join(" "));
     if !last.key.is_empty() {
         let _ = writeln!(text, "  key: {}", last.key);
@@ -86,6 +117,30 @@ pub(super) fn explain(surroundings: &Surroundings, file: &Path, json: bool) -> a
     print(text)
 }
 
+/// Of a hit: who made the result, and when.
+fn origin(record: &CommandRecord) -> Option<String> {
+    known(record.made_unix_millis)?;
+    let by = match (record.made_by.as_str(), record.outcome.as_str()) {
+        ("", "hit_local") => "on this machine, or by who shares its store".to_owned(),
+        ("", _) => "by a worker that gives no name, or on the machine of somebody who offered it".to_owned(),
+        (worker, _) => format!("by {}", printable(worker)),
+    };
+    let (age, took) = (age(record.made_unix_millis), readable_micros(record.made_micros));
+    Some(format!("the result was made {age} ago {by}, in {took}"))
+}
+
+/// 0 stands for what is not known.
+fn known(number: u64) -> Option<u64> {
+    (number > 0).then_some(number)
+}
+
+/// How long ago that was.
+pub(super) fn age(unix_millis: u64) -> String {
+    let then = SystemTime::UNIX_EPOCH + Duration::from_millis(unix_millis);
+    let age = SystemTime::now().duration_since(then).unwrap_or_default().as_secs();
+    humantime::format_duration(Duration::from_secs(age)).to_string()
+}
+
 /// Whether the result is for all checkouts, or why not; none where nobody asked for it.
 fn paths_of(record: &CommandRecord) -> Option<String> {
     let is_about_paths = |ingredient: &&Ingredient| {
@@ -95,7 +150,7 @@ fn paths_of(record: &CommandRecord) -> Option<String> {
     Some(String::from_utf8_lossy(&ingredient.value).into_owned())
 }
 
-fn arguments(record: &CommandRecord) -> Vec<String> {
+pub(super) fn arguments(record: &CommandRecord) -> Vec<String> {
     record.arguments.iter().map(|argument| String::from_utf8_lossy(argument).into_owned()).collect()
 }
 
@@ -105,6 +160,7 @@ fn meaning(record: &CommandRecord) -> String {
         "hit_remote" => "hit: the result was in the cluster's action cache",
         "executed_remote" => "miss: the cluster ran the command",
         "executed_local" => "miss: the command ran on this machine",
+        "twin" => "the command ran on the twin",
         "passed_through" => "the command ran on this machine, and nothing of it was kept",
         other => other,
     };

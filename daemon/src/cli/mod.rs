@@ -2,6 +2,7 @@
 //! The commands themselves are done elsewhere; here they are parsed and their answers written.
 
 mod action;
+mod cache;
 mod config;
 mod control;
 mod demo;
@@ -9,6 +10,7 @@ mod doctor;
 mod explain;
 mod import;
 mod install_links;
+mod last_build;
 mod scan;
 mod serve;
 mod start;
@@ -79,14 +81,10 @@ enum Command {
         #[command(flatten)]
         command: CommandWords,
     },
-    /// Tell what happened to the command that made a file last, and why
-    Explain {
-        /// The output file: an object or its depfile
-        file: PathBuf,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    /// Tell what happened to the command that made a file last, and why; or what made the last build expensive
+    Explain(explain::ExplainArgs),
+    /// Show the store on this machine, or trim, verify or empty it
+    Cache(cache::CacheArgs),
     /// Check configuration, store, compilers and cluster, and say how to mend what is wrong
     Doctor {
         /// Print JSON: a list of {subject, ok, found, remedy}
@@ -161,7 +159,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Stats { json, reset } => control::stats(&surroundings, json, reset),
         Command::Scan(args) => scan::scan(&surroundings, &args),
         Command::Action { command } => action::action(&surroundings, command.words),
-        Command::Explain { file, json } => explain::explain(&surroundings, &file, json),
+        Command::Cache(args) => cache::cache(&surroundings, &args),
+        Command::Explain(args) => explain::explain(&surroundings, &args),
         Command::Doctor { json } => doctor::doctor(&surroundings, json),
         Command::Config { json } => config::config(&surroundings, json),
         Command::Serve(args) => serve::serve(&surroundings, &args),

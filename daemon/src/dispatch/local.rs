@@ -14,11 +14,11 @@ use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::action::Action;
+use crate::action::Execution;
 use crate::action::InstallError;
 use crate::action::Output;
 use crate::action::collect;
 use crate::action::executed_here;
-use crate::action::execution_time;
 use crate::action::find;
 use crate::action::install;
 use crate::compiler::Invocation;
@@ -124,7 +124,7 @@ pub(super) fn hit(
     umask: u32,
     presence: &Presence,
     files: &Files,
-) -> Result<Option<(Verdict, Option<Duration>)>, StoreError> {
+) -> Result<Option<(Verdict, Option<Execution>)>, StoreError> {
     let Some(result) = store.action_result(&action.key)? else { return Ok(None) };
     if result.exit_code != 0 {
         return Ok(None);
@@ -138,7 +138,7 @@ pub(super) fn hit(
     match install(store, action, &result, umask, &|| presence.is_there(), files) {
         Ok(()) => {
             let (stdout, stderr) = (action.messages_here(stdout), action.messages_here(stderr));
-            Ok(Some((Verdict::Completed { exit_code: 0, stdout, stderr }, execution_time(&result))))
+            Ok(Some((Verdict::Completed { exit_code: 0, stdout, stderr }, Execution::of(&result))))
         }
         Err(InstallError::Store(error)) => Err(error),
         // Trimmed in part: made again. Or nobody waits, and what is answered does not matter.

@@ -36,6 +36,7 @@ use dashmap::DashMap;
 use tokio::sync::Semaphore;
 
 use crate::action::Action;
+use crate::action::Execution;
 use crate::compiler::Archivers;
 use crate::compiler::Audit;
 use crate::compiler::Invocation;
@@ -501,7 +502,7 @@ impl Dispatcher {
         action: &Arc<Action>,
         invocation: &Invocation,
         presence: &Presence,
-    ) -> Option<(Verdict, Option<Duration>)> {
+    ) -> Option<(Verdict, Option<Execution>)> {
         let (store, action) = (Arc::clone(store), Arc::clone(action));
         let (umask, presence, files) = (invocation.umask, presence.clone(), Arc::clone(&self.files));
         let hit = in_background(move || local::hit(&store, &action, umask, &presence, &files)).await;

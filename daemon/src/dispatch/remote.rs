@@ -4,17 +4,16 @@
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
 use tokio::sync::Semaphore;
 
 use crate::action::Action;
+use crate::action::Execution;
 use crate::action::InstallError;
 use crate::action::Output;
 use crate::action::RelativeCommand;
 use crate::action::Rooted;
-use crate::action::execution_time;
 use crate::action::find;
 use crate::action::install;
 use crate::compiler::Invocation;
@@ -102,7 +101,7 @@ pub(super) enum Answer {
 /// What the cluster made.
 enum Made {
     /// A result that can be trusted, whose blobs are in the store.
-    Result { result: Box<re::ActionResult>, execution: Option<Duration> },
+    Result { result: Box<re::ActionResult>, execution: Option<Execution> },
     /// What a failed command said.
     Failure(Verdict),
 }
@@ -194,7 +193,7 @@ impl Run<'_> {
             return Ok(Made::Failure(Verdict::Completed { exit_code, stdout, stderr }));
         }
         let (store, action) = (Arc::clone(self.store), Arc::clone(action));
-        let (cwd, execution) = (self.invocation.cwd.clone(), execution_time(&fetched.result));
+        let (cwd, execution) = (self.invocation.cwd.clone(), Execution::of(&fetched.result));
         let checked = in_background(move || {
             rooted.result_here(&store, &mut fetched.result)?;
             check(&store, &action, &fetched.result, &cwd)?;

@@ -15,6 +15,7 @@ use farcc_proto::record::Ingredient;
 use farcc_proto::record::ingredient::Kind;
 
 use crate::action::Action;
+use crate::action::Execution;
 use crate::compiler::Compile;
 use crate::compiler::Invocation;
 use crate::compiler::Tools;
@@ -44,7 +45,7 @@ pub struct Trail {
     /// What has more ingredients than are spelled out before the end: hundreds of commands may be under way.
     made_of: Option<(Arc<Action>, Arc<Tools>)>,
     not_sure: bool,
-    execution: Option<Duration>,
+    execution: Option<Execution>,
     outcome: Outcome,
     reason: Option<Reason>,
     /// Bytes moved for the command so far.
@@ -131,8 +132,8 @@ impl Trail {
         self.reason = reason;
     }
 
-    /// The result is a hit, and the command ran for so long when it was made, if that is known.
-    pub fn spared(&mut self, execution: Option<Duration>) {
+    /// The result is a hit, and this run of the command made it, if that is known.
+    pub fn spared(&mut self, execution: Option<Execution>) {
         self.execution = execution;
     }
 
@@ -159,7 +160,7 @@ impl Trail {
             not_sure: self.not_sure,
             bytes: self.bytes,
             elapsed: self.elapsed(),
-            execution: self.execution,
+            execution: self.execution.as_ref().map(|execution| execution.took),
         }
     }
 
@@ -173,19 +174,33 @@ impl Trail {
             self.ingredients.extend(ingredients_of(action, tools));
         }
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let made = self.execution.take();
         let record = CommandRecord {
             arguments: self.invocation.argv.iter().map(|argument| argument.as_bytes().to_vec()).collect(),
             cwd: self.invocation.cwd.as_os_str().as_bytes().to_vec(),
-            unix_millis: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
+            outputs: self.outputs.iter().map(|output| output.as_os_str().as_bytes().to_vec()).collect(),
+            unix_millis: millis(since_epoch),
+            whole_micros: micros(self.started.elapsed()),
+            made_unix_millis: made.as_ref().map(|made| millis(made.ended)).unwrap_or_default(),
+            made_micros: made.as_ref().map(|made| micros(made.took)).unwrap_or_default(),
+            made_by: made.map(|made| made.worker).unwrap_or_default(),
             outcome: self.outcome.name().to_owned(),
             reason: self.reason.as_ref().map(|reason| reason.name().to_owned()).unwrap_or_default(),
             reason_detail: self.reason.as_ref().and_then(Reason::detail).unwrap_or_default(),
-            micros: u64::try_from(self.elapsed().as_micros()).unwrap_or(u64::MAX),
+            micros: micros(self.elapsed()),
             key: made_of.map(|(action, _)| action.key.to_string()).unwrap_or_default(),
             ingredients: self.ingredients,
         };
         Some((self.outputs, record))
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Inputs, programs and variables.

@@ -11,6 +11,7 @@ mod copy;
 mod reader;
 pub mod result_file;
 mod trim;
+mod verify;
 mod writer;
 
 use std::fs::File;
@@ -45,6 +46,7 @@ use crate::disk;
 pub use self::reader::BlobReader;
 pub use self::trim::Stats;
 pub use self::trim::Trimmed;
+pub use self::verify::Verified;
 pub use self::writer::BlobWriter;
 
 /// What could not be done with which file of the store.

@@ -48,8 +48,8 @@ pub(super) fn disk_bytes(size_bytes: u64) -> u64 {
     size_bytes.div_ceil(BLOCK_BYTES).saturating_mul(BLOCK_BYTES)
 }
 
-struct Entry {
-    path: PathBuf,
+pub(super) struct Entry {
+    pub(super) path: PathBuf,
     size_bytes: u64,
     last_use: SystemTime,
 }
@@ -136,7 +136,7 @@ impl Store {
     }
 
     /// Shows every entry to `visitor`, blobs with `true`. Files that no store wrote are passed over.
-    fn visit(&self, mut visitor: impl FnMut(bool, Entry)) -> Result<(), StoreError> {
+    pub(super) fn visit(&self, mut visitor: impl FnMut(bool, Entry)) -> Result<(), StoreError> {
         let blobs = self.shared.directory.join(BLOBS);
         each_in_shards(&blobs, &mut |entry| visitor(true, entry))?;
         each(&self.shared.directory.join(RESULTS), |namespace, metadata| {

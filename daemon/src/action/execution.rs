@@ -1,4 +1,4 @@
-//! How long the execution took that made a result, as the result itself tells (REAPI, `ExecutedActionMetadata`).
+//! When, where and for how long the command ran that made a result, as the result itself tells (REAPI, `ExecutedActionMetadata`).
 //! Knows nothing of who asks.
 
 use std::time::Duration;
@@ -7,13 +7,27 @@ use std::time::SystemTime;
 use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
 use bazel_remote_apis::google::protobuf::Timestamp;
 
-/// How long the command ran that made `result`. None: whoever made it did not say, or nothing that can be believed.
-pub fn execution_time(result: &re::ActionResult) -> Option<Duration> {
-    let metadata = result.execution_metadata.as_ref()?;
-    let started = since_epoch(metadata.execution_start_timestamp.as_ref()?)?;
-    let completed = since_epoch(metadata.execution_completed_timestamp.as_ref()?)?;
-    // Nothing is executed in no time: such a server fills the fields with something else.
-    completed.checked_sub(started).filter(|took| !took.is_zero())
+/// The run of a command that made a result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Execution {
+    /// How long it took.
+    pub took: Duration,
+    /// When it ended, since 1970.
+    pub ended: Duration,
+    /// The worker's name for itself; empty for what a farccd ran on its own machine.
+    pub worker: String,
+}
+
+impl Execution {
+    /// The one that made `result`. None: whoever made it did not say, or nothing that can be believed.
+    pub fn of(result: &re::ActionResult) -> Option<Execution> {
+        let metadata = result.execution_metadata.as_ref()?;
+        let started = since_epoch(metadata.execution_start_timestamp.as_ref()?)?;
+        let ended = since_epoch(metadata.execution_completed_timestamp.as_ref()?)?;
+        // Nothing is executed in no time: such a server fills the fields with something else.
+        let took = ended.checked_sub(started).filter(|took| !took.is_zero())?;
+        Some(Execution { took, ended, worker: metadata.worker.clone() })
+    }
 }
 
 /// What a result says of a command that ran on this machine, took so long and ended at `ended`; none where that is not
@@ -58,7 +72,7 @@ mod tests {
 
     #[test]
     fn only_a_believable_time_is_known() {
-        let millis = |start, completed| Some(execution_time(&result(start, completed))?.as_millis());
+        let millis = |start, completed| Some(Execution::of(&result(start, completed))?.took.as_millis());
         assert_eq!(millis(Some((1000, 900_000_000)), Some((1002, 100_000_000))), Some(1200));
         for (start, completed) in [
             (None, Some((1000, 0))),
@@ -72,14 +86,15 @@ mod tests {
         ] {
             assert_eq!(millis(start, completed), None, "{start:?} {completed:?}");
         }
-        assert_eq!(execution_time(&re::ActionResult::default()), None);
+        assert_eq!(Execution::of(&re::ActionResult::default()), None);
     }
 
     #[test]
     fn what_ran_here_is_told_and_read_again() {
         let took = Some(Duration::from_micros(1_234_567));
         let execution_metadata = executed_here(took, SystemTime::now());
-        assert_eq!(execution_time(&re::ActionResult { execution_metadata, ..Default::default() }), took);
+        let told = Execution::of(&re::ActionResult { execution_metadata, ..Default::default() }).unwrap();
+        assert_eq!((Some(told.took), told.worker.as_str()), (took, ""));
         assert_eq!(executed_here(None, SystemTime::now()), None);
     }
 }

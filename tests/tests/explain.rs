@@ -1,0 +1,185 @@
+//! `farccd explain`: each thing that a miss can come from is named, a hit says where it is from, a local run what to do.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::fs;
+use std::time::Duration;
+use std::time::Instant;
+
+use farcc_tests::prerequisites;
+use farcc_tests::serve_process::ServeProcess;
+use farcc_tests::space::TestSpace;
+use serde_json::Value;
+
+const FIRST: &str = "gcc -Ione -Itwo -c a.c -o a.o";
+
+fn write_unit(space: &TestSpace) {
+    space.write("a.c", "#include \"x.h\"\nint a = X;\n");
+    space.write("two/x.h", "#define X 1\n");
+    fs::create_dir_all(space.workspace().join("one")).unwrap();
+}
+
+/// What is said of `a.o` when it is written down that `command` made it, which is so after the command has ended.
+fn explained(space: &TestSpace, command: &str) -> (String, Value) {
+    let words: Vec<_> = command.split(' ').collect();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let json = space.farccd(&["explain", "--json", "a.o"]);
+        let value: Value = serde_json::from_slice(&json.stdout).unwrap_or_default();
+        let age = SINCE.with(|since| value["unix_millis"].as_u64().is_some_and(|then| then > since.get()));
+        if age && value["arguments"] == serde_json::json!(words) {
+            SINCE.with(|since| since.set(value["unix_millis"].as_u64().unwrap()));
+            return (space.farccd(&["explain", "a.o"]).success().stdout_text(), value);
+        }
+        assert!(Instant::now() < deadline, "{json}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+thread_local! {
+    /// When the command ended that was explained last.
+    static SINCE: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+fn make(space: &TestSpace, variables: &str, command: &str) -> (String, Value) {
+    // Two commands do not end in the same millisecond.
+    std::thread::sleep(Duration::from_millis(2));
+    space.sh("", &format!("{variables} farcc {command}")).success();
+    explained(space, command)
+}
+
+#[test]
+fn every_cause_of_a_miss_is_named() {
+    let space = TestSpace::new("explain-causes");
+    write_unit(&space);
+    space.configure("");
+    let workspace = space.workspace().display().to_string();
+    let tool = |text: &str| {
+        let at = space.workspace().join("tools/as");
+        fs::create_dir_all(at.parent().unwrap()).unwrap();
+        // What follows the last section of a program is of no use to it.
+        let program = [fs::read("/usr/bin/as").unwrap(), text.as_bytes().to_vec()].concat();
+        let _ = fs::remove_file(&at);
+        fs::write(&at, program).unwrap();
+        fs::set_permissions(&at, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        // A program that has just been changed may be changed again without its time telling.
+        std::thread::sleep(Duration::from_millis(2100));
+    };
+    tool("one");
+    let (text, _) = make(&space, "", FIRST);
+    assert!(text.contains("first time that farcc saw it made"), "{text}");
+    let with_tool = "gcc -Btools/ -Ione -Itwo -c a.c -o a.o";
+    let flagged = "gcc -DY -Btools/ -Ione -Itwo -c a.c -o a.o";
+    let edit: &dyn Fn() = &|| drop(space.write("two/x.h", "#define X 22\n"));
+    let appear: &dyn Fn() = &|| drop(space.write("one/x.h", "#define X 333\n"));
+    let vanish: &dyn Fn() = &|| fs::remove_file(space.workspace().join("one/x.h")).unwrap();
+    let other_tool: &dyn Fn() = &|| tool("another");
+    let salt: &dyn Fn() = &|| space.configure("[exec]\nsalt = \"pepper\"\n");
+    let nothing: &dyn Fn() = &|| {};
+    let two = format!("{workspace}/two/x.h");
+    let one = format!("{workspace}/one/x.h");
+    for (what, variables, command, expected) in [
+        (edit, "", FIRST, vec![format!("input changed: {two}")]),
+        (appear, "", FIRST, vec![format!("input added: {one}"), format!("input removed: {two}")]),
+        (vanish, "", FIRST, vec![format!("input added: {two}"), format!("input removed: {one}")]),
+        (nothing, "", with_tool, vec!["argument added: -Btools/".into()]),
+        (other_tool, "", with_tool, vec![format!("toolchain program changed: {workspace}/tools/as")]),
+        (nothing, "", flagged, vec!["argument added: -DY".into()]),
+        (nothing, "", with_tool, vec!["argument removed: -DY".into()]),
+        (nothing, "CPATH=two", with_tool, vec!["environment variable added: CPATH".into()]),
+        (nothing, "CPATH=one", with_tool, vec!["environment variable changed: CPATH: two -> one".into()]),
+        (salt, "", with_tool, vec!["configuration changed: [exec] salt".into()]),
+    ] {
+        what();
+        let (text, value) = make(&space, variables, command);
+        let differences: Vec<_> =
+            value["differences"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
+        for line in &expected {
+            assert!(differences.contains(&line.as_str()) && text.contains(line), "{line}: {text}");
+        }
+        // With the program, what it is made of may differ as well.
+        assert!(differences.len() == expected.len() || command == with_tool, "{expected:?}: {text}");
+    }
+}
+
+#[test]
+fn a_hit_says_where_it_is_from_and_a_local_run_what_to_do() {
+    let space = TestSpace::new("explain-hits");
+    write_unit(&space);
+    space.configure("");
+    let (text, value) = make(&space, "", FIRST);
+    assert!(text.contains("miss: the command ran on this machine (no_remote)"), "{text}");
+    assert!(text.contains("what to do: set [remote] address"), "{text}");
+    assert!(value["whole_micros"].as_u64() > value["micros"].as_u64(), "{value}");
+    let (text, value) = make(&space, "", FIRST);
+    assert!(text.contains("hit: the result was in the store on this machine"), "{text}");
+    assert!(text.contains("the result was made ") && text.contains(" ago on this machine"), "{text}");
+    assert!(value["made_unix_millis"].as_u64() < value["unix_millis"].as_u64(), "{value}");
+    assert!(
+        value["made_micros"].as_u64() > Some(0) && value["differences"] == serde_json::json!([]),
+        "{value}"
+    );
+    let cluster = ServeProcess::start(&space, "cluster");
+    space.configure_remote(cluster.address());
+    space.sh("", "farccd cache clear").success();
+    let (text, _) = make(&space, "", FIRST);
+    assert!(text.contains("miss: the cluster ran the command"), "{text}");
+    space.sh("", "farccd cache clear").success();
+    let (text, value) = make(&space, "", FIRST);
+    assert!(text.contains("hit: the result was in the cluster's action cache"), "{text}");
+    assert!(text.contains(&format!("ago by {}", value["made_by"].as_str().unwrap())), "{text}");
+    let strange = "gcc -fno-such-thing-at-all -Ione -Itwo -c a.c -o a.o";
+    space.sh("", &format!("farcc {strange}; true")).success();
+    let (text, value) = explained(&space, strange);
+    assert!(text.contains("(unsupported_flag: -fno-such-thing-at-all)"), "{text}");
+    assert!(text.contains("what to do: leave the flag out") && value["remedy"].is_string(), "{text}");
+}
+
+#[test]
+fn the_last_build_is_summed_up() {
+    prerequisites::require(&["make"]);
+    let space = TestSpace::new("explain-build");
+    space.configure("");
+    space.start_daemon();
+    assert!(space.farccd(&["explain", "--last-build"]).success().stdout_text().contains("no command"));
+    for unit in ["a", "b", "c"] {
+        let header = if unit == "c" { "" } else { "#include \"x.h\"\n" };
+        space.write(&format!("{unit}.c"), format!("{header}int {unit};\n"));
+    }
+    space.write("x.h", "\n");
+    space.write("Makefile", "all: a.o b.o c.o\n%.o: %.c FORCE\n\tfarcc gcc -c $< -o $@\nFORCE:\n");
+    let summed = |misses: usize| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let value = space.farccd(&["explain", "--last-build", "--json"]).success();
+            let value: Value = serde_json::from_slice(&value.stdout).unwrap();
+            let is_there = value["commands"] == 3 && value["misses"].as_array().unwrap().len() == misses;
+            assert!(is_there || Instant::now() < deadline, "{value}");
+            if is_there {
+                return (value, space.farccd(&["explain", "--last-build"]).success().stdout_text());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    space.run("", &["make", "-j2"]).success();
+    let (value, text) = summed(3);
+    assert_eq!(value["causes"][0]["cause"], "made for the first time");
+    assert_eq!(
+        (&value["causes"][0]["misses"], &value["by_verdict"]["executed_local"]),
+        (&3.into(), &3.into())
+    );
+    assert!(
+        text.starts_with("3 commands in ") && text.contains("3 misses: made for the first time"),
+        "{text}"
+    );
+    space.write("x.h", "int x;\n");
+    space.run("", &["make", "-j2"]).success();
+    let (value, text) = summed(2);
+    assert_eq!(value["by_verdict"]["hit_local"], 1, "{value}");
+    let header = space.workspace().join("x.h").display().to_string();
+    assert!(text.contains(&format!("2 misses: input changed: {header}")), "{text}");
+    let misses = value["misses"].as_array().unwrap();
+    assert!(misses[0]["micros"].as_u64() >= misses[1]["micros"].as_u64(), "{value}");
+    space.run("", &["make", "-j2"]).success();
+    assert!(summed(0).1.contains("nothing was missed"));
+}
