@@ -76,7 +76,30 @@ pub async fn require(
     env: &[(OsString, OsString)],
     say: impl Fn(&str),
 ) -> anyhow::Result<()> {
-    if missing(programs, env).is_empty() {
+    require_packages(&|| missing(programs, env), env, say).await
+}
+
+/// Makes `file` available, which is in `package`, in the same way.
+///
+/// # Errors
+/// Naming the package, when the file is missing and cannot be installed.
+pub async fn require_file(
+    file: &Path,
+    package: &str,
+    env: &[(OsString, OsString)],
+    say: impl Fn(&str),
+) -> anyhow::Result<()> {
+    let missing = || if file.exists() { Vec::new() } else { vec![package] };
+    require_packages(&missing, env, say).await
+}
+
+/// Installs the packages that are `missing`, until none is.
+async fn require_packages<'a>(
+    missing: &(dyn Fn() -> Vec<&'a str> + Sync),
+    env: &[(OsString, OsString)],
+    say: impl Fn(&str),
+) -> anyhow::Result<()> {
+    if missing().is_empty() {
         return Ok(());
     }
     // Test binaries run side by side, and only one apt-get can: the others wait here and look again.
@@ -87,7 +110,7 @@ pub async fn require(
         Ok(lock)
     });
     let _lock = lock.await?.context("lock the installation of packages")?;
-    let packages = missing(programs, env);
+    let packages = missing();
     if packages.is_empty() {
         return Ok(());
     }
@@ -102,9 +125,9 @@ pub async fn require(
     let mut install = vec!["install", "--yes", "--no-install-recommends"];
     install.extend(&packages);
     run(&apt_get, &install, env).await?;
-    match missing(programs, env) {
+    match missing() {
         still if still.is_empty() => Ok(()),
-        still => bail!("find the programs of {} although apt-get installed them", still.join(" ")),
+        still => bail!("find what is needed of {} although apt-get installed them", still.join(" ")),
     }
 }
 

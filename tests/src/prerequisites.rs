@@ -39,8 +39,29 @@ pub fn require_of_gcc(programs: &[&str]) {
     require_in(programs, &environment);
 }
 
+/// The same for what Clang links programs with that are instrumented: sanitizers, counters of profiles.
+///
+/// # Panics
+/// As [`require`].
+pub fn require_runtime_of_clang() {
+    require(&["clang"]);
+    let asked = Command::new("clang").arg("-print-resource-dir").output().unwrap();
+    let directory = PathBuf::from(String::from_utf8(asked.stdout).unwrap().trim());
+    // `…/lib/clang/14.0.6`
+    let version = directory.file_name().unwrap().to_str().unwrap();
+    let major = version.split('.').next().unwrap();
+    let (file, package) = (directory.join("lib/linux"), format!("libclang-rt-{major}-dev"));
+    let environment = environment();
+    let required = farccd::prerequisites::require_file(&file, &package, &environment, crate::say);
+    wait_for(required);
+}
+
 fn require_in(programs: &[&str], environment: &[(OsString, OsString)]) {
     let required = farccd::prerequisites::require(programs, environment, crate::say);
+    wait_for(required);
+}
+
+fn wait_for(required: impl Future<Output = anyhow::Result<()>>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(required).unwrap_or_else(|error| panic!("failed to {error:#}"));
 }

@@ -368,6 +368,7 @@ fn runs(cases: &[CommandCase]) -> Vec<Run<'_>> {
     prerequisites::require(&["gcc", "g++", "clang", "ccache", "ld.lld", "mold"]);
     prerequisites::require(&["dwp", "llvm-ar", "llvm-dwp", "llvm-strip"]);
     prerequisites::require_of_gcc(&["cc1obj"]);
+    prerequisites::require_runtime_of_clang();
     let compilers: BTreeSet<&str> =
         cases.iter().flat_map(|case| &case.compilers).map(String::as_str).collect();
     let missing: BTreeSet<&str> = compilers.into_iter().filter(|compiler| !is_installed(compiler)).collect();

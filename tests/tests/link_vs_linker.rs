@@ -23,6 +23,7 @@ use farcc_tests::open_trace::Trace;
 use farcc_tests::open_trace::canonical;
 use farcc_tests::prerequisites::find_program;
 use farcc_tests::prerequisites::require;
+use farcc_tests::prerequisites::require_runtime_of_clang;
 use farcc_tests::skipped;
 use farcc_tests::space::Finished;
 use farcc_tests::space::run;
@@ -52,6 +53,7 @@ struct Linker {
 impl Linker {
     fn installed() -> Vec<Linker> {
         require(&["gcc", "g++", "clang", "strace", "ld.lld", "mold"]);
+        require_runtime_of_clang();
         let names = ["ld.bfd", "ld.gold", "ld.lld", "ld.lld-19", "mold"];
         let installed = names.into_iter().filter_map(|name| {
             let program = find_program(name);
