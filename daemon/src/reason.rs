@@ -269,7 +269,9 @@ pub fn remedy(name: &str) -> Option<&'static str> {
         }
         "not_sure" => "name the file outright where the source does what is named",
         "modules" => "nothing to do: modules are compiled here",
-        "toolchain_probe" => "look at what is named; report a compiler that does not answer as GCC or Clang does",
+        "toolchain_probe" => {
+            "look at what is named; report a compiler that does not answer as GCC or Clang does"
+        }
         "wrapper_script" => "let the script be nothing but variables and `exec COMPILER … \"$@\"`",
         "input_missing" => "let the build make the file before, or correct the include path",
         "input_unreadable" => "give the user of the daemon the right to read the file",

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::io::Write as _;
 use std::ops::AddAssign;
 use std::path::Path;
 use std::sync::Mutex;
@@ -272,7 +273,7 @@ impl Stats {
     fn write(&self, path: &Path) -> io::Result<()> {
         let directory = path.parent().unwrap_or(Path::new("/"));
         let mut file = tempfile::NamedTempFile::new_in(directory)?;
-        serde_json::to_writer(&mut file, &self.summary())?;
+        file.write_all(&serde_json::to_vec(&self.summary())?)?;
         file.persist(path)?;
         Ok(())
     }

@@ -405,6 +405,9 @@ impl<T> Drop for AbortOnDrop<T> {
     }
 }
 
+/// Most requests are no longer.
+const USUAL_BYTES: usize = 16 << 10;
+
 async fn read_request(reader: &mut OwnedReadHalf) -> anyhow::Result<Incoming> {
     let mut header = [0; HEADER_BYTES];
     match reader.read_exact(&mut header).await {
@@ -413,9 +416,9 @@ async fn read_request(reader: &mut OwnedReadHalf) -> anyhow::Result<Incoming> {
         Err(error) => return Err(error).context("read a frame"),
     }
     let header = Header::decode(header).context("read a frame")?;
-    // Grows with what really comes, not with what the header promises.
-    let mut payload = Vec::new();
     let expected = header.payload_bytes;
+    // Beyond what most requests are, it grows with what really comes, not with what the header promises.
+    let mut payload = Vec::with_capacity(expected.min(USUAL_BYTES));
     reader.take(expected as u64).read_to_end(&mut payload).await.context("read a frame")?;
     if payload.len() != expected {
         bail!("read a frame: it ends early");
