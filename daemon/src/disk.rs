@@ -44,6 +44,13 @@ pub fn is_scarce(directory: &Path) -> bool {
     Room::of(directory).is_some_and(|room| room.is_scarce())
 }
 
+/// Takes away the file or the symlink that is about to be replaced, as compilers do. A rename over it would have ext4 write the new
+/// file to the disk at once (`auto_da_alloc`), for whoever replaces what he cannot make again.
+pub fn make_way(path: &Path) {
+    // If it cannot be taken away, it cannot be replaced, and that will be said; or it is a directory, which stays.
+    let _ = rustix::fs::unlink(path);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,45 +2,91 @@
 //! Knows nothing of how the records came about.
 
 use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fmt;
+use std::fs::File;
 use std::io;
+use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::SystemTime;
 
 use farcc_proto::record::CommandRecord;
 use farcc_proto::record::Ingredient;
 use farcc_proto::record::OutputHistory;
+use farcc_proto::record::Run;
 use farcc_proto::record::ingredient::Kind;
 use prost::Message;
 
 use crate::digest::Digest;
 use crate::disk;
+use crate::files::Fingerprint;
 
 /// The records of one user, one file each in a directory.
 #[derive(Debug, Clone)]
 pub struct History {
     directory: PathBuf,
+    /// By output: what this process has written down of it.
+    written: Arc<Mutex<HashMap<PathBuf, Written>>>,
 }
+
+/// What was written down of an output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Written {
+    /// The [command](Made::command).
+    command: Digest,
+    /// The file as it was left: other processes put others into its place, and inodes are used again.
+    file: Fingerprint,
+}
+
+/// A command that has made something.
+pub struct Made<R> {
+    /// Stands for the command and everything that its key was made of. None: that is not known.
+    pub command: Option<Digest>,
+    /// This run of it.
+    pub run: Run,
+    /// All of it.
+    pub record: R,
+}
+
+/// Of so many outputs it is known what was written down. More than builds have; then it is begun anew.
+const MOST_WRITTEN: usize = 200_000;
+
+/// A file with more runs is written anew.
+const MOST_RECORD_BYTES: u64 = 1 << 20;
 
 impl History {
     /// The records below `directory`, which need not be there yet.
     pub fn new(directory: PathBuf) -> History {
-        History { directory }
+        History { directory, written: Arc::default() }
     }
 
-    /// Puts `record` before what is known of each of `outputs` (absolute paths).
+    /// Puts what has been `made` before what is known of each of `outputs` (absolute paths). A command that is run again is only
+    /// appended to: most hits are such.
     ///
     /// # Errors
     /// When a file cannot be written; the first such error, after the others were tried.
-    pub fn add(&self, outputs: &[PathBuf], record: CommandRecord) -> io::Result<()> {
+    pub fn add(&self, outputs: &[PathBuf], made: Made<impl FnOnce() -> CommandRecord>) -> io::Result<()> {
+        let Made { command, run, record } = made;
+        let known = self.take(outputs);
+        if let Some(command) = command
+            && let Some(files) = known.and_then(|known| files_of(&known, command))
+            && self.append(outputs, &files, &run)?
+        {
+            self.remember(outputs, command);
+            return Ok(());
+        }
         let Some((first, others)) = outputs.split_first() else { return Ok(()) };
-        let last = OutputHistory { last: Some(record), previous: None }.encode_to_vec();
+        let last = OutputHistory { last: Some(record()), ..OutputHistory::default() }.encode_to_vec();
         let before = inode(&self.file_of(first));
         let mut added = self.add_encoded(first, &last);
         for other in others {
@@ -52,14 +98,70 @@ impl History {
                 added = added.and(self.add_encoded(other, &last));
             }
         }
+        if let Some(command) = command.filter(|_| added.is_ok()) {
+            self.remember(outputs, command);
+        }
         added
+    }
+
+    /// What this process has written down of all of the outputs, which it forgets; None: of one of them, nothing.
+    fn take(&self, outputs: &[PathBuf]) -> Option<Vec<Written>> {
+        let mut written = self.written();
+        let taken: Vec<_> = outputs.iter().map(|output| written.remove(output)).collect();
+        taken.into_iter().collect()
+    }
+
+    fn remember(&self, outputs: &[PathBuf], command: Digest) {
+        let files: Vec<_> =
+            outputs.iter().map(|output| Fingerprint::of(&self.file_of(output)).ok()).collect();
+        let mut written = self.written();
+        if written.len() > MOST_WRITTEN {
+            written.clear();
+        }
+        for (output, file) in outputs.iter().zip(files) {
+            written.extend(file.map(|file| (output.clone(), Written { command, file })));
+        }
+    }
+
+    /// Appends a run to the records of the outputs, if they are still these files. False: they are not.
+    fn append(&self, outputs: &[PathBuf], files: &[Fingerprint], run: &Run) -> io::Result<bool> {
+        if disk::is_scarce(&self.directory) {
+            return Ok(false);
+        }
+        let mut open = HashMap::new();
+        for (output, file) in outputs.iter().zip(files) {
+            let Ok(record) = File::options().append(true).open(self.file_of(output)) else {
+                return Ok(false);
+            };
+            if Fingerprint::of_open(&record)? != *file || file.size_bytes() > MOST_RECORD_BYTES {
+                return Ok(false);
+            }
+            open.entry(file.file_id()).or_insert(record);
+        }
+        let bytes = OutputHistory { again: vec![run.clone()], ..OutputHistory::default() }.encode_to_vec();
+        for mut record in open.into_values() {
+            let before = record.metadata()?.len();
+            if let Err(error) = record.write_all(&bytes) {
+                // Half a run would spoil what stands before it.
+                record.set_len(before)?;
+                return Err(error);
+            }
+        }
+        Ok(true)
+    }
+
+    /// What is in this mutex is valid after every statement.
+    fn written(&self) -> MutexGuard<'_, HashMap<PathBuf, Written>> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn share(&self, first: &Path, other: &Path) -> io::Result<()> {
         let directory = other.parent().unwrap_or(&self.directory);
         std::fs::create_dir_all(directory)?;
         let link = |path: &Path| std::fs::hard_link(first, path);
-        tempfile::Builder::new().make_in(directory, link)?.into_temp_path().persist(other)?;
+        let temporary = tempfile::Builder::new().make_in(directory, link)?.into_temp_path();
+        disk::make_way(other);
+        temporary.persist(other)?;
         Ok(())
     }
 
@@ -68,14 +170,15 @@ impl History {
         let previous = self.of(output)?.and_then(|history| history.last);
         // Messages one after the other are one message with the fields of both (Protocol Buffers, "Encoding").
         let mut bytes = last.to_vec();
-        bytes.extend(OutputHistory { last: None, previous }.encode_to_vec());
+        bytes.extend(OutputHistory { previous, ..OutputHistory::default() }.encode_to_vec());
         let directory = path.parent().unwrap_or(&self.directory);
         std::fs::create_dir_all(directory)?;
         if disk::is_scarce(directory) {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "the file system is nearly full"));
         }
-        let file = tempfile::NamedTempFile::new_in(directory)?;
-        std::fs::write(file.path(), bytes)?;
+        let mut file = tempfile::NamedTempFile::new_in(directory)?;
+        file.write_all(&bytes)?;
+        disk::make_way(&path);
         file.persist(&path)?;
         Ok(())
     }
@@ -86,7 +189,7 @@ impl History {
     /// When the file is there but cannot be read.
     pub fn of(&self, output: &Path) -> io::Result<Option<OutputHistory>> {
         match std::fs::read(self.file_of(output)) {
-            Ok(bytes) => Ok(OutputHistory::decode(&*bytes).ok()),
+            Ok(bytes) => Ok(decode(&bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -117,7 +220,7 @@ impl History {
             }
             // Outputs that were made together share one.
             let bytes = if files.insert(file) { std::fs::read(path).ok() } else { None };
-            let history = bytes.and_then(|bytes| OutputHistory::decode(&*bytes).ok());
+            let history = bytes.and_then(|bytes| decode(&bytes));
             let Some((last, history)) = history.and_then(|history| Some((history.last.clone()?, history)))
             else {
                 continue;
@@ -164,6 +267,37 @@ impl History {
         let (shard, rest) = name.split_at(2);
         self.directory.join(shard).join(rest)
     }
+}
+
+/// A record in which the last run is `last`; none if it is damaged.
+fn decode(bytes: &[u8]) -> Option<OutputHistory> {
+    let mut history = OutputHistory::decode(bytes).ok()?;
+    if let Some(run) = history.again.pop()
+        && let Some(last) = history.last.take()
+    {
+        let Run { unix_millis, outcome, reason, reason_detail, micros, whole_micros, .. } = run;
+        let Run { made_unix_millis, made_micros, made_by, .. } = run;
+        let run = CommandRecord {
+            unix_millis,
+            outcome,
+            reason,
+            reason_detail,
+            micros,
+            whole_micros,
+            made_unix_millis,
+            made_micros,
+            made_by,
+            ..last.clone()
+        };
+        // The time before it was the same.
+        history = OutputHistory { last: Some(run), previous: Some(last), again: Vec::new() };
+    }
+    Some(history)
+}
+
+/// The files, if all that is written down is of this command.
+fn files_of(known: &[Written], command: Digest) -> Option<Vec<Fingerprint>> {
+    known.iter().map(|written| (written.command == command).then_some(written.file)).collect()
 }
 
 /// Which file is at `path`; none if there is none.
@@ -278,6 +412,70 @@ mod tests {
         CommandRecord { ingredients: ingredients.collect(), ..CommandRecord::default() }
     }
 
+    fn add(history: &History, outputs: &[PathBuf], record: CommandRecord) {
+        let made = Made { command: None, run: Run::default(), record: || record };
+        history.add(outputs, made).unwrap();
+    }
+
+    #[test]
+    fn a_command_that_is_run_again_is_only_appended_to() {
+        let directory = tempfile::tempdir().unwrap();
+        let history = History::new(directory.path().join("history"));
+        let outputs = ["/w/a.o", "/w/a.d"].map(PathBuf::from);
+        let made = |history: &History, outputs: &[PathBuf], command: &[u8], millis, value: &str| {
+            let mut whole = false;
+            let run = Run { unix_millis: millis, outcome: "hit_local".to_owned(), ..Run::default() };
+            let record = || {
+                whole = true;
+                let reason = "no_remote".to_owned();
+                CommandRecord { unix_millis: millis, reason, ..record(&[(Kind::Input, "a", value)]) }
+            };
+            let made = Made { command: Some(Digest::of(command)), run, record };
+            history.add(outputs, made).unwrap();
+            whole
+        };
+        let known = |output: &Path| {
+            let OutputHistory { last, previous, again } = history.of(output).unwrap().unwrap();
+            assert!(again.is_empty());
+            (last.unwrap(), previous)
+        };
+        assert!(made(&history, &outputs, b"one", 1, "1"));
+        for millis in [2, 3] {
+            assert!(!made(&history, &outputs, b"one", millis, "1"));
+            for output in &outputs {
+                let (last, previous) = known(output);
+                assert_eq!(
+                    (last.unix_millis, last.outcome.as_str(), last.reason.as_str()),
+                    (millis, "hit_local", "")
+                );
+                assert_eq!(differences(&previous.unwrap(), &last), []);
+            }
+        }
+        // Another command, of which nothing is known but itself, and another process's.
+        for millis in [40, 41] {
+            let run = Run { unix_millis: millis, ..Run::default() };
+            let record = || CommandRecord { unix_millis: millis, ..CommandRecord::default() };
+            history.add(&outputs, Made { command: None, run, record }).unwrap();
+        }
+        assert!(made(&history, &outputs, b"one", 42, "1"));
+        assert!(made(&history, &outputs, b"two", 4, "2"));
+        let (last, previous) = known(&outputs[0]);
+        assert_eq!((last.unix_millis, differences(&previous.unwrap(), &last).len()), (4, 1));
+        let other = History::new(directory.path().join("history"));
+        assert!(made(&other, &outputs[..1], b"three", 5, "3"));
+        assert!(made(&history, &outputs, b"two", 6, "2"));
+        assert_eq!(known(&outputs[0]).0.unix_millis, 6);
+        assert!(!made(&history, &outputs, b"two", 7, "2"));
+        assert_eq!((known(&outputs[0]).0.unix_millis, known(&outputs[1]).0.unix_millis), (7, 7));
+        // What is cut off in the middle says less, or nothing.
+        let file = history.file_of(&outputs[1]);
+        let bytes = std::fs::read(&file).unwrap();
+        for length in 0..bytes.len() {
+            let _ = decode(&bytes[..length]);
+        }
+        assert!(std::fs::remove_file(file).is_ok() && made(&history, &outputs, b"two", 8, "2"));
+    }
+
     fn lines(previous: &CommandRecord, last: &CommandRecord) -> Vec<String> {
         differences(previous, last).iter().map(ToString::to_string).collect()
     }
@@ -324,7 +522,7 @@ mod tests {
         history.trim(0).unwrap();
         let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
         for name in ["old", "new"] {
-            history.add(&[name.into()], record(&[(Kind::Input, "a", "1")])).unwrap();
+            add(&history, &[name.into()], record(&[(Kind::Input, "a", "1")]));
         }
         let old = std::fs::File::open(history.file_of(Path::new("old"))).unwrap();
         old.set_modified(long_ago).unwrap();
@@ -343,7 +541,7 @@ mod tests {
         let output = Path::new("/w/a.o");
         assert_eq!(history.of(output).unwrap(), None);
         for value in ["1", "2", "3"] {
-            history.add(&[output.to_owned()], record(&[(Kind::Input, "a", value)])).unwrap();
+            add(&history, &[output.to_owned()], record(&[(Kind::Input, "a", value)]));
         }
         let known = history.of(output).unwrap().unwrap();
         assert_eq!(known.last, Some(record(&[(Kind::Input, "a", "3")])));
@@ -365,7 +563,7 @@ mod tests {
             (made.unix_millis, made.whole_micros) = (ended * 1000, took * 1_000_000);
             made.arguments = vec![name.into()];
             let outputs = [format!("/w/{name}.o"), format!("/w/{name}.d")].map(PathBuf::from);
-            history.add(&outputs, made).unwrap();
+            add(&history, &outputs, made);
             let file = std::fs::File::open(history.file_of(&outputs[0])).unwrap();
             file.set_modified(epoch + Duration::from_millis(ended * 1000 + 2)).unwrap();
         }
@@ -383,7 +581,7 @@ mod tests {
         let [object, depfile] = ["/w/a.o", "/w/a.d"].map(PathBuf::from);
         let made = |outputs: &[&PathBuf], value| {
             let outputs: Vec<_> = outputs.iter().map(|output| (*output).clone()).collect();
-            history.add(&outputs, record(&[(Kind::Input, "a", value)])).unwrap();
+            add(&history, &outputs, record(&[(Kind::Input, "a", value)]));
         };
         let known = |output: &Path| {
             let known = history.of(output).unwrap().unwrap();

@@ -382,7 +382,17 @@ fn what_cannot_be_here_stays_there_and_nothing_else() {
     assert_eq!(there.stdout_text(), "/opt/sdk\nmade\n");
     // A command that is no build is run here then, where it can make it.
     place.space.write("link.py", "import os; os.symlink('/opt/other', 'other')\n");
+    place.space.reset_stats();
+    let neighbour = "import time; print('begun', flush=True); time.sleep(2); open('beside', 'w')";
+    let mut command = place.space.command("farcc");
+    let mut beside =
+        command.args(["/usr/bin/python3", "-c", neighbour]).stdout(Stdio::piped()).spawn().unwrap();
+    std::io::Read::read_exact(beside.stdout.as_mut().unwrap(), &mut [0; 6]).unwrap();
     place.space.run("", &["farcc", "/usr/bin/python3", "link.py"]).success();
+    // Nobody else loses anything by that.
+    assert!(beside.wait().unwrap().success() && place.exists("beside"));
+    let stats = place.space.stats();
+    assert_eq!((stats.verdict("twin"), stats.reason("twin_lost")), (1, 1), "{stats:?}");
     assert_eq!(fs::read_link(place.space.workspace().join("other")).unwrap(), PathBuf::from("/opt/other"));
 }
 
@@ -408,6 +418,12 @@ fn who_works_here_meanwhile_loses_nothing_and_nothing_is_left_there() {
     assert_eq!(edited, (Some(0), String::new()));
     let read = |name: &str| fs::read_to_string(space.workspace().join(name)).unwrap();
     assert_eq!((read("f"), read("g")), ("v2".into(), "v1".into()));
+    // What was made of the old one is not taken for new; where nothing is edited, it is as young as if it was made here.
+    let written = |name: &str| fs::metadata(space.workspace().join(name)).unwrap().modified().unwrap();
+    assert!(written("g") < written("f"));
+    let before = std::time::SystemTime::now();
+    meanwhile(&["sh", "-c", "echo go; sleep 1; cp f g"], "go", &|| {});
+    assert!(written("g") > before + Duration::from_millis(900));
 
     // A conflict: what was kept of that build is of no use to the next one.
     space.write(

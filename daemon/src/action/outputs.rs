@@ -19,6 +19,7 @@ use crate::compiler::ExpectedOutput;
 use crate::compiler::OutputKind;
 use crate::compiler::Placement;
 use crate::digest::Digest;
+use crate::disk;
 use crate::files::Files;
 use crate::paths;
 use crate::reason::Reason;
@@ -162,7 +163,12 @@ pub fn install(
             Placement::Unlinked if is_nothing(path) => overwrite(store, &digest, path, mode, runnable),
             Placement::Replaced | Placement::Unlinked => {
                 let mut watch = None;
-                let whole = &mut |file: &File| watch = files.watch(file);
+                let whole = &mut |file: &File| {
+                    watch = files.watch(file);
+                    if output.placement == Placement::Unlinked {
+                        disk::make_way(path);
+                    }
+                };
                 let installed = store.install_whole(&digest, path, mode, whole);
                 if let (Ok(true), Some(watch)) = (&installed, &watch) {
                     files.put(path, digest, watch);

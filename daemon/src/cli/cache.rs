@@ -22,6 +22,7 @@ use crate::store::Store;
 const PROGRESS: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct CacheArgs {
     #[command(subcommand)]
     command: Option<CacheCommand>,

@@ -33,8 +33,8 @@ pub(super) struct ExplainArgs {
     /// The output file: an object or its depfile, a program, a library
     #[arg(required_unless_present = "last_build")]
     file: Option<PathBuf>,
-    /// Sum up all commands that followed one another until now without a pause of 30 seconds: the most expensive misses, and the
-    /// causes behind all of them
+    /// Sum up the last commands that followed one another without a pause of 30 seconds: the most expensive misses, and the causes
+    /// behind all of them
     #[arg(long, conflicts_with = "file")]
     last_build: bool,
     /// Print JSON (see the README, "Looking inside")

@@ -203,7 +203,7 @@ mod tests {
     }
 
     fn history(previous: Option<CommandRecord>, last: CommandRecord) -> OutputHistory {
-        OutputHistory { last: Some(last), previous }
+        OutputHistory { last: Some(last), previous, ..OutputHistory::default() }
     }
 
     #[test]

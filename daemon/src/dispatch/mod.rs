@@ -525,8 +525,8 @@ impl Dispatcher {
         let history = self.history.clone();
         // Nobody waits for it: a lost record makes `explain` say less, and nothing else.
         tokio::task::spawn_blocking(move || {
-            let Some((outputs, record)) = trail.into_history() else { return };
-            if let Err(error) = history.add(&outputs, record) {
+            let Some((outputs, made)) = trail.into_history() else { return };
+            if let Err(error) = history.add(&outputs, made) {
                 tracing::debug!("failed to record the history of {outputs:?}: {error}");
             }
         });

@@ -12,6 +12,7 @@ use std::time::SystemTime;
 
 use farcc_proto::record::CommandRecord;
 use farcc_proto::record::Ingredient;
+use farcc_proto::record::Run;
 use farcc_proto::record::ingredient::Kind;
 
 use crate::action::Action;
@@ -21,7 +22,10 @@ use crate::compiler::Invocation;
 use crate::compiler::Tools;
 use crate::config::Config;
 use crate::config::Paths;
+use crate::digest::Digest;
+use crate::digest::Hasher;
 use crate::dispatch::preparation::Prepared;
+use crate::history::Made;
 use crate::paths;
 use crate::reason::Reason;
 use crate::stats::Bytes;
@@ -165,33 +169,65 @@ impl Trail {
     }
 
     /// What the histories of the outputs are told; none for a command without known outputs.
-    pub fn into_history(mut self) -> Option<(Vec<PathBuf>, CommandRecord)> {
+    pub fn into_history(self) -> Option<(Vec<PathBuf>, Made<impl FnOnce() -> CommandRecord>)> {
         if self.outputs.is_empty() {
             return None;
         }
-        let made_of = self.made_of.take();
-        if let Some((action, tools)) = &made_of {
-            self.ingredients.extend(ingredients_of(action, tools));
-        }
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let made = self.execution.take();
-        let record = CommandRecord {
-            arguments: self.invocation.argv.iter().map(|argument| argument.as_bytes().to_vec()).collect(),
-            cwd: self.invocation.cwd.as_os_str().as_bytes().to_vec(),
-            outputs: self.outputs.iter().map(|output| output.as_os_str().as_bytes().to_vec()).collect(),
+        let made = self.execution.as_ref();
+        let run = Run {
             unix_millis: millis(since_epoch),
-            whole_micros: micros(self.started.elapsed()),
-            made_unix_millis: made.as_ref().map(|made| millis(made.ended)).unwrap_or_default(),
-            made_micros: made.as_ref().map(|made| micros(made.took)).unwrap_or_default(),
-            made_by: made.map(|made| made.worker).unwrap_or_default(),
             outcome: self.outcome.name().to_owned(),
             reason: self.reason.as_ref().map(|reason| reason.name().to_owned()).unwrap_or_default(),
             reason_detail: self.reason.as_ref().and_then(Reason::detail).unwrap_or_default(),
             micros: micros(self.elapsed()),
+            whole_micros: micros(self.started.elapsed()),
+            made_unix_millis: made.map(|made| millis(made.ended)).unwrap_or_default(),
+            made_micros: made.map(|made| micros(made.took)).unwrap_or_default(),
+            made_by: made.map(|made| made.worker.clone()).unwrap_or_default(),
+        };
+        let (outputs, command) = (self.outputs.clone(), self.command());
+        let this = run.clone();
+        let record = move || self.into_record(this);
+        Some((outputs, Made { command, run, record }))
+    }
+
+    /// Stands for the command, its directory, and all that its key is made of; none where that is not known.
+    fn command(&self) -> Option<Digest> {
+        let (action, _) = self.made_of.as_ref()?;
+        let mut hasher = Hasher::new();
+        hasher.update(action.key.to_string().as_bytes());
+        let own = self.ingredients.iter().flat_map(|ingredient| [&ingredient.name, &ingredient.value]);
+        let cwd = self.invocation.cwd.as_os_str().as_bytes();
+        let typed = self.invocation.argv.iter().map(|word| word.as_bytes());
+        for part in [cwd].into_iter().chain(typed).chain(own.map(Vec::as_slice)) {
+            hasher.update(&part.len().to_le_bytes());
+            hasher.update(part);
+        }
+        Some(hasher.finish())
+    }
+
+    fn into_record(mut self, run: Run) -> CommandRecord {
+        let made_of = self.made_of.take();
+        if let Some((action, tools)) = &made_of {
+            self.ingredients.extend(ingredients_of(action, tools));
+        }
+        CommandRecord {
+            arguments: self.invocation.argv.iter().map(|argument| argument.as_bytes().to_vec()).collect(),
+            cwd: self.invocation.cwd.as_os_str().as_bytes().to_vec(),
+            outputs: self.outputs.iter().map(|output| output.as_os_str().as_bytes().to_vec()).collect(),
             key: made_of.map(|(action, _)| action.key.to_string()).unwrap_or_default(),
             ingredients: self.ingredients,
-        };
-        Some((self.outputs, record))
+            unix_millis: run.unix_millis,
+            outcome: run.outcome,
+            reason: run.reason,
+            reason_detail: run.reason_detail,
+            micros: run.micros,
+            whole_micros: run.whole_micros,
+            made_unix_millis: run.made_unix_millis,
+            made_micros: run.made_micros,
+            made_by: run.made_by,
+        }
     }
 }
 

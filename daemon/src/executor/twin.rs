@@ -93,9 +93,9 @@ pub enum TwinError {
          Run it again", one_of(.0)
     )]
     Conflict(Vec<PathBuf>),
-    /// It has ended, and made there what cannot be here; what. The workspace is as it was.
-    #[error("what the command has made on the twin cannot be here: {0}. Nothing was changed here")]
-    NotForHere(String),
+    /// It has ended, and made there symlinks that lead out of the workspace; which. The workspace is as it was.
+    #[error("the command has made a symlink on the twin that leads out of the workspace: {}. Nothing was changed here", one_of(.0))]
+    NotForHere(Vec<PathBuf>),
     /// It has ended, but not all that it has changed is in place; why.
     #[error("put into place what the command has changed on the twin: {0}")]
     NotInPlace(String),
@@ -104,7 +104,7 @@ pub enum TwinError {
 impl TwinError {
     /// Whether the mirror is as it would be if the command had never been.
     fn leaves_mirror_known(&self) -> bool {
-        matches!(self, TwinError::NoProgram(_) | TwinError::Dropped(_))
+        matches!(self, TwinError::NoProgram(_) | TwinError::Dropped(_) | TwinError::NotForHere(_))
     }
 }
 

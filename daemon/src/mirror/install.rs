@@ -291,11 +291,7 @@ impl<'a> Part<'a> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
         let open = rustix::fs::openat2(&self.open, path.as_path(), flags, Mode::empty(), resolve);
-        open.map_err(|error| match self.manner.is_workspace() && is_gone(error) {
-            // Somebody has removed what something is to come into.
-            true => InstallError::Conflict(self.full(path)),
-            false => self.failed(path, error),
-        })
+        open.map_err(|error| self.failed(path, error))
     }
 
     /// Opens the directory that `path` is in.
@@ -322,7 +318,10 @@ impl<'a> Part<'a> {
             return Err(InstallError::NoTree(self.full(path)));
         }
         match self.manner {
-            Manner::Workspace { .. } => self.check_conflicts(change),
+            Manner::Workspace { .. } => {
+                self.check_above(change)?;
+                self.check_conflicts(change)
+            }
             Manner::Mirror | Manner::Commit => Ok(()),
         }
     }
@@ -340,6 +339,21 @@ impl<'a> Part<'a> {
         };
         let is_removed = std::iter::successors(Some(parent), TreePath::parent).any(|above| is_gone(&above));
         is_there && !is_removed && !path.name().as_bytes().starts_with(TEMPORARY.as_bytes())
+    }
+
+    /// Whether nobody has removed here what something is to come into.
+    fn check_above(&self, change: &Change) -> Result<(), InstallError> {
+        if change.now.is_none() {
+            return Ok(());
+        }
+        let mut above = std::iter::successors(change.path.parent(), TreePath::parent);
+        let Some(above) = above.find(|above| !self.changes.contains_key(above)) else { return Ok(()) };
+        match self.directory(&above) {
+            Err(InstallError::Failed { error, .. }) if is_gone(errno(&error)) => {
+                Err(InstallError::Conflict(self.full(&above)))
+            }
+            opened => opened.map(drop),
+        }
     }
 
     /// Whether nobody has changed here what is changed there as well, unless to the same.

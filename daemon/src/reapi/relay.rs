@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::BodyExt as _;
+use hyper::Method;
 use hyper::Request;
 use hyper::Response;
 use hyper::body::Incoming;
@@ -46,13 +47,20 @@ use crate::reapi::endpoint::Address;
 use crate::reapi::endpoint::Endpoint;
 use crate::reapi::error::Error;
 
-/// What may be called.
-const SERVICES: &[&str] = &[
-    "build.bazel.remote.execution.v2.ActionCache",
-    "build.bazel.remote.execution.v2.Capabilities",
-    "build.bazel.remote.execution.v2.ContentAddressableStorage",
-    "build.bazel.remote.execution.v2.Execution",
-    "google.bytestream.ByteStream",
+/// What may be called, and nothing that a server could take for something else.
+const CALLS: &[&str] = &[
+    "/build.bazel.remote.execution.v2.ActionCache/GetActionResult",
+    UPDATE,
+    "/build.bazel.remote.execution.v2.Capabilities/GetCapabilities",
+    "/build.bazel.remote.execution.v2.ContentAddressableStorage/BatchReadBlobs",
+    "/build.bazel.remote.execution.v2.ContentAddressableStorage/BatchUpdateBlobs",
+    "/build.bazel.remote.execution.v2.ContentAddressableStorage/FindMissingBlobs",
+    "/build.bazel.remote.execution.v2.ContentAddressableStorage/GetTree",
+    "/build.bazel.remote.execution.v2.Execution/Execute",
+    "/build.bazel.remote.execution.v2.Execution/WaitExecution",
+    "/google.bytestream.ByteStream/QueryWriteStatus",
+    "/google.bytestream.ByteStream/Read",
+    "/google.bytestream.ByteStream/Write",
 ];
 
 /// The call that changes what others are told.
@@ -192,9 +200,9 @@ impl Relay {
     /// Makes the call there, and answers as it is answered.
     async fn pass_on(&self, request: Request<Incoming>) -> Result<Response<Body>, Status> {
         let path = request.uri().path();
-        let service = path.strip_prefix('/').and_then(|path| path.split_once('/'));
-        if !service.is_some_and(|(service, _)| SERVICES.contains(&service)) {
-            return Err(Status::unimplemented("no service of a cluster"));
+        let is_plain = request.method() == Method::POST && request.uri().query().is_none();
+        if !is_plain || !CALLS.contains(&path) {
+            return Err(Status::unimplemented("no call to a cluster"));
         }
         if path == UPDATE && !self.may_update {
             return Err(Status::permission_denied("[exec] upload_local_results is false on the twin"));
@@ -202,8 +210,15 @@ impl Relay {
         let (mut parts, body) = request.into_parts();
         parts.headers = passed(&parts.headers);
         let request = Request::from_parts(parts, Body::new(body));
-        let lease = self.connections.lease().await.map_err(|error| error.to_status())?;
-        let headers = self.credentials.headers().await.map_err(|error| error.to_status())?;
+        let lease = self.connections.lease().await.map_err(|error| {
+            tracing::warn!("{error}");
+            error.to_status()
+        })?;
+        let headers = self.credentials.headers().await.map_err(|error| {
+            // What a helper says may hold secrets.
+            tracing::warn!("the credentials for {}: {error}", self.address.text);
+            Status::unauthenticated("the twin has no credentials for the cluster: its log says why")
+        })?;
         let mut wire = with_headers(lease.channel.clone(), Arc::clone(&headers));
         let answer = match poll_fn(|cx| wire.poll_ready(cx)).await {
             Ok(()) => wire.call(request).await,

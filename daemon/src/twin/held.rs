@@ -42,8 +42,8 @@ pub struct Shares {
     pub told: Vec<RootedChange>,
     /// These stay here.
     pub kept: Vec<RootedChange>,
-    /// Those of them that the client could not have: symlinks that lead out of the workspace.
-    pub outward: Vec<(u32, TreePath)>,
+    /// What the client could not have: symlinks that lead out of the workspace. Of a build they are kept.
+    pub outward: BTreeSet<(u32, TreePath)>,
 }
 
 impl Held {
@@ -112,13 +112,15 @@ impl Held {
             told.insert((root, change.path.clone()), change);
         };
         for RootedChange { root, change } in changes {
-            if fetch.is_some() && self.leads_out(*root, change) {
+            if self.leads_out(*root, change) {
                 let path = change.path.clone();
-                if !self.client_lacks(*root, &path, trees) {
-                    tell(*root, Change { path: path.clone(), now: None, written: None });
+                shares.outward.insert((*root, path.clone()));
+                if fetch.is_some() {
+                    if !self.client_lacks(*root, &path, trees) {
+                        tell(*root, Change { path, now: None, written: None });
+                    }
+                    continue;
                 }
-                shares.outward.push((*root, path));
-                continue;
             }
             let is_told = match &change.now {
                 None => !self.client_lacks(*root, &change.path, trees),
@@ -141,7 +143,7 @@ impl Held {
         }
         let is_kept = |rooted: &&RootedChange| {
             let path = (rooted.root, rooted.change.path.clone());
-            !told.contains_key(&path) || shares.outward.contains(&path)
+            !told.contains_key(&path) || fetch.is_some() && shares.outward.contains(&path)
         };
         shares.kept = changes.iter().filter(is_kept).cloned().collect();
         shares.told = told.into_iter().map(|((root, _), change)| RootedChange { root, change }).collect();
@@ -377,9 +379,9 @@ mod tests {
         fs::remove_file(case.mirror().join("b/sdk")).unwrap();
         std::os::unix::fs::symlink("/opt/sdk", case.mirror().join("b/sdk")).unwrap();
         case.check(&[], Some("*"), &[], &["b/sdk", "b/up"]);
-        // Whoever is no build is told of all, and may refuse it.
+        // Where it is no build, nothing is kept that nobody asked for.
         let shares = case.held.divide(&made[..2], &case.trees(), None);
-        assert!(shares.outward.is_empty() && shares.told.contains(&made[1]));
+        assert!(shares.outward.len() == 2 && shares.kept.is_empty() && shares.told.contains(&made[1]));
     }
 
     #[test]

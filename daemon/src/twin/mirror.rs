@@ -96,6 +96,7 @@ pub struct Left {
 }
 
 /// What has become of a command's changes.
+#[derive(Default)]
 pub struct Committed {
     /// What was changed and the client is to be told; the mirror has it all.
     pub changes: Vec<RootedChange>,
@@ -106,6 +107,8 @@ pub struct Committed {
     pub number: u64,
     /// If there are any, nothing is in the mirror.
     pub conflicts: Vec<(u32, TreePath)>,
+    /// Symlinks that lead out of the workspace, by a command that is no build. If there are any, nothing is in the mirror.
+    pub outward: Vec<(u32, TreePath)>,
     /// What cannot be sent.
     pub unsent: Vec<(u32, TreePath)>,
 }
@@ -450,7 +453,7 @@ impl Keeper {
         let conflicts: Vec<_> = all(|commit| &commit.conflicts);
         let unsent: Vec<_> = all(|commit| &commit.unsent);
         if !conflicts.is_empty() {
-            return Ok(Committed { changes: Vec::new(), kept: (0, 0), number: 0, conflicts, unsent });
+            return Ok(Committed { conflicts, unsent, ..Committed::default() });
         }
         let changes: Vec<_> = (0..)
             .zip(&commits)
@@ -459,10 +462,17 @@ impl Keeper {
             })
             .collect();
         let shares = self.held.divide(&changes, &self.trees, view.fetch.as_ref());
+        // What rules leave out, the client does not hear of.
+        let mut ignored = self.ignored()?;
+        let is_ours = |(root, path): &&(u32, TreePath)| !ignored.leave_out(*root, path, false);
+        let outward: Vec<_> = shares.outward.iter().filter(is_ours).cloned().collect();
+        if !view.is_of_build() && !outward.is_empty() {
+            return Ok(Committed { outward, unsent, ..Committed::default() });
+        }
+        let unsent = [outward, unsent].concat();
         // The client is to say when it has its share, also if that is nothing.
         let number = if shares.told.is_empty() && shares.kept.is_empty() { 0 } else { self.commits + 1 };
         self.held.commit(&shares, number);
-        let unsent = [shares.outward.clone(), unsent].concat();
         let contents = FromCommand { uppers, commits: &commits, mirror: &self.directories };
         install(&mut self.trees, &changes, &contents, Manner::Commit)?;
         self.changed(By::Command, &changes);
@@ -474,7 +484,7 @@ impl Keeper {
         let sizes = sizes.filter_map(|rooted| Some(rooted.change.content()?.size_bytes()));
         let kept = sizes.fold((0, 0), |(files, bytes), size| (files + 1, bytes + size));
         self.commits = self.commits.max(number);
-        Ok(Committed { changes, kept, number, conflicts, unsent })
+        Ok(Committed { changes, kept, number, unsent, ..Committed::default() })
     }
 
     /// Files that a command has written and the client is to have, whose content is nowhere in the mirror: one for each.

@@ -387,13 +387,14 @@ async fn finish(
             });
         }
     };
-    let Committed { changes, kept: (kept_files, kept_bytes), number, conflicts, unsent } = committed;
+    let Committed { changes, kept: (kept_files, kept_bytes), number, conflicts, outward, unsent } = committed;
     let path = |(root, path): (u32, mirror::TreePath)| twin::Path { root, path: path.as_bytes().to_vec() };
     let mut changes = mirror::encode(&changes).into_iter();
     let mut ended = twin::Ended {
         status: Some(status),
         conflicts: conflicts.into_iter().map(path).collect(),
         unsent: unsent.into_iter().map(path).collect(),
+        outward: outward.into_iter().map(path).collect(),
         commit: number,
         stats,
         kept_files,

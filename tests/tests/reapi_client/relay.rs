@@ -92,7 +92,16 @@ async fn only_what_belongs_to_a_cluster_is_passed_on() {
     assert!(!client.update_action_result(&Digest::of(b"a"), succeed(Vec::new())).await.unwrap());
     let channel = tonic::transport::Endpoint::from_shared(format!("unix:{}/0", root.path().display()));
     let mut channel = channel.unwrap().connect().await.unwrap();
-    for path in ["/grpc.health.v1.Health/Check", "/build.bazel.remote.asset.v1.Fetch/FetchBlob", "/", "/x"] {
+    let cache = "/build.bazel.remote.execution.v2.ActionCache";
+    let tricks =
+        ["/./", "//", "/../ActionCache/", "%2f"].map(|trick| format!("{cache}{trick}UpdateActionResult"));
+    let tricks = tricks.iter().map(String::as_str);
+    let query = format!("{cache}/GetActionResult?x");
+    for path in
+        ["/grpc.health.v1.Health/Check", "/build.bazel.remote.asset.v1.Fetch/FetchBlob", "/", "/x", &query]
+            .into_iter()
+            .chain(tricks)
+    {
         std::future::poll_fn(|cx| channel.poll_ready(cx)).await.unwrap();
         let refused = channel.call(Request::post(path).body(Body::empty()).unwrap()).await.unwrap();
         assert_eq!(refused.headers()["grpc-status"], (Code::Unimplemented as i32).to_string(), "{path}");
@@ -125,6 +134,17 @@ async fn tokens_are_renewed_and_calls_given_up_there_too() {
     std::fs::write(&token, "new").unwrap();
     client.upload(blobs(1, 10)).await.unwrap();
     std::fs::remove_file(&token).unwrap();
+
+    // What a helper says is for the log.
+    let helper = root.path().join("helper");
+    std::fs::write(&helper, "#!/bin/sh\necho refresh_token=hush >&2\nexit 1\n").unwrap();
+    std::fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let credentials = CredentialSource::Helper { program: helper, environment: Vec::new() };
+    let (helped, _helping) =
+        behind(&Endpoint { credentials, ..endpoint(&server) }, &root.path().join("helped"), true);
+    let refused = helped.capabilities().await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    assert!(!refused.to_string().contains("hush") && !refused.to_string().contains("helper"), "{refused}");
 
     // An execution that nobody waits for any more is left there, too.
     let action = action_blobs("int a;");

@@ -188,7 +188,8 @@ impl Run<'_> {
             Ok((done, bytes)) => {
                 let Done { ended, changes, commit, unsent, kept } = done;
                 let files = changes.iter().filter(|rooted| rooted.change.content().is_some()).count();
-                let put = self.put(&ready, changes, commit).await;
+                let seen_at = if command.build.is_some() { self.edited_since(&ready).await } else { None };
+                let put = self.put(&ready, changes, commit, seen_at).await;
                 if put.is_ok() && command.build.is_some() {
                     ready.session.placed(commit).await;
                 }
@@ -211,6 +212,14 @@ impl Run<'_> {
         let trees = Arc::clone(&self.workspace.trees);
         tokio::spawn(async move { trees.with(move |trees| trees.forget_seen(oldest)).await });
         result
+    }
+
+    /// When the look began that the command saw, if something was edited here since: what it has made is older than that. A whole build
+    /// takes long enough for it; a shorter command takes what is edited meanwhile for old as it would if it ran here.
+    async fn edited_since(&self, ready: &Ready) -> Option<i128> {
+        // Without a session nothing is put into place, and that is said there.
+        let now = self.workspace.ready().await.ok()?;
+        ready.seen_at.filter(|_| now.sequence > ready.sequence)
     }
 
     async fn follow(&mut self, command: &TwinCommand, ready: &Ready) -> Result<(Done, u64), TwinError> {
@@ -334,6 +343,9 @@ impl Run<'_> {
         if !ended.conflicts.is_empty() {
             return Err(TwinError::Conflict(ended.conflicts.iter().filter_map(path).collect()));
         }
+        if !ended.outward.is_empty() {
+            return Err(TwinError::NotForHere(ended.outward.iter().filter_map(path).collect()));
+        }
         let unsent: Vec<_> = ended.unsent.iter().filter_map(path).collect();
         for path in &unsent {
             tracing::debug!("a command left what cannot be here: {}", path.display());
@@ -364,7 +376,14 @@ impl Run<'_> {
     }
 
     /// Puts into place what the command has changed. Returns how much more had to be fetched for that, in bytes.
-    async fn put(&self, ready: &Ready, changes: Vec<RootedChange>, commit: u64) -> Result<u64, TwinError> {
+    /// `seen_at`: see [`Manner::Workspace`](mirror::Manner::Workspace).
+    async fn put(
+        &self,
+        ready: &Ready,
+        changes: Vec<RootedChange>,
+        commit: u64,
+        seen_at: Option<i128>,
+    ) -> Result<u64, TwinError> {
         if changes.is_empty() && commit == 0 {
             return Ok(0);
         }
@@ -382,7 +401,7 @@ impl Run<'_> {
         for digests in lacking.chunks(READ_AT_ONCE) {
             received += self.read(ready, digests).await.map_err(|status| failed(&words(&status)))?;
         }
-        let (after, seen_at) = (ready.sequence, ready.seen_at);
+        let (after, seen_at) = (ready.sequence, seen_at);
         let put = self.workspace.trees.with(move |trees| trees.put(&changes, after, seen_at, &store)).await;
         match put.map_err(|error| failed(&error))? {
             Ok(()) => {
@@ -392,9 +411,6 @@ impl Run<'_> {
             Err(PutError::Meanwhile(path)) => Err(TwinError::Conflict(vec![path])),
             Err(PutError::Install(mirror::InstallError::Conflict(path))) => {
                 Err(TwinError::Conflict(vec![path]))
-            }
-            Err(PutError::Install(error @ mirror::InstallError::Outside { .. })) => {
-                Err(TwinError::NotForHere(error.to_string()))
             }
             Err(PutError::Install(error)) => Err(failed(&error)),
         }

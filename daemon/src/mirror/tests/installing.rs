@@ -264,6 +264,19 @@ fn what_is_saved_while_changes_are_put_into_place_stays() {
 }
 
 #[test]
+fn what_both_sides_have_removed_is_no_conflict() {
+    let (_space, root) = tree();
+    write(&root, "d/e/x", "1");
+    write(&root, "d/y", "1");
+    let mut snapshot = workspace(&root);
+    look(&mut snapshot);
+    std::fs::remove_dir_all(root.join("d/e")).unwrap();
+    let changes = [gone("d/e/x"), gone("d/e"), gone("d/y"), gone("d"), file("made", "1")];
+    install_one(&mut snapshot, &changes, &contents(&["1"])).unwrap();
+    assert!(root.join("made").exists() && !root.join("d").exists(), "{:?}", seen(&root));
+}
+
+#[test]
 fn what_is_edited_while_a_command_runs_is_younger_than_what_it_makes() {
     let space = tempfile::tempdir().unwrap();
     let root = space.path().canonicalize().unwrap();
