@@ -127,8 +127,6 @@ async fn serve(surroundings: &Surroundings, args: &StartArgs) -> anyhow::Result<
     let dispatcher = Dispatcher::new(directories, Arc::clone(&stats));
     let server = Arc::new(Server::new(dispatcher, stats, stats_file, args.idle_timeout, status_page));
     let listener = surroundings.places.bind().context("listen at the socket")?;
-    listener.set_nonblocking(true).context("listen at the socket")?;
-    let listener = tokio::net::UnixListener::from_std(listener).context("listen at the socket")?;
     let mut terminate = signal(SignalKind::terminate()).context("wait for signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("wait for signals")?;
     if let Some(descriptor) = args.ready_fd {

@@ -2,9 +2,11 @@
 //! Decides nothing about commands.
 
 mod connection;
+mod desk;
+mod stream;
 
 use std::future::Future;
-use std::io;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -13,9 +15,9 @@ use std::time::Duration;
 use std::time::Instant;
 
 use anyhow::Context;
+use rustix::process::Uid;
 use serde::Serialize;
-use tokio::net::UnixListener;
-use tokio::net::UnixStream;
+use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
@@ -25,6 +27,8 @@ use crate::dispatch::Kept;
 use crate::dispatch::Memory;
 use crate::stats::Stats;
 use crate::stats::Summary;
+
+use desk::Desk;
 
 /// How often the counts are saved and idleness is looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -57,6 +61,8 @@ pub struct Server {
     pub idle_timeout: Duration,
     /// Address of the status page with its token; empty if there is none.
     pub status_page: String,
+    /// Whose daemon it is.
+    own_user: Uid,
     lifecycle: Lifecycle,
 }
 
@@ -132,7 +138,8 @@ impl Server {
             offers: TaskTracker::new(),
             farewells: TaskTracker::new(),
         };
-        Server { dispatcher, stats, stats_file, idle_timeout, status_page, lifecycle }
+        let own_user = rustix::process::getuid();
+        Server { dispatcher, stats, stats_file, idle_timeout, status_page, own_user, lifecycle }
     }
 
     /// Serves until `shutdown` ends, a launcher asks to stop, or nobody comes for the idle time. Commands that
@@ -146,6 +153,8 @@ impl Server {
         shutdown: impl Future<Output = ()>,
     ) -> anyhow::Result<()> {
         tokio::pin!(shutdown);
+        let (failed, mut failure) = mpsc::channel(1);
+        let desk = Desk::open(self, listener, failed).context("accept connections")?;
         let mut stage = self.lifecycle.stage.subscribe();
         let mut tick = tokio::time::interval(TICK);
         let mut trim = tokio::time::interval(TRIM_INTERVAL);
@@ -161,6 +170,7 @@ impl Server {
                     }
                 }
                 _ = tick.tick() => {
+                    desk.hearten();
                     // One at a time, so that older counts never come on top of newer ones.
                     if saving.as_ref().is_none_or(JoinHandle::is_finished) {
                         let server = Arc::clone(self);
@@ -179,39 +189,16 @@ impl Server {
                     let server = Arc::clone(self);
                     tokio::task::spawn_blocking(move || server.dispatcher.sweep());
                 }
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => self.accept(stream),
-                    Err(error) if is_passing(&error) => {
-                        tracing::warn!("failed to accept a connection: {error}");
-                        tokio::time::sleep(Duration::from_millis(50)).await;
-                    }
-                    Err(error) => return Err(error).context("accept connections"),
-                },
+                Some(error) = failure.recv() => return Err(error).context("accept connections"),
             }
         }
-        drop(listener);
+        desk.close();
         if let Some(saving) = saving {
             // A panic in there has been logged, and the counts are saved once more below.
             let _ = saving.await;
         }
         self.save();
         Ok(())
-    }
-
-    fn accept(self: &Arc<Self>, stream: UnixStream) {
-        // The socket's directory is ours alone; this holds even if it were not.
-        let ours = rustix::process::getuid().as_raw();
-        if !stream.peer_cred().is_ok_and(|peer| peer.uid() == ours) {
-            tracing::warn!("refused a connection of another user");
-            return;
-        }
-        let server = Arc::clone(self);
-        let token = self.lifecycle.connections.token();
-        tokio::spawn(async move {
-            if let Err(error) = connection::serve(&server, stream, token).await {
-                tracing::debug!("a connection ended: {error:#}");
-            }
-        });
     }
 
     /// Lets the cluster have a result, while its launcher goes on.
@@ -305,11 +292,4 @@ impl Server {
             memory: self.dispatcher.memory(),
         }
     }
-}
-
-/// Errors of `accept` that say nothing about the listener (accept(2)).
-fn is_passing(error: &io::Error) -> bool {
-    let code = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
-    use rustix::io::Errno;
-    matches!(code, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::CONNABORTED))
 }
