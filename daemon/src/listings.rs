@@ -174,6 +174,11 @@ pub fn is_local(file: &std::fs::File) -> bool {
     rustix::fs::fstatfs(file).is_ok_and(|file_system| is_of_this_machine(&file_system))
 }
 
+/// The same of the files in a directory.
+pub fn is_local_directory(path: &Path) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|file_system| is_of_this_machine(&file_system))
+}
+
 fn is_of_this_machine(file_system: &rustix::fs::StatFs) -> bool {
     #[allow(
         clippy::unnecessary_cast,

@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use crate::action::Action;
 use crate::compiler::depfile;
 use crate::preprocessor::Family;
 use crate::relocation::Relocation;
@@ -27,31 +26,5 @@ impl Checkout {
     /// A depfile that was written here, as the compiler would have written it in the action.
     pub fn depfile_there(&self, text: &[u8]) -> Vec<u8> {
         depfile::renamed(text, self.family, &|name| self.relocation.name_there(name))
-    }
-}
-
-impl Action {
-    /// Messages of a result, as they are to be shown here.
-    pub fn messages_here(&self, text: Vec<u8>) -> Vec<u8> {
-        let text = match &self.speaker {
-            Some(speaker) => speaker.here(&text),
-            None => text,
-        };
-        match &self.checkout {
-            Some(checkout) => checkout.relocation.text_here(&text),
-            None => text,
-        }
-    }
-
-    /// Messages that were written here, as they stand in a result.
-    pub fn messages_there(&self, text: &[u8]) -> Vec<u8> {
-        let text = match &self.checkout {
-            Some(checkout) => checkout.relocation.text_there(text),
-            None => text.to_vec(),
-        };
-        match &self.speaker {
-            Some(speaker) => speaker.there(&text),
-            None => text,
-        }
     }
 }

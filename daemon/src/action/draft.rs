@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
 use prost::Message;
@@ -10,6 +11,7 @@ use prost::Message;
 use crate::action::Action;
 use crate::action::InputRoot;
 use crate::action::Output;
+use crate::action::Sought;
 use crate::action::rooted::Brought;
 use crate::digest::Digest;
 use crate::paths;
@@ -37,7 +39,7 @@ impl Draft {
             command: re::Command::decode(action.command.as_slice()).map_err(broken)?,
             action: re::Action::decode(action.action.as_slice()).map_err(broken)?,
             input_root: action.input_root.clone(),
-            outputs: action.outputs.clone(),
+            outputs: action.sought.outputs.clone(),
         })
     }
 
@@ -140,7 +142,7 @@ impl Draft {
         let variables = self.command.environment_variables;
         Action {
             digest,
-            key: digest,
+            sought: Arc::new(Sought { key: digest, outputs: self.outputs, checkout: None, speaker: None }),
             action,
             command_digest,
             command,
@@ -148,9 +150,7 @@ impl Draft {
             input_root: self.input_root,
             inputs: Vec::new(),
             in_image: Vec::new(),
-            outputs: self.outputs,
-            checkout: None,
-            speaker: None,
+            layout: None,
         }
     }
 }

@@ -94,9 +94,10 @@ pub fn environment(
 
 /// The working directory as the compiler names it in debug information: `$PWD` if that leads to `cwd`
 /// (libiberty's `getpwd`, LLVM's `current_path`), else `cwd` itself.
-fn logical_directory(env: &[(OsString, OsString)], cwd: &Path) -> PathBuf {
+pub fn logical_directory(env: &[(OsString, OsString)], cwd: &Path) -> PathBuf {
     let pwd = env_value(env, "PWD").map(PathBuf::from).filter(|pwd| pwd.is_absolute());
-    let Some(pwd) = pwd else { return cwd.to_owned() };
+    // Both as the kernel writes it, most of the time.
+    let Some(pwd) = pwd.filter(|pwd| pwd.as_os_str() != cwd.as_os_str()) else { return cwd.to_owned() };
     match (Fingerprint::of(&pwd), Fingerprint::of(cwd)) {
         (Ok(a), Ok(b)) if a.is_same_file(&b) => pwd,
         _ => cwd.to_owned(),

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::ffi::OsString;
@@ -18,8 +19,11 @@ use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
 use foldhash::fast::RandomState;
 use prost::Message;
 
+use crate::action::Layout;
+use crate::action::layout::Kind;
 use crate::digest::Digest;
 use crate::files::Version;
+use crate::listings;
 use crate::listings::Listing;
 use crate::listings::Listings;
 use crate::paths;
@@ -41,6 +45,10 @@ pub struct InputRootBuilder<'a> {
     trees: Vec<DirectoryTree>,
     /// What `lstat` said of physical paths; valid for the one command that this builder serves.
     kinds: HashMap<PathBuf, Kind, RandomState>,
+    /// Physical paths at which nothing was.
+    absent: Vec<PathBuf>,
+    /// Whether these two are all that decided which tree it is.
+    is_complete: bool,
     /// Where directories lead, by the names under which files were asked for in them. By `OsString`: a `Path` hashes
     /// component by component, which takes several times as long.
     places: HashMap<OsString, Place, RandomState>,
@@ -122,13 +130,6 @@ struct Directory {
     listing: Option<Arc<Listing>>,
 }
 
-#[derive(Clone)]
-enum Kind {
-    Directory,
-    File,
-    Symlink(PathBuf),
-}
-
 impl InputRootBuilder<'_> {
     /// An empty tree. The names in directories are those of `listings`, where it can tell.
     pub fn new(listings: &Listings) -> InputRootBuilder<'_> {
@@ -136,6 +137,8 @@ impl InputRootBuilder<'_> {
             listings,
             trees: vec![DirectoryTree::new()],
             kinds: HashMap::default(),
+            absent: Vec::new(),
+            is_complete: true,
             places: HashMap::default(),
         }
     }
@@ -191,6 +194,29 @@ impl InputRootBuilder<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The ways to the files that were added, as they are; None: they cannot be vouched for.
+    pub fn layout(&self) -> Option<Layout> {
+        if !self.is_complete {
+            return None;
+        }
+        let files = self.trees.iter().flat_map(BTreeMap::values).filter_map(|entry| match entry {
+            Entry::File { source, .. } => Some(&**source),
+            Entry::Directory(_) | Entry::Symlink { .. } => None,
+        });
+        // What `stat` tells of them tells that they are no symlinks either, where it counts changes of names.
+        let mut local = HashMap::<&Path, bool, RandomState>::default();
+        let mut known = HashSet::<&Path, RandomState>::default();
+        for file in files {
+            let parent = file.parent().unwrap_or(file);
+            if *local.entry(parent).or_insert_with(|| listings::is_local_directory(parent)) {
+                known.insert(file);
+            }
+        }
+        let found = self.kinds.iter().filter(|(path, _)| !known.contains(path.as_path()));
+        let found = found.map(|(path, kind)| (path.clone(), Some(kind.clone())));
+        Some(Layout::new(found.chain(self.absent.iter().map(|path| (path.clone(), None)))))
     }
 
     /// The finished tree.
@@ -257,6 +283,7 @@ impl InputRootBuilder<'_> {
                         if !rest.iter().any(|name| name == "..") {
                             return Ok(Located::System);
                         }
+                        self.is_complete = false;
                         let whole = candidate.join(rest.iter().collect::<PathBuf>());
                         let physical = whole.canonicalize().map_err(|error| io_error(path, error))?;
                         if paths::is_system(&physical) {
@@ -299,14 +326,10 @@ impl InputRootBuilder<'_> {
         if let Some(kind) = self.kinds.get(path) {
             return Ok(kind.clone());
         }
-        let metadata = std::fs::symlink_metadata(path)?;
-        let kind = if metadata.is_symlink() {
-            Kind::Symlink(std::fs::read_link(path)?)
-        } else if metadata.is_dir() {
-            Kind::Directory
-        } else {
-            Kind::File
-        };
+        let kind = Kind::of(path).inspect_err(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => self.absent.push(path.to_owned()),
+            _ => self.is_complete = false,
+        })?;
         self.kinds.insert(path.to_owned(), kind.clone());
         Ok(kind)
     }

@@ -6,10 +6,12 @@ mod draft;
 mod environment;
 mod execution;
 mod input_root;
+mod layout;
 mod outputs;
 mod question;
 mod remote_action;
 mod rooted;
+mod sought;
 mod speaker;
 mod tree;
 
@@ -34,6 +36,7 @@ use crate::reason::Reason;
 pub use checkout::Checkout;
 pub use environment::Reader;
 pub use environment::environment;
+pub use environment::logical_directory;
 pub use environment::worker_path;
 pub use execution::Execution;
 pub use execution::executed_here;
@@ -41,6 +44,7 @@ pub use input_root::InputRoot;
 pub use input_root::InputRootBuilder;
 pub use input_root::InputRootError;
 pub use input_root::Located;
+pub use layout::Layout;
 pub use outputs::APPENDED_NAME;
 pub use outputs::InstallError;
 pub use outputs::Output;
@@ -55,6 +59,7 @@ pub use rooted::Brought;
 pub use rooted::LINK;
 pub use rooted::RelativeCommand;
 pub use rooted::Rooted;
+pub use sought::Sought;
 pub use speaker::Speaker;
 
 /// Part of every key: raised when the same key would mean something else than in an earlier version.
@@ -98,8 +103,8 @@ pub struct Circumstances<'a> {
 pub struct Action {
     /// Digest of the encoded `Action` message.
     pub digest: Digest,
-    /// Key of the result in the store on this machine: the digest of the same Action without its time limit.
-    pub key: Digest,
+    /// How its result is found on this machine, and where it goes.
+    pub sought: Arc<Sought>,
     /// The encoded `Action` message.
     pub action: Vec<u8>,
     /// Digest of the encoded `Command` message.
@@ -114,12 +119,8 @@ pub struct Action {
     pub inputs: Vec<Arc<InputFile>>,
     /// Those of them that are not in the tree, since they belong to the image.
     pub in_image: Vec<Arc<InputFile>>,
-    /// What the command makes.
-    pub outputs: Vec<Output>,
-    /// The checkout to which the names in results are translated.
-    pub checkout: Option<Checkout>,
-    /// The program whose messages begin with its name.
-    pub speaker: Option<Speaker>,
+    /// The ways to its files, as they were; none if they cannot be vouched for.
+    pub layout: Option<Layout>,
 }
 
 /// Why there is no action.
@@ -180,6 +181,7 @@ impl Action {
             })?;
             working_directory = relocation.there(&working_directory).into();
         }
+        let layout = builder.layout();
         let input_root = builder.build();
         let platform = platform(circumstances.platform);
         let command = encode_command(spec, &working_directory, &outputs, &platform)?;
@@ -195,9 +197,10 @@ impl Action {
         action.timeout = Some(duration(circumstances.timeout));
         let action = action.encode_to_vec();
         let digest = Digest::of(&action);
+        let (checkout, speaker) = (spec.checkout.clone(), spec.speaker.clone());
         Ok(Action {
             digest,
-            key,
+            sought: Arc::new(Sought { key, outputs, checkout, speaker }),
             action,
             command_digest,
             command,
@@ -205,9 +208,7 @@ impl Action {
             input_root,
             inputs,
             in_image,
-            outputs,
-            checkout: spec.checkout.clone(),
-            speaker: spec.speaker.clone(),
+            layout,
         })
     }
 }
@@ -346,14 +347,14 @@ pub(super) mod tests {
     #[test]
     fn everything_that_can_change_the_result_changes_the_key() {
         let (_guard, scratch) = scratch();
-        let key = action(&scratch, |_, _| {}).key;
-        assert_eq!(action(&scratch, |_, _| {}).key, key);
+        let key = action(&scratch, |_, _| {}).sought.key;
+        assert_eq!(action(&scratch, |_, _| {}).sought.key, key);
         let changed = [
-            action(&scratch, |spec, _| spec.arguments.push("-O1".into())).key,
-            action(&scratch, |spec, _| drop(spec.environment.insert("A".into(), "b".into()))).key,
-            action(&scratch, |spec, _| spec.outputs[0].path.set_file_name("b.o")).key,
-            action(&scratch, |_, circumstances| circumstances.toolchain = Digest::of(b"other")).key,
-            action(&scratch, |_, circumstances| circumstances.salt = "salt").key,
+            action(&scratch, |spec, _| spec.arguments.push("-O1".into())).sought.key,
+            action(&scratch, |spec, _| drop(spec.environment.insert("A".into(), "b".into()))).sought.key,
+            action(&scratch, |spec, _| spec.outputs[0].path.set_file_name("b.o")).sought.key,
+            action(&scratch, |_, circumstances| circumstances.toolchain = Digest::of(b"other")).sought.key,
+            action(&scratch, |_, circumstances| circumstances.salt = "salt").sought.key,
         ];
         assert!(!changed.contains(&key));
     }
@@ -363,7 +364,7 @@ pub(super) mod tests {
         let (_guard, scratch) = scratch();
         let before = action(&scratch, |_, _| {});
         let after = action(&scratch, |_, circumstances| circumstances.timeout = Duration::from_secs(2));
-        assert_eq!(before.key, after.key);
+        assert_eq!(before.sought.key, after.sought.key);
         assert_ne!(before.digest, after.digest);
     }
 

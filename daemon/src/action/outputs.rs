@@ -11,10 +11,10 @@ use std::path::PathBuf;
 
 use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
 
-use crate::action::Action;
 use crate::action::Checkout;
 use crate::action::InputRootBuilder;
 use crate::action::Located;
+use crate::action::Sought;
 use crate::compiler::ExpectedOutput;
 use crate::compiler::OutputKind;
 use crate::compiler::Placement;
@@ -113,7 +113,7 @@ impl Output {
     }
 }
 
-/// Puts every output of the action's `result` into its place, one by one, in the order of their kinds; atomically but where the
+/// Puts every output of a `result` into its place, one by one, in the order of their kinds; atomically but where the
 /// compiler overwrites as well. `umask` is the user's; `is_wanted` is asked right before each. `files` learns what is where.
 ///
 /// # Errors
@@ -121,14 +121,14 @@ impl Output {
 /// installed before stay.
 pub fn install(
     store: &Store,
-    action: &Action,
+    sought: &Sought,
     result: &re::ActionResult,
     umask: u32,
     is_wanted: &dyn Fn() -> bool,
     files: &Files,
 ) -> Result<(), InstallError> {
     let mut in_order: Vec<_> =
-        action.outputs.iter().filter(|output| output.kind != OutputKind::AuditDepfile).collect();
+        sought.outputs.iter().filter(|output| output.kind != OutputKind::AuditDepfile).collect();
     in_order.sort_by_key(|output| output.kind);
     let mut made = Vec::new();
     for output in in_order {
@@ -145,7 +145,7 @@ pub fn install(
         if !is_wanted() {
             return Err(InstallError::Unwanted);
         }
-        let digest = match &action.checkout {
+        let digest = match &sought.checkout {
             Some(checkout) if output.is_translated() => {
                 let text = store.read(&digest)?.ok_or_else(|| InstallError::Gone(output.path.clone()))?;
                 store.put(&checkout.depfile_here(&text))?
@@ -215,17 +215,17 @@ pub fn find<'a>(result: &'a re::ActionResult, output: &Output) -> Option<&'a re:
     result.output_files.iter().find(|file| file.path == output.remote)
 }
 
-/// Takes the outputs that a local run of the action has left into the store. An output that was not made is left out, and
+/// Takes the outputs that a local run has left into the store. An output that was not made is left out, and
 /// so are those that do not lie where they go: [`OutputKind::AuditDepfile`]s and [`OutputKind::AppendedRules`].
 ///
 /// # Errors
 /// When one cannot be read or stored.
-pub fn collect(store: &Store, action: &Action) -> Result<Vec<re::OutputFile>, StoreError> {
+pub fn collect(store: &Store, sought: &Sought) -> Result<Vec<re::OutputFile>, StoreError> {
     let mut files = Vec::new();
-    for output in action.outputs.iter().filter(|output| output.lies_in_place()) {
+    for output in sought.outputs.iter().filter(|output| output.lies_in_place()) {
         let Ok(metadata) = std::fs::metadata(&output.path) else { continue };
         let mut digest = store.put_file(&output.path)?;
-        if let Some(checkout) = &action.checkout
+        if let Some(checkout) = &sought.checkout
             && output.is_translated()
             && let Some(text) = store.read(&digest)?
         {

@@ -50,7 +50,7 @@ impl RemoteAction {
             command: action.command.clone(),
             directories: action.input_root.directories.clone(),
             files: action.input_root.files.clone(),
-            outputs: action.outputs.iter().map(|output| output.remote.clone()).collect(),
+            outputs: action.sought.outputs.iter().map(|output| output.remote.clone()).collect(),
         };
         if function == remote.digest.function() { Ok(remote) } else { remote.rehashed(function, digest_of) }
     }

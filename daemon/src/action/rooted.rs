@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bazel_remote_apis::build::bazel::remote::execution::v2 as re;
 
 use crate::action::Action;
+use crate::action::Sought;
 use crate::action::draft::Draft;
 use crate::action::draft::INCOMPLETE;
 use crate::action::draft::names;
@@ -67,11 +68,14 @@ pub struct Brought {
 
 impl Rooted {
     fn of(draft: Draft, from: &Arc<Action>, root: Root) -> Rooted {
-        let pairs = draft.outputs.iter().zip(&from.outputs);
+        let pairs = draft.outputs.iter().zip(&from.sought.outputs);
         let names = pairs.map(|(there, here)| (there.remote.clone(), here.remote.clone())).collect();
         let sent = draft.finished();
         let (inputs, in_image) = (from.inputs.clone(), from.in_image.clone());
-        let sent = Action { key: from.key, inputs, in_image, checkout: from.checkout.clone(), ..sent };
+        let outputs = sent.sought.outputs.clone();
+        let sought =
+            Sought { key: from.sought.key, outputs, checkout: from.sought.checkout.clone(), speaker: None };
+        let sent = Action { sought: Arc::new(sought), inputs, in_image, ..sent };
         Rooted { action: Arc::new(sent), root, names, family: None, tops: Vec::new() }
     }
 
@@ -157,7 +161,7 @@ impl Rooted {
     /// # Errors
     /// Why there is none, as a clause.
     pub fn relative(action: &Arc<Action>, relative: &RelativeCommand) -> Result<Rooted, String> {
-        if action.checkout.is_some() {
+        if action.sought.checkout.is_some() {
             return Err("[exec] paths = \"shared\" needs the workspace at a path of its own".to_owned());
         }
         let mut draft = Draft::of(action)?;
@@ -235,7 +239,7 @@ impl Rooted {
         result.stdout_raw = self.text_here(&result.stdout_raw);
         result.stderr_raw = self.text_here(&result.stderr_raw);
         let failed = |error: &dyn std::fmt::Display| Reason::Store(error.to_string());
-        for output in &self.action.outputs {
+        for output in &self.action.sought.outputs {
             let Some(file) = result.output_files.iter_mut().find(|file| file.path == output.remote) else {
                 continue;
             };
@@ -343,7 +347,7 @@ mod tests {
         );
         assert_eq!(command.working_directory, "");
         assert_eq!(command.output_paths, [format!("{}/a.o", &directory[1..])]);
-        assert_eq!(rooted.action.key, action.key);
+        assert_eq!(rooted.action.sought.key, action.sought.key);
         assert_ne!(rooted.action.digest, action.digest);
         let program = (worker::digest(), Arc::from(Path::new("/program")));
         assert!(rooted.action.input_root.files.contains(&program));

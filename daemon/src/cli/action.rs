@@ -37,7 +37,7 @@ pub(super) fn action(surroundings: &Surroundings, words: Vec<OsString>) -> anyho
     print_json(&json!({
         "action_digest": action.digest.to_string(),
         "command_digest": action.command_digest.to_string(),
-        "local_key": action.key.to_string(),
+        "local_key": action.sought.key.to_string(),
         "arguments": command.arguments,
         "environment": variables.collect::<serde_json::Map<_, _>>(),
         "working_directory": command.working_directory,

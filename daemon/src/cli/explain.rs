@@ -14,6 +14,7 @@ use anyhow::bail;
 use clap::Args;
 use farcc_proto::record::CommandRecord;
 use farcc_proto::record::Ingredient;
+use farcc_proto::record::Run;
 use farcc_proto::record::ingredient::Kind;
 use serde_json::json;
 
@@ -63,22 +64,23 @@ fn explain_file(surroundings: &Surroundings, file: &Path, json: bool) -> anyhow:
         bail!("explain {}: farcc knows of no command that made it", path.display());
     };
     let last = history.last.context("read the record: it is empty")?;
+    let run = last.run.clone().unwrap_or_default();
     let differences = history.previous.as_ref().map(|previous| differences(previous, &last));
     if json {
         return print_json(&json!({
             "file": path.to_string_lossy(),
-            "outcome": last.outcome,
-            "reason": last.reason,
-            "reason_detail": last.reason_detail,
+            "outcome": run.outcome,
+            "reason": run.reason,
+            "reason_detail": run.reason_detail,
             "arguments": arguments(&last),
             "directory": OsStr::from_bytes(&last.cwd).to_string_lossy(),
-            "unix_millis": last.unix_millis,
-            "micros": last.micros,
-            "whole_micros": last.whole_micros,
-            "made_unix_millis": known(last.made_unix_millis),
-            "made_micros": known(last.made_micros),
-            "made_by": (!last.made_by.is_empty()).then_some(&last.made_by),
-            "remedy": remedy(&last.reason),
+            "unix_millis": run.unix_millis,
+            "micros": run.micros,
+            "whole_micros": run.whole_micros,
+            "made_unix_millis": known(run.made_unix_millis),
+            "made_micros": known(run.made_micros),
+            "made_by": (!run.made_by.is_empty()).then_some(&run.made_by),
+            "remedy": remedy(&run.reason),
             "key": last.key,
             "paths": paths_of(&last),
             "differences": differences.map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>()),
@@ -86,15 +88,15 @@ fn explain_file(surroundings: &Surroundings, file: &Path, json: bool) -> anyhow:
     }
     let mut text = format!("{}\n", path.display());
     // Writing to a String cannot fail.
-    let _ = writeln!(text, "  {}", meaning(&last));
-    if let Some(remedy) = remedy(&last.reason) {
+    let _ = writeln!(text, "  {}", meaning(&run));
+    if let Some(remedy) = remedy(&run.reason) {
         let _ = writeln!(text, "  what to do: {remedy}");
     }
-    if let Some(made) = origin(&last) {
+    if let Some(made) = origin(&run) {
         let _ = writeln!(text, "  {made}");
     }
-    let (age, whole) = (age(last.unix_millis), readable_micros(last.whole_micros));
-    let _ = writeln!(text, "  {age} ago, {whole}, {} of it in the daemon", readable_micros(last.micros));
+    let (age, whole) = (age(run.unix_millis), readable_micros(run.whole_micros));
+    let _ = writeln!(text, "  {age} ago, {whole}, {} of it in the daemon", readable_micros(run.micros));
     let _ = writeln!(text, "  command: {}", arguments(&last).join(" "));
     if !last.key.is_empty() {
         let _ = writeln!(text, "  key: {}", last.key);
@@ -118,14 +120,14 @@ fn explain_file(surroundings: &Surroundings, file: &Path, json: bool) -> anyhow:
 }
 
 /// Of a hit: who made the result, and when.
-fn origin(record: &CommandRecord) -> Option<String> {
-    known(record.made_unix_millis)?;
-    let by = match (record.made_by.as_str(), record.outcome.as_str()) {
+fn origin(run: &Run) -> Option<String> {
+    known(run.made_unix_millis)?;
+    let by = match (run.made_by.as_str(), run.outcome.as_str()) {
         ("", "hit_local") => "on this machine, or by who shares its store".to_owned(),
         ("", _) => "by a worker that gives no name, or on the machine of somebody who offered it".to_owned(),
         (worker, _) => format!("by {}", printable(worker)),
     };
-    let (age, took) = (age(record.made_unix_millis), readable_micros(record.made_micros));
+    let (age, took) = (age(run.made_unix_millis), readable_micros(run.made_micros));
     Some(format!("the result was made {age} ago {by}, in {took}"))
 }
 
@@ -154,8 +156,8 @@ pub(super) fn arguments(record: &CommandRecord) -> Vec<String> {
     record.arguments.iter().map(|argument| String::from_utf8_lossy(argument).into_owned()).collect()
 }
 
-fn meaning(record: &CommandRecord) -> String {
-    let meaning = match record.outcome.as_str() {
+fn meaning(run: &Run) -> String {
+    let meaning = match run.outcome.as_str() {
         "hit_local" => "hit: the result was in the store on this machine",
         "hit_remote" => "hit: the result was in the cluster's action cache",
         "executed_remote" => "miss: the cluster ran the command",
@@ -164,7 +166,7 @@ fn meaning(record: &CommandRecord) -> String {
         "passed_through" => "the command ran on this machine, and nothing of it was kept",
         other => other,
     };
-    match (record.reason.as_str(), record.reason_detail.as_str()) {
+    match (run.reason.as_str(), run.reason_detail.as_str()) {
         ("", _) => meaning.to_owned(),
         (reason, "") => format!("{meaning} ({reason})"),
         (reason, detail) => format!("{meaning} ({reason}: {detail})"),

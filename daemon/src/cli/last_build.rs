@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use farcc_proto::record::CommandRecord;
 use farcc_proto::record::OutputHistory;
+use farcc_proto::record::Run;
 use serde::Serialize;
 
 use crate::cli::Surroundings;
@@ -80,23 +81,26 @@ impl Build {
         }
         let mut causes: BTreeMap<String, Cause> = BTreeMap::new();
         for history in histories {
-            let Some(last) = &history.last else { continue };
+            let Some((last, run)) = history.last.as_ref().and_then(|last| Some((last, last.run.as_ref()?)))
+            else {
+                continue;
+            };
             build.commands += 1;
-            *build.by_verdict.entry(last.outcome.clone()).or_default() += 1;
-            let started = last.unix_millis.saturating_sub(last.whole_micros / 1_000);
+            *build.by_verdict.entry(run.outcome.clone()).or_default() += 1;
+            let started = run.unix_millis.saturating_sub(run.whole_micros / 1_000);
             build.started_unix_millis = build.started_unix_millis.min(started);
-            build.ended_unix_millis = build.ended_unix_millis.max(last.unix_millis);
+            build.ended_unix_millis = build.ended_unix_millis.max(run.unix_millis);
             let hits = [Outcome::HitLocal, Outcome::HitRemote, Outcome::Twin];
-            if hits.iter().any(|hit| hit.name() == last.outcome) {
+            if hits.iter().any(|hit| hit.name() == run.outcome) {
                 continue;
             }
-            let miss = miss(last, history.previous.as_ref());
+            let miss = miss(last, run, history.previous.as_ref());
             for text in &miss.causes {
                 let cause = causes.entry(text.clone()).or_default();
                 cause.misses += 1;
                 cause.micros += miss.micros;
-                if last.outcome == Outcome::PassedThrough.name() {
-                    cause.remedy = remedy(&last.reason);
+                if run.outcome == Outcome::PassedThrough.name() {
+                    cause.remedy = remedy(&run.reason);
                 }
             }
             build.misses.push(miss);
@@ -153,23 +157,23 @@ impl Build {
     }
 }
 
-fn miss(last: &CommandRecord, previous: Option<&CommandRecord>) -> Miss {
+fn miss(last: &CommandRecord, run: &Run, previous: Option<&CommandRecord>) -> Miss {
     let file = last.outputs.first().map(|output| OsStr::from_bytes(output).to_string_lossy().into_owned());
     Miss {
         file: file.unwrap_or_default(),
-        verdict: last.outcome.clone(),
-        reason: last.reason.clone(),
-        micros: last.whole_micros,
-        causes: causes(last, previous),
+        verdict: run.outcome.clone(),
+        reason: run.reason.clone(),
+        micros: run.whole_micros,
+        causes: causes(last, run, previous),
     }
 }
 
 /// Why there was no hit.
-fn causes(last: &CommandRecord, previous: Option<&CommandRecord>) -> Vec<String> {
-    if last.outcome == Outcome::PassedThrough.name() {
+fn causes(last: &CommandRecord, run: &Run, previous: Option<&CommandRecord>) -> Vec<String> {
+    if run.outcome == Outcome::PassedThrough.name() {
         let detail =
-            if last.reason_detail.is_empty() { String::new() } else { format!(": {}", last.reason_detail) };
-        return vec![format!("{}{detail}", last.reason)];
+            if run.reason_detail.is_empty() { String::new() } else { format!(": {}", run.reason_detail) };
+        return vec![format!("{}{detail}", run.reason)];
     }
     let Some(previous) = previous else { return vec!["made for the first time".to_owned()] };
     let differences: Vec<_> = differences(previous, last).iter().map(ToString::to_string).collect();
@@ -188,11 +192,15 @@ mod tests {
     use super::*;
 
     fn record(name: &str, outcome: Outcome, millis: u64, header: &[u8]) -> CommandRecord {
-        CommandRecord {
-            outputs: vec![format!("/w/{name}").into_bytes()],
+        let run = Run {
             outcome: outcome.name().to_owned(),
             unix_millis: 10_000 + millis,
             whole_micros: millis * 1_000,
+            ..Run::default()
+        };
+        CommandRecord {
+            run: Some(run),
+            outputs: vec![format!("/w/{name}").into_bytes()],
             ingredients: vec![Ingredient {
                 kind: Kind::Input.into(),
                 name: b"/w/a.h".to_vec(),
@@ -203,14 +211,15 @@ mod tests {
     }
 
     fn history(previous: Option<CommandRecord>, last: CommandRecord) -> OutputHistory {
-        OutputHistory { last: Some(last), previous, ..OutputHistory::default() }
+        OutputHistory { last: Some(last), previous }
     }
 
     #[test]
     fn misses_are_summed_up_by_their_causes() {
         let before = |name| Some(record(name, Outcome::HitLocal, 1, b"old"));
         let mut flag = record("f.o", Outcome::PassedThrough, 400, b"");
-        (flag.reason, flag.reason_detail) = ("unsupported_flag".to_owned(), "-fplugin=\u{1b}x".to_owned());
+        let run = flag.run.as_mut().unwrap();
+        (run.reason, run.reason_detail) = ("unsupported_flag".to_owned(), "-fplugin=\u{1b}x".to_owned());
         let build = Build::of(&[
             history(before("a.o"), record("a.o", Outcome::ExecutedRemote, 2_000, b"new")),
             history(before("b.o"), record("b.o", Outcome::ExecutedLocal, 3_500, b"new")),

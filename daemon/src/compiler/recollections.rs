@@ -91,7 +91,7 @@ impl<T: Recollection> Recollections<T> {
         let is_settled = Fingerprint::of(program).is_ok_and(|program| program.is_settled(started));
         let answer = match self.load(key, invocation) {
             Some(answer) => Ok(Arc::new(answer)),
-            None => ask().await.map(|answer| {
+            None => Box::pin(ask()).await.map(|answer| {
                 self.save(key, &answer);
                 Arc::new(answer)
             }),

@@ -80,7 +80,7 @@ impl LocalCommand<'_> {
             },
         };
         let lies = |output: &Output| Some((output.path.clone(), Fingerprint::of(&output.path).ok()?));
-        let outputs = action.outputs.iter().filter(|output| output.lies_in_place());
+        let outputs = action.sought.outputs.iter().filter(|output| output.lies_in_place());
         let before = outputs.filter_map(lies).collect();
         Attempt { argv, audited, before, began: Instant::now() }
     }
@@ -90,7 +90,7 @@ impl Attempt {
     /// After the run was ended before its time and the outputs of `result` are all that is to be there: removes what it alone
     /// has begun.
     pub(super) fn remove_leftovers(&self, action: &Action, result: &re::ActionResult) {
-        let outputs = action.outputs.iter().filter(|output| output.lies_in_place());
+        let outputs = action.sought.outputs.iter().filter(|output| output.lies_in_place());
         for output in outputs.filter(|output| find(result, output).is_none()) {
             if !self.before.iter().any(|(path, _)| *path == output.path) {
                 // Seldom it is there at all.
@@ -104,7 +104,7 @@ impl Attempt {
 /// driver that is told to end removes what it has begun: a symlink, another name of the file or a mode would be lost.
 pub(super) fn may_be_ended(action: &Action, umask: u32) -> bool {
     let us = rustix::process::geteuid().as_raw();
-    action.outputs.iter().all(|output| match std::fs::symlink_metadata(&output.path) {
+    action.sought.outputs.iter().all(|output| match std::fs::symlink_metadata(&output.path) {
         Ok(metadata) => {
             let is_plain = metadata.is_file() && metadata.nlink() == 1 && metadata.uid() == us;
             is_plain && metadata.mode() & 0o7777 == 0o666 & !umask

@@ -18,6 +18,7 @@ use crate::files::Files;
 use crate::files::InputFile;
 use crate::paths;
 use crate::preprocessor::Family;
+use crate::preprocessor::Scan;
 use crate::preprocessor::ScanError;
 use crate::preprocessor::TranslationUnit;
 use crate::reason::Reason;
@@ -40,6 +41,26 @@ pub struct Scanned {
     pub uses_time: bool,
     /// Why the scanner was not sure, so that the compiler was asked.
     pub not_sure: Option<String>,
+    /// What all of this follows from; none of a link, nor where the compiler was asked.
+    pub(super) origin: Option<Origin>,
+}
+
+/// What a compile's inputs follow from: with the same origin it reads the same.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Origin {
+    /// Of each source. What is remembered of a scan is the same one for as long as it holds.
+    scans: Vec<Arc<Scan>>,
+    /// What the flags name.
+    further: Vec<Arc<InputFile>>,
+}
+
+impl Origin {
+    pub(super) fn is_as(&self, other: &Origin) -> bool {
+        let Origin { scans, further } = other;
+        self.scans.len() == scans.len()
+            && self.scans.iter().zip(scans).all(|(one, other)| Arc::ptr_eq(one, other))
+            && self.further == *further
+    }
 }
 
 impl Scanned {
@@ -54,6 +75,11 @@ impl Scanned {
         self.directories.extend(other.directories);
         self.absolute.extend(other.absolute);
         self.uses_time |= other.uses_time;
+        self.origin = self.origin.take().zip(other.origin).map(|(mut origin, other)| {
+            origin.scans.extend(other.scans);
+            origin.further.extend(other.further);
+            origin
+        });
     }
 }
 
@@ -104,15 +130,16 @@ impl Dispatcher {
                 };
                 // What the assembler reads, no depfile lists: the audit asks only that all that is listed was found.
                 let mut inputs: Vec<_> = scan.all_files().cloned().collect();
-                if at == 0 {
-                    inputs.extend(further_inputs(&asking, &asked, &known, &files)?);
-                }
+                let further =
+                    if at == 0 { further_inputs(&asking, &asked, &known, &files)? } else { Vec::new() };
+                inputs.extend(further.iter().cloned());
                 Ok(Ok(Scanned {
                     inputs,
                     directories: search_directories(&unit),
                     absolute: scan.absolute.clone(),
                     uses_time: scan.uses_timestamp || scan.uses_time && !time_is_fixed(&asked, &known),
                     not_sure: None,
+                    origin: Some(Origin { scans: vec![scan], further }),
                 }))
             });
             let questions = match scanned.await?? {
@@ -189,6 +216,7 @@ impl Dispatcher {
                 absolute: Vec::new(),
                 uses_time,
                 not_sure: Some(not_sure),
+                origin: None,
             })
         })
         .await?

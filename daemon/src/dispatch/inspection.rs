@@ -36,7 +36,8 @@ impl Dispatcher {
         let Read { config, executed, task } = self.read(invocation).await?;
         let config = config?;
         let step = self.step(task, &executed).await?;
-        Ok(self.prepare(&config, &step, &executed).await?.action)
+        let read = self.inputs(&step, &executed).await?;
+        Ok(self.prepare(&config, &step, &executed, read).await?.action)
     }
 
     /// What the compiler of a command says that it is: its version and target.

@@ -17,6 +17,7 @@ use crate::action::Action;
 use crate::action::Execution;
 use crate::action::InstallError;
 use crate::action::Output;
+use crate::action::Sought;
 use crate::action::collect;
 use crate::action::executed_here;
 use crate::action::find;
@@ -113,19 +114,19 @@ pub struct Kept {
     pub config: Arc<Config>,
 }
 
-/// Looks for the result of the action and puts its outputs into place; with how long the command ran that made it. None:
+/// Looks for a result and puts its outputs into place; with how long the command ran that made it. None:
 /// a miss.
 ///
 /// # Errors
 /// When the store cannot be read.
 pub(super) fn hit(
     store: &Store,
-    action: &Action,
+    sought: &Sought,
     umask: u32,
     presence: &Presence,
     files: &Files,
 ) -> Result<Option<(Verdict, Option<Execution>)>, StoreError> {
-    let Some(result) = store.action_result(&action.key)? else { return Ok(None) };
+    let Some(result) = store.action_result(&sought.key)? else { return Ok(None) };
     if result.exit_code != 0 {
         return Ok(None);
     }
@@ -135,9 +136,9 @@ pub(super) fn hit(
     ) else {
         return Ok(None);
     };
-    match install(store, action, &result, umask, &|| presence.is_there(), files) {
+    match install(store, sought, &result, umask, &|| presence.is_there(), files) {
         Ok(()) => {
-            let (stdout, stderr) = (action.messages_here(stdout), action.messages_here(stderr));
+            let (stdout, stderr) = (sought.messages_here(stdout), sought.messages_here(stderr));
             Ok(Some((Verdict::Completed { exit_code: 0, stdout, stderr }, Execution::of(&result))))
         }
         Err(InstallError::Store(error)) => Err(error),
@@ -264,7 +265,7 @@ fn is_current(before: &Action, again: &Action, claim: &Claim, presence: &Presenc
         return Err(Reason::OutputContested(path.display().to_string()));
     }
     // A file that was changed and changed back has the same bytes as before; the compiler may have seen others.
-    if before.key != again.key || before.inputs != again.inputs {
+    if before.sought.key != again.sought.key || before.inputs != again.inputs {
         let same =
             before.inputs.iter().zip(&again.inputs).take_while(|(before, again)| before == again).count();
         let changed = before.inputs.get(same).or(again.inputs.get(same));
@@ -304,16 +305,17 @@ fn keep(
         audit_appended(&text, cwd, &action.inputs)?;
     }
     let failed = |error: StoreError| Reason::Store(error.to_string());
-    let mut output_files = collect(store, action).map_err(failed)?;
+    let mut output_files = collect(store, &action.sought).map_err(failed)?;
     let is_made = |output: &Output| output_files.iter().any(|file| file.path == output.remote);
-    let mut expected = action.outputs.iter().filter(|output| output.lies_in_place() && !output.is_optional);
+    let mut expected =
+        action.sought.outputs.iter().filter(|output| output.lies_in_place() && !output.is_optional);
     if !expected.all(is_made) {
         // The compiler said success without making what is expected of it: nothing to keep.
         return Err(Reason::Store("find every output of the command".to_owned()));
     }
     // The audited rules are part of the result wherever they are taken from, so that a hit can be audited again.
-    if let Some(output) = action.outputs.iter().find(|output| !output.lies_in_place()) {
-        let there = action.checkout.as_ref().map(|checkout| checkout.depfile_there(&text));
+    if let Some(output) = action.sought.outputs.iter().find(|output| !output.lies_in_place()) {
+        let there = action.sought.checkout.as_ref().map(|checkout| checkout.depfile_there(&text));
         let digest = store.put(there.as_deref().unwrap_or(&text)).map_err(failed)?;
         let path = output.remote.clone();
         output_files.push(re::OutputFile { path, digest: Some(digest.into()), ..re::OutputFile::default() });
@@ -321,14 +323,15 @@ fn keep(
     }
     let execution_metadata = executed_here(run.took, SystemTime::now());
     let mut result = re::ActionResult { output_files, execution_metadata, ..re::ActionResult::default() };
-    let (stdout, stderr) = (action.messages_there(&run.stdout), action.messages_there(&run.stderr));
+    let (stdout, stderr) =
+        (action.sought.messages_there(&run.stdout), action.sought.messages_there(&run.stderr));
     (result.stdout_raw, result.stdout_digest) = keep_message(store, &stdout).map_err(failed)?;
     (result.stderr_raw, result.stderr_digest) = keep_message(store, &stderr).map_err(failed)?;
     check_messages(action, [&stdout, &stderr])?;
     check_outputs(action, store, &result)?;
     current()?;
     compare(&result)?;
-    store.put_action_result(&action.key, &result).map_err(failed)?;
+    store.put_action_result(&action.sought.key, &result).map_err(failed)?;
     Ok(result)
 }
 
@@ -367,7 +370,7 @@ fn tell_difference(
     store: &Store,
     directory: &Path,
 ) -> Reason {
-    if let Err(error) = store.remove_action_result(&action.key) {
+    if let Err(error) = store.remove_action_result(&action.sought.key) {
         tracing::warn!("failed to {error}");
     }
     let copy = match verification::report(directory, action, invocation, results, store) {
@@ -385,8 +388,8 @@ fn tell_difference(
 /// # Errors
 /// [`Reason::PathShown`] with the output that does.
 pub(super) fn check_outputs(action: &Action, store: &Store, result: &re::ActionResult) -> Result<(), Reason> {
-    let Some(checkout) = &action.checkout else { return Ok(()) };
-    for output in action.outputs.iter().filter(|output| !output.is_translated()) {
+    let Some(checkout) = &action.sought.checkout else { return Ok(()) };
+    for output in action.sought.outputs.iter().filter(|output| !output.is_translated()) {
         let digest = find(result, output).and_then(|file| file.digest.as_ref());
         let Some(digest) = digest.and_then(|digest| Digest::try_from(digest).ok()) else { continue };
         let bytes = store.read(&digest).map_err(|error| Reason::Store(error.to_string()))?;
@@ -399,7 +402,7 @@ pub(super) fn check_outputs(action: &Action, store: &Store, result: &re::ActionR
 
 /// The same for messages, translated.
 fn check_messages(action: &Action, messages: [&[u8]; 2]) -> Result<(), Reason> {
-    let Some(checkout) = &action.checkout else { return Ok(()) };
+    let Some(checkout) = &action.sought.checkout else { return Ok(()) };
     match messages.iter().find_map(|message| checkout.relocation.named_here(message)) {
         Some(path) => Err(Reason::PathShown(format!("{} in a message", path.display()))),
         None => Ok(()),
@@ -489,7 +492,7 @@ mod tests {
         std::fs::write(path.join("a.c"), "two").unwrap();
         std::fs::write(path.join("a.c"), "one").unwrap();
         let again = prepared(&path);
-        assert_eq!(before.key, again.key);
+        assert_eq!(before.sought.key, again.sought.key);
         let changed = Reason::InputChanged(path.join("a.c").display().to_string());
         assert_eq!(is_current(&before, &again, &claim, &here), Err(changed));
         let other = claims.claim(vec![path.join("a.o")]);

@@ -18,6 +18,7 @@ mod preparation;
 mod presence;
 mod racing;
 mod remote;
+mod repeats;
 mod sharing;
 mod step;
 mod trail;
@@ -27,6 +28,7 @@ mod workers;
 
 use std::cell::Cell;
 use std::ffi::OsString;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +39,8 @@ use tokio::sync::Semaphore;
 
 use crate::action::Action;
 use crate::action::Execution;
+use crate::action::Sought;
+use crate::compiler::AppendedRules;
 use crate::compiler::Archivers;
 use crate::compiler::Audit;
 use crate::compiler::Invocation;
@@ -70,8 +74,13 @@ use policy::route;
 use policy::too_big;
 use remote::Answer;
 use remote::Rival;
+use repeats::Learned;
+use repeats::Occasion;
+use repeats::Repeats;
 use sharing::Sharing;
 use step::Step;
+use trail::Entry;
+use trail::files_of;
 use twins::Twins;
 use workers::Workers;
 
@@ -143,6 +152,7 @@ pub struct Dispatcher {
     heavy: DashMap<usize, Arc<Semaphore>>,
     claims: Arc<Claims>,
     sharing: Arc<Sharing>,
+    repeats: Arc<Repeats>,
     workers: Workers,
     stats: Arc<Stats>,
     history: History,
@@ -160,6 +170,27 @@ struct Read {
     /// The command that is executed in the end: another than the one that was typed where that names a wrapper script.
     executed: Arc<Invocation>,
     task: Task,
+}
+
+/// A command that is understood, and what runs it.
+#[derive(Clone, Copy)]
+struct Job<'a> {
+    config: &'a Arc<Config>,
+    step: &'a Step,
+    /// What is executed in the end.
+    executed: &'a Arc<Invocation>,
+    /// What the launcher runs: the command as it was typed.
+    invocation: &'a Arc<Invocation>,
+}
+
+/// What is known of it before its Action is made.
+struct Seen {
+    read: Scanned,
+    /// What it appends to a file that a variable names.
+    appended: Option<AppendedRules>,
+    /// Whether it is run here to compare.
+    sampled: bool,
+    occasion: Option<Occasion>,
 }
 
 /// How long a command waits for its turn. Some are held for long: by a compiler that does not answer, by a file on a dead
@@ -209,7 +240,7 @@ const MAX_HISTORY_BYTES: u64 = 256 << 20;
 
 /// The result that the store has of an action, if it is one of success.
 async fn known_result(store: &Arc<Store>, action: &Arc<Action>) -> Result<Option<re::ActionResult>, Reason> {
-    let (store, key) = (Arc::clone(store), action.key);
+    let (store, key) = (Arc::clone(store), action.sought.key);
     let result = in_background(move || store.action_result(&key)).await?;
     // A store that cannot be read is a miss.
     Ok(result.ok().flatten().filter(|result| result.exit_code == 0))
@@ -250,6 +281,7 @@ impl Dispatcher {
             heavy: DashMap::new(),
             claims: Arc::default(),
             sharing: Arc::default(),
+            repeats: Arc::default(),
             workers: Workers::new(directories.state.join("workers")),
             stats,
             history: History::new(directories.history()),
@@ -313,10 +345,8 @@ impl Dispatcher {
             return Err((route, leaf));
         }
         if let Some(roots) = self.way_to_twin(&config, &task, invocation).map_err(|reason| (reason, leaf))? {
-            return self
-                .on_twin(&config, &roots, invocation, launcher, trail)
-                .await
-                .map_err(|reason| (reason, leaf));
+            let on_twin = Box::pin(self.on_twin(&config, &roots, invocation, launcher, trail));
+            return on_twin.await.map_err(|reason| (reason, leaf));
         }
         let turn = match task {
             Task::Other | Task::Local(_) => None,
@@ -325,35 +355,62 @@ impl Dispatcher {
         };
         let done = async {
             let step = self.step(task, &executed).await?;
-            self.take(&config, &step, &executed, invocation, launcher, trail, turn).await
+            let job = Job { config: &config, step: &step, executed: &executed, invocation };
+            self.take(job, launcher, trail, turn).await
         };
         done.await.map_err(|reason| (reason, leaf))
     }
 
-    /// All is about the command that is `executed` in the end, but what the launcher runs, which is the `invocation` as it
-    /// was typed.
     async fn take(
         &self,
-        config: &Arc<Config>,
-        step: &Step,
-        executed: &Arc<Invocation>,
-        invocation: &Arc<Invocation>,
+        job: Job<'_>,
         launcher: &mut Launcher,
         trail: &mut Trail,
         turn: impl Sized,
     ) -> Result<Verdict, Reason> {
-        let Launcher { presence, lane, .. } = launcher;
-        let prepared = self.prepare(config, step, executed).await?;
-        trail.prepared(&prepared, step.tools(), config);
-        let claim = self.claims.claim(output_paths(&prepared.action));
-        let store = self.store(config).await?;
+        let Job { config, step, executed, invocation } = job;
+        let read = self.inputs(step, executed).await?;
         let appended = step.appended_rules(executed)?;
         // What is appended when a result is put into place, the compiler would append once more.
         let sampled = appended.is_none() && verification::is_sampled(config.exec.verify);
+        let (occasion, learned) = self.recall(job, &read).await?;
+        if let Some(learned) = learned.filter(|_| !sampled)
+            && let Some((verdict, execution)) =
+                self.hit_again(config, &learned, invocation, &launcher.presence).await?
+        {
+            trail.repeated(&learned);
+            trail.ended(Outcome::HitLocal, None);
+            trail.spared(execution);
+            return Ok(verdict);
+        }
+        let seen = Seen { read, appended, sampled, occasion };
+        // On the heap only here: it is much, and most hits never come so far.
+        Box::pin(self.take_anew(job, seen, launcher, trail, turn)).await
+    }
+
+    /// Of a command that is not known to have come again.
+    async fn take_anew(
+        &self,
+        job: Job<'_>,
+        seen: Seen,
+        launcher: &mut Launcher,
+        trail: &mut Trail,
+        turn: impl Sized,
+    ) -> Result<Verdict, Reason> {
+        let Job { config, step, executed, invocation } = job;
+        let Seen { read, appended, sampled, occasion } = seen;
+        let Launcher { presence, lane, .. } = launcher;
+        let prepared = self.prepare(config, step, executed, read).await?;
+        trail.prepared(&prepared, step.tools(), config);
+        if let (Some(occasion), Some(command)) = (occasion, trail.command()) {
+            self.repeats.learn(occasion, &prepared.action, command);
+        }
+        let claim = self.claims.claim(output_paths(&prepared.action.sought));
+        let store = self.store(config).await?;
         let mut expected = if sampled { known_result(&store, &prepared.action).await? } else { None };
         if expected.is_none()
             && let Some((verdict, execution)) =
-                self.local_hit(&store, &prepared.action, invocation, presence).await
+                self.local_hit(&store, &prepared.action.sought, invocation, presence).await
         {
             trail.ended(Outcome::HitLocal, None);
             trail.spared(execution);
@@ -403,7 +460,7 @@ impl Dispatcher {
                     relative,
                     rival,
                 };
-                match run.run(&prepared.action, &cluster.jobs).await {
+                match Box::pin(run.run(&prepared.action, &cluster.jobs)).await {
                     Ok(Answer::There(Verdict::Completed { exit_code: 0, .. })) if sampled => {
                         expected = known_result(&store, &prepared.action).await?;
                         Reason::Verify
@@ -496,16 +553,52 @@ impl Dispatcher {
         .await
     }
 
+    /// What decides about a command's key now, and what it came to before, if that is the same.
+    async fn recall(
+        &self,
+        job: Job<'_>,
+        read: &Scanned,
+    ) -> Result<(Option<Occasion>, Option<Arc<Learned>>), Reason> {
+        let Some(origin) = read.origin.clone() else { return Ok((None, None)) };
+        let (repeats, history) = (Arc::clone(&self.repeats), self.history.clone());
+        let config = Arc::clone(job.config);
+        let (step, executed, typed) =
+            (job.step.clone(), Arc::clone(job.executed), Arc::clone(job.invocation));
+        in_background(move || {
+            let occasion = Occasion::of(&config, &step, &executed, &typed, origin);
+            let learned = occasion.as_ref().and_then(|occasion| repeats.recall(occasion));
+            // Without all that the key is made of, its histories can only be continued.
+            let learned =
+                learned.filter(|learned| history.knows(&files_of(&learned.sought), learned.command));
+            (occasion, learned)
+        })
+        .await
+    }
+
+    /// A hit of a command that has come again.
+    async fn hit_again(
+        &self,
+        config: &Config,
+        learned: &Learned,
+        invocation: &Invocation,
+        presence: &Presence,
+    ) -> Result<Option<(Verdict, Option<Execution>)>, Reason> {
+        let sought = &learned.sought;
+        let _claim = self.claims.claim(output_paths(sought));
+        let store = self.store(config).await?;
+        Ok(self.local_hit(&store, sought, invocation, presence).await)
+    }
+
     async fn local_hit(
         &self,
         store: &Arc<Store>,
-        action: &Arc<Action>,
+        sought: &Arc<Sought>,
         invocation: &Invocation,
         presence: &Presence,
     ) -> Option<(Verdict, Option<Execution>)> {
-        let (store, action) = (Arc::clone(store), Arc::clone(action));
+        let (store, sought) = (Arc::clone(store), Arc::clone(sought));
         let (umask, presence, files) = (invocation.umask, presence.clone(), Arc::clone(&self.files));
-        let hit = in_background(move || local::hit(&store, &action, umask, &presence, &files)).await;
+        let hit = in_background(move || local::hit(&store, &sought, umask, &presence, &files)).await;
         match hit {
             Ok(Ok(hit)) => hit,
             // A store that cannot be read is a miss; the command goes on.
@@ -522,14 +615,23 @@ impl Dispatcher {
 
     fn record(&self, trail: Trail) {
         self.stats.record(&trail.record());
-        let history = self.history.clone();
-        // Nobody waits for it: a lost record makes `explain` say less, and nothing else.
-        tokio::task::spawn_blocking(move || {
-            let Some((outputs, made)) = trail.into_history() else { return };
-            if let Err(error) = history.add(&outputs, made) {
+        // A lost record makes `explain` say less, and nothing else.
+        let tell = |outputs: &[PathBuf], recorded: io::Result<()>| {
+            if let Err(error) = recorded {
                 tracing::debug!("failed to record the history of {outputs:?}: {error}");
             }
-        });
+        };
+        match trail.into_history() {
+            None => {}
+            Some(Entry::Again { outputs, command, run }) => {
+                tell(&outputs, self.history.again(&outputs, command, run));
+            }
+            // Nobody waits for it.
+            Some(Entry::Made { outputs, made }) => {
+                let history = self.history.clone();
+                tokio::task::spawn_blocking(move || tell(&outputs, history.add(&outputs, made)));
+            }
+        }
     }
 
     /// Removes what is over the limit of the history, and what killed daemons left.
@@ -553,9 +655,9 @@ impl Dispatcher {
 }
 
 /// Where the command writes, without symlinks.
-fn output_paths(action: &Action) -> Vec<PathBuf> {
+fn output_paths(sought: &Sought) -> Vec<PathBuf> {
     // What others append to as well is nobody's.
-    let outputs = action.outputs.iter().filter(|output| output.kind != OutputKind::AppendedRules);
+    let outputs = sought.outputs.iter().filter(|output| output.kind != OutputKind::AppendedRules);
     outputs.map(|output| output.physical.clone()).collect()
 }
 

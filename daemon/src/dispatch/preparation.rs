@@ -57,21 +57,20 @@ pub(super) struct Prepared {
 const AUDIT_SUFFIX: &str = ".farcc-audit.d";
 
 impl Dispatcher {
-    /// Finds the inputs and builds the Action.
+    /// Builds the Action of a command whose inputs were `read`.
     pub(super) async fn prepare(
         &self,
         config: &Config,
         step: &Step,
         invocation: &Arc<Invocation>,
+        read: Scanned,
     ) -> Result<Prepared, Reason> {
-        let read = self.inputs(step, invocation).await?;
         if read.uses_time {
             return Err(Reason::TimeMacro);
         }
         let exec = &config.exec;
         let not_sure = read.not_sure.is_some();
-        let of_route = matching_route(config, invocation).map(|route| route.platform.clone());
-        let platform = config.platform.of(step.class(), &of_route.unwrap_or_default());
+        let platform = platform(config, step, invocation);
         let properties = platform.clone();
         let (salt, timeout) = (exec.salt.clone(), exec.timeout);
         let (shared, sharing) = (exec.paths == Paths::Shared, Arc::clone(&self.sharing));
@@ -121,6 +120,12 @@ impl Dispatcher {
             Step::Link { .. } | Step::Archive { .. } => self.link_inputs(step, invocation).await,
         }
     }
+}
+
+/// The execution properties of a command.
+pub(super) fn platform(config: &Config, step: &Step, invocation: &Invocation) -> BTreeMap<String, String> {
+    let of_route = matching_route(config, invocation).map(|route| route.platform.clone());
+    config.platform.of(step.class(), &of_route.unwrap_or_default())
 }
 
 /// A command, and all that its Action is made of besides its inputs.
@@ -249,7 +254,7 @@ fn move_environment(
 }
 
 /// The name under which a worker, which has the same system directories and no others, runs the driver.
-fn driver_name(driver: &Path, invocation: &Invocation) -> OsString {
+pub(super) fn driver_name(driver: &Path, invocation: &Invocation) -> OsString {
     if !paths::is_system(&paths::lexically_normal(driver)) {
         // A link to a compiler of the image.
         let target = std::fs::canonicalize(driver);
@@ -273,7 +278,7 @@ pub(super) fn argv_here(
     action: &Action,
 ) -> Result<Vec<OsString>, Reason> {
     let mut argv = typed.argv.clone();
-    if let (Some(checkout), Step::Compile { compile, .. }) = (&action.checkout, step) {
+    if let (Some(checkout), Step::Compile { compile, .. }) = (&action.sought.checkout, step) {
         argv.splice(1..1, compile.prefix_maps(&checkout.relocation));
     }
     argv.extend(step.additions(executed)?);

@@ -186,8 +186,8 @@ impl Run<'_> {
                 return Err(Reason::RemoteFailed(exit_code));
             }
             rooted.result_here(self.store, &mut fetched.result)?;
-            let stdout = action.messages_here(fetched.result.stdout_raw);
-            let stderr = action.messages_here(fetched.result.stderr_raw);
+            let stdout = action.sought.messages_here(fetched.result.stdout_raw);
+            let stderr = action.sought.messages_here(fetched.result.stderr_raw);
             self.trail.ended(Outcome::ExecutedRemote, Some(Reason::RemoteFailed(exit_code)));
             let exit_code = u8::try_from(exit_code).unwrap_or(1);
             return Ok(Made::Failure(Verdict::Completed { exit_code, stdout, stderr }));
@@ -226,13 +226,13 @@ fn check(store: &Store, action: &Action, result: &re::ActionResult, cwd: &Path) 
     let is_depfile = |output: &&Output| {
         matches!(output.kind, OutputKind::Depfile | OutputKind::AuditDepfile | OutputKind::AppendedRules)
     };
-    for output in action.outputs.iter().filter(is_depfile) {
+    for output in action.sought.outputs.iter().filter(is_depfile) {
         let digest = find(result, output).and_then(|file| file.digest.as_ref());
         let digest = digest.and_then(|digest| Digest::try_from(digest).ok());
         let digest = digest.ok_or_else(|| Reason::RemoteError("the result has no depfile".to_owned()))?;
         let depfile = store.read(&digest).map_err(|error| failed(&error))?;
         let mut depfile = depfile.ok_or_else(|| failed(&"the depfile is gone from the store"))?;
-        if let Some(checkout) = &action.checkout {
+        if let Some(checkout) = &action.sought.checkout {
             depfile = checkout.depfile_here(&depfile);
         }
         match output.kind {
@@ -241,7 +241,7 @@ fn check(store: &Store, action: &Action, result: &re::ActionResult, cwd: &Path) 
         }
     }
     let is_missing = |output: &&Output| !output.is_optional && find(result, output).is_none();
-    if let Some(output) = action.outputs.iter().find(is_missing) {
+    if let Some(output) = action.sought.outputs.iter().find(is_missing) {
         return Err(Reason::RemoteError(InstallError::NotMade(output.path.clone()).to_string()));
     }
     check_outputs(action, store, result)
@@ -256,15 +256,15 @@ fn keep(
     is_wanted: &dyn Fn() -> bool,
     files: &Files,
 ) -> Result<Verdict, Reason> {
-    install(store, action, result, umask, is_wanted, files).map_err(|error| match error {
+    install(store, &action.sought, result, umask, is_wanted, files).map_err(|error| match error {
         InstallError::NotMade(_) => Reason::RemoteError(error.to_string()),
         InstallError::Unwanted => Reason::Abandoned,
         InstallError::Gone(_) | InstallError::Store(_) => Reason::Store(error.to_string()),
     })?;
-    let stdout = action.messages_here(result.stdout_raw.clone());
-    let stderr = action.messages_here(result.stderr_raw.clone());
+    let stdout = action.sought.messages_here(result.stdout_raw.clone());
+    let stderr = action.sought.messages_here(result.stderr_raw.clone());
     // The outputs are in place: a store that cannot keep the result is no reason to make them again.
-    if let Err(error) = store.put_action_result(&action.key, result) {
+    if let Err(error) = store.put_action_result(&action.sought.key, result) {
         tracing::warn!("failed to {error}");
     }
     Ok(Verdict::Completed { exit_code: 0, stdout, stderr })

@@ -17,6 +17,7 @@ use farcc_proto::record::ingredient::Kind;
 
 use crate::action::Action;
 use crate::action::Execution;
+use crate::action::Sought;
 use crate::compiler::Compile;
 use crate::compiler::Invocation;
 use crate::compiler::Tools;
@@ -25,6 +26,7 @@ use crate::config::Paths;
 use crate::digest::Digest;
 use crate::digest::Hasher;
 use crate::dispatch::preparation::Prepared;
+use crate::dispatch::repeats::Learned;
 use crate::history::Made;
 use crate::paths;
 use crate::reason::Reason;
@@ -48,12 +50,34 @@ pub struct Trail {
     ingredients: Vec<Ingredient>,
     /// What has more ingredients than are spelled out before the end: hundreds of commands may be under way.
     made_of: Option<(Arc<Action>, Arc<Tools>)>,
+    /// The command of which its histories know all but this run.
+    repeated: Option<Digest>,
     not_sure: bool,
     execution: Option<Execution>,
     outcome: Outcome,
     reason: Option<Reason>,
     /// Bytes moved for the command so far.
     pub bytes: Bytes,
+}
+
+/// What histories are told.
+pub enum Entry<R> {
+    /// A further run of a command.
+    Again {
+        /// Of all of these.
+        outputs: Vec<PathBuf>,
+        /// As [`History::again`](crate::history::History::again) is told.
+        command: Digest,
+        /// The run.
+        run: Run,
+    },
+    /// A command that may be another one than before.
+    Made {
+        /// Absolute paths.
+        outputs: Vec<PathBuf>,
+        /// What made them.
+        made: Made<R>,
+    },
 }
 
 impl Trail {
@@ -67,6 +91,7 @@ impl Trail {
             outputs: Vec::new(),
             ingredients: Vec::new(),
             made_of: None,
+            repeated: None,
             not_sure: false,
             execution: None,
             outcome: Outcome::PassedThrough,
@@ -114,8 +139,7 @@ impl Trail {
     pub(super) fn prepared(&mut self, prepared: &Prepared, tools: &Arc<Tools>, config: &Config) {
         let action = &prepared.action;
         self.not_sure = prepared.not_sure;
-        let outputs = action.outputs.iter().filter(|output| output.lies_in_place());
-        self.outputs = outputs.map(|output| paths::lexically_normal(&output.path)).collect();
+        self.outputs = files_of(&action.sought);
         self.made_of = Some((Arc::clone(action), Arc::clone(tools)));
         let ingredients = &mut self.ingredients;
         for (name, value) in &prepared.platform {
@@ -128,6 +152,12 @@ impl Trail {
             let paths = why.map_or_else(|| "shared".to_owned(), |why| format!("exact: {why}"));
             ingredients.push(ingredient(Kind::Configuration, PATHS.as_ref(), paths.as_bytes()));
         }
+    }
+
+    /// The command has come again, and its histories know all but this run.
+    pub(super) fn repeated(&mut self, learned: &Learned) {
+        self.outputs = files_of(&learned.sought);
+        self.repeated = Some(learned.command);
     }
 
     /// The command has ended.
@@ -169,7 +199,7 @@ impl Trail {
     }
 
     /// What the histories of the outputs are told; none for a command without known outputs.
-    pub fn into_history(self) -> Option<(Vec<PathBuf>, Made<impl FnOnce() -> CommandRecord>)> {
+    pub fn into_history(self) -> Option<Entry<impl FnOnce() -> CommandRecord>> {
         if self.outputs.is_empty() {
             return None;
         }
@@ -186,17 +216,18 @@ impl Trail {
             made_micros: made.map(|made| micros(made.took)).unwrap_or_default(),
             made_by: made.map(|made| made.worker.clone()).unwrap_or_default(),
         };
+        if let Some(command) = self.repeated {
+            return Some(Entry::Again { outputs: self.outputs, command, run });
+        }
         let (outputs, command) = (self.outputs.clone(), self.command());
-        let this = run.clone();
-        let record = move || self.into_record(this);
-        Some((outputs, Made { command, run, record }))
+        Some(Entry::Made { outputs, made: Made { command, run, record: move || self.into_record() } })
     }
 
     /// Stands for the command, its directory, and all that its key is made of; none where that is not known.
-    fn command(&self) -> Option<Digest> {
+    pub(super) fn command(&self) -> Option<Digest> {
         let (action, _) = self.made_of.as_ref()?;
         let mut hasher = Hasher::new();
-        hasher.update(action.key.to_string().as_bytes());
+        hasher.update(action.sought.key.to_string().as_bytes());
         let own = self.ingredients.iter().flat_map(|ingredient| [&ingredient.name, &ingredient.value]);
         let cwd = self.invocation.cwd.as_os_str().as_bytes();
         let typed = self.invocation.argv.iter().map(|word| word.as_bytes());
@@ -207,7 +238,7 @@ impl Trail {
         Some(hasher.finish())
     }
 
-    fn into_record(mut self, run: Run) -> CommandRecord {
+    fn into_record(mut self) -> CommandRecord {
         let made_of = self.made_of.take();
         if let Some((action, tools)) = &made_of {
             self.ingredients.extend(ingredients_of(action, tools));
@@ -216,19 +247,17 @@ impl Trail {
             arguments: self.invocation.argv.iter().map(|argument| argument.as_bytes().to_vec()).collect(),
             cwd: self.invocation.cwd.as_os_str().as_bytes().to_vec(),
             outputs: self.outputs.iter().map(|output| output.as_os_str().as_bytes().to_vec()).collect(),
-            key: made_of.map(|(action, _)| action.key.to_string()).unwrap_or_default(),
+            key: made_of.map(|(action, _)| action.sought.key.to_string()).unwrap_or_default(),
             ingredients: self.ingredients,
-            unix_millis: run.unix_millis,
-            outcome: run.outcome,
-            reason: run.reason,
-            reason_detail: run.reason_detail,
-            micros: run.micros,
-            whole_micros: run.whole_micros,
-            made_unix_millis: run.made_unix_millis,
-            made_micros: run.made_micros,
-            made_by: run.made_by,
+            run: None,
         }
     }
+}
+
+/// The files that one may ask about.
+pub(super) fn files_of(sought: &Sought) -> Vec<PathBuf> {
+    let outputs = sought.outputs.iter().filter(|output| output.lies_in_place());
+    outputs.map(|output| paths::lexically_normal(&output.path)).collect()
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -23,6 +23,9 @@ use crate::store::Store;
 
 /// Whether this command is one of the sample; `share` is between 0 and 1.
 pub(super) fn is_sampled(share: f64) -> bool {
+    if share <= 0.0 {
+        return false;
+    }
     // 32 random bits, which every float holds exactly: a value below 1.
     let random = u32::from_le_bytes(uuid::Uuid::new_v4().as_bytes()[..4].try_into().unwrap_or_default());
     f64::from(random) / (f64::from(u32::MAX) + 1.0) < share
@@ -37,7 +40,7 @@ pub(super) fn differences(
     let digest = |result: &re::ActionResult, output: &Output| {
         find(result, output).and_then(|file| file.digest.clone()).map(|digest| digest.hash)
     };
-    let outputs = action.outputs.iter().filter(|output| output.kind != OutputKind::AuditDepfile);
+    let outputs = action.sought.outputs.iter().filter(|output| output.kind != OutputKind::AuditDepfile);
     let differing = outputs.filter(|output| digest(expected, output) != digest(found, output));
     let mut differences: Vec<String> = differing.map(|output| output.path.display().to_string()).collect();
     for (name, expected, found) in [
@@ -84,7 +87,7 @@ pub(super) fn report(
     store: &Store,
 ) -> io::Result<PathBuf> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    let place = directory.join(action.key.hex());
+    let place = directory.join(action.sought.key.hex());
     if !place.exists() && std::fs::read_dir(directory)?.count() >= MAX_REPORTS {
         return Err(io::Error::other(format!("there are {MAX_REPORTS} in {}", directory.display())));
     }
@@ -98,7 +101,7 @@ pub(super) fn report(
         }
     }
     for (name, result) in ["expected", "here"].into_iter().zip(results) {
-        for output in &action.outputs {
+        for output in &action.sought.outputs {
             let digest = find(result, output).and_then(|file| file.digest.as_ref());
             let Some(digest) = digest.and_then(|digest| Digest::try_from(digest).ok()) else { continue };
             let target = below(&place.join(name), &output.path);

@@ -1,0 +1,112 @@
+//! What lay on the ways to the files of an input tree when it was built, and whether it still does: directories, symlinks, and
+//! places where nothing is.
+//! Knows nothing of what is in files.
+
+use std::io;
+use std::path::Path;
+use std::path::PathBuf;
+
+/// What `lstat` says of a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Kind {
+    Directory,
+    File,
+    Symlink(PathBuf),
+}
+
+impl Kind {
+    /// # Errors
+    /// Whatever `lstat` and `readlink` answer.
+    pub(super) fn of(path: &Path) -> io::Result<Kind> {
+        let metadata = std::fs::symlink_metadata(path)?;
+        Ok(if metadata.is_symlink() {
+            Kind::Symlink(std::fs::read_link(path)?)
+        } else if metadata.is_dir() {
+            Kind::Directory
+        } else {
+            Kind::File
+        })
+    }
+}
+
+/// The ways of one tree. That the files at their ends are what they were, others know: a file that is another one, or that is
+/// reached by a symlink where it lay itself, has another `stat` on a file system that counts changes of names.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    /// Physical paths; None: nothing was there.
+    ways: Box<[(Box<Path>, Option<Kind>)]>,
+}
+
+impl Layout {
+    pub(super) fn new(ways: impl Iterator<Item = (PathBuf, Option<Kind>)>) -> Layout {
+        Layout { ways: ways.map(|(path, kind)| (path.into_boxed_path(), kind)).collect() }
+    }
+
+    /// Whether every way still leads where it did.
+    pub fn holds(&self) -> bool {
+        self.ways.iter().all(|(path, then)| Kind::of(path).ok() == *then)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::action::InputRootBuilder;
+    use crate::digest::Digest;
+    use crate::files::Fingerprint;
+    use crate::files::Version;
+    use crate::listings::Listings;
+
+    #[test]
+    fn every_change_of_a_way_is_seen() {
+        let space = tempfile::tempdir().unwrap();
+        let top = space.path().canonicalize().unwrap();
+        let at = |name: &str| top.join(name);
+        for directory in ["a", "b", "other"] {
+            std::fs::create_dir(at(directory)).unwrap();
+            std::fs::write(at(directory).join("x.h"), "").unwrap();
+        }
+        symlink("b", at("link")).unwrap();
+        let layout = || {
+            let listings = Listings::default();
+            let mut builder = InputRootBuilder::new(&listings);
+            for path in ["a/x.h", "link/x.h"] {
+                let fingerprint = Fingerprint::of(&at(path)).unwrap();
+                builder.add_file(&at(path), &Version { fingerprint, digest: Digest::empty() }).unwrap();
+            }
+            assert!(builder.add_directory(&at("absent")).is_err());
+            builder.layout().unwrap()
+        };
+        type Change<'a> = &'a dyn Fn() -> io::Result<()>;
+        let changes: [(&str, Change, Change); 4] = [
+            (
+                "a directory becomes a symlink",
+                &|| std::fs::rename(at("a"), at("moved")).and_then(|()| symlink("moved", at("a"))),
+                &|| std::fs::remove_file(at("a")).and_then(|()| std::fs::rename(at("moved"), at("a"))),
+            ),
+            (
+                "a symlink leads elsewhere",
+                &|| std::fs::remove_file(at("link")).and_then(|()| symlink("other", at("link"))),
+                &|| std::fs::remove_file(at("link")).and_then(|()| symlink("b", at("link"))),
+            ),
+            (
+                "a symlink becomes a directory",
+                &|| std::fs::remove_file(at("link")).and_then(|()| std::fs::create_dir(at("link"))),
+                &|| std::fs::remove_dir(at("link")).and_then(|()| symlink("b", at("link"))),
+            ),
+            ("something appears", &|| std::fs::create_dir(at("absent")), &|| {
+                std::fs::remove_dir(at("absent"))
+            }),
+        ];
+        for (what, change, undo) in changes {
+            let before = layout();
+            assert!(before.holds(), "{what}");
+            change().unwrap();
+            assert!(!before.holds(), "{what}");
+            undo().unwrap();
+            assert!(before.holds(), "{what}");
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Commands that come again while nothing that decides about their keys has changed: what is looked for in a store is known
+//! then, and need not be made anew of hundreds of inputs.
+//! Knows nothing of results, nor of how an Action is made.
+
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use dashmap::DashMap;
+
+use crate::action::Action;
+use crate::action::Layout;
+use crate::action::Output;
+use crate::action::Sought;
+use crate::action::logical_directory;
+use crate::compiler::Invocation;
+use crate::compiler::Toolchain;
+use crate::config::Config;
+use crate::config::Paths;
+use crate::digest::Digest;
+use crate::digest::Hasher;
+use crate::dispatch::inputs::Origin;
+use crate::dispatch::preparation::driver_name;
+use crate::dispatch::preparation::platform;
+use crate::dispatch::sharing;
+use crate::dispatch::step::Step;
+use crate::relocation::Relocation;
+
+/// More commands than any build has; some two thousand bytes each. Beyond, all are forgotten.
+const MOST_COMMANDS: usize = 50_000;
+
+/// What was learned of all commands, shared by all connections.
+#[derive(Default)]
+pub(super) struct Repeats {
+    learned: DashMap<Digest, Arc<Learned>>,
+}
+
+/// All that decides about the key of one command, as it is now.
+pub(super) struct Occasion {
+    /// Of its words, directory and environment, and all that follows from them and the configuration alone.
+    words: Digest,
+    toolchain: Arc<Toolchain>,
+    origin: Origin,
+    /// Where the workspace is, if its result is for all checkouts; or why it is not.
+    relocation: Option<Result<Relocation, String>>,
+}
+
+/// What a command came to on an occasion.
+pub(super) struct Learned {
+    occasion: Occasion,
+    layout: Layout,
+    /// What is looked for.
+    pub(super) sought: Arc<Sought>,
+    /// The [command](crate::history::Made::command) of its histories.
+    pub(super) command: Digest,
+}
+
+impl Occasion {
+    /// That of a step whose inputs follow from `origin`. `typed`: the command as the launcher sent it, of which `executed` is what a
+    /// wrapper script makes. None: it is no compile.
+    pub(super) fn of(
+        config: &Config,
+        step: &Step,
+        executed: &Arc<Invocation>,
+        typed: &Arc<Invocation>,
+        origin: Origin,
+    ) -> Option<Occasion> {
+        let Step::Compile { compile, toolchain } = step else { return None };
+        let relocation = (config.exec.paths == Paths::Shared)
+            .then(|| sharing::relocation(&config.workspace, &executed.cwd));
+        let mut hasher = Hasher::new();
+        hash_invocation(&mut hasher, typed);
+        if !Arc::ptr_eq(typed, executed) {
+            hash_invocation(&mut hasher, executed);
+        }
+        // Those of response files among them.
+        hasher.field(&compile.arguments.len().to_le_bytes());
+        for argument in &compile.arguments {
+            hasher.field(argument.as_bytes());
+        }
+        hasher.field(compile.driver.as_os_str().as_bytes());
+        hasher.field(driver_name(&compile.driver, executed).as_bytes());
+        hasher.field(logical_directory(&executed.env, &executed.cwd).as_os_str().as_bytes());
+        for (name, value) in platform(config, step, executed) {
+            hasher.field(name.as_bytes());
+            hasher.field(value.as_bytes());
+        }
+        hasher.field(config.exec.salt.as_bytes());
+        let words = hasher.finish();
+        Some(Occasion { words, toolchain: Arc::clone(toolchain), origin, relocation })
+    }
+
+    fn is_as(&self, other: &Occasion) -> bool {
+        let Occasion { words, toolchain, origin, relocation } = other;
+        self.words == *words
+            && Arc::ptr_eq(&self.toolchain, toolchain)
+            && self.origin.is_as(origin)
+            && self.relocation == *relocation
+    }
+}
+
+impl Repeats {
+    /// What the command came to, if nothing has changed since. Looks at its outputs and at the directories on the way to its
+    /// inputs.
+    pub(super) fn recall(&self, occasion: &Occasion) -> Option<Arc<Learned>> {
+        let learned = self.learned.get(&occasion.words).map(|learned| Arc::clone(&learned))?;
+        (learned.occasion.is_as(occasion) && learned.holds()).then_some(learned)
+    }
+
+    /// Remembers what a command has come to.
+    pub(super) fn learn(&self, occasion: Occasion, action: &Action, command: Digest) {
+        let Some(layout) = action.layout.clone() else { return };
+        if self.learned.len() >= MOST_COMMANDS {
+            self.learned.clear();
+        }
+        let (words, sought) = (occasion.words, Arc::clone(&action.sought));
+        self.learned.insert(words, Arc::new(Learned { occasion, layout, sought, command }));
+    }
+}
+
+impl Learned {
+    fn holds(&self) -> bool {
+        let is_special =
+            |output: &Output| std::fs::metadata(&output.path).is_ok_and(|there| !there.is_file());
+        let special = self.sought.outputs.iter().any(is_special);
+        !special && self.layout.holds()
+    }
+}
+
+fn hash_invocation(hasher: &mut Hasher, invocation: &Invocation) {
+    let Invocation { argv, cwd, env, umask: _, stdout_is_terminal, stderr_is_terminal } = invocation;
+    hasher.field(&argv.len().to_le_bytes());
+    for word in argv {
+        hasher.field(word.as_bytes());
+    }
+    hasher.field(cwd.as_os_str().as_bytes());
+    hasher.field(&env.len().to_le_bytes());
+    for (name, value) in env {
+        hasher.field(name.as_bytes());
+        hasher.field(value.as_bytes());
+    }
+    hasher.field(&[u8::from(*stdout_is_terminal), u8::from(*stderr_is_terminal)]);
+}
