@@ -127,6 +127,11 @@ impl Fingerprint {
         self.changed_nanos
     }
 
+    /// Type and permission bits (inode(7), `st_mode`).
+    pub fn mode(&self) -> u32 {
+        self.mode
+    }
+
     /// Permission bits, as in `chmod`.
     pub fn permissions(&self) -> u32 {
         self.mode & 0o7777

@@ -14,7 +14,8 @@ use crate::wire::HEADER_BYTES;
 use crate::wire::Header;
 use crate::wire::WireError;
 
-const READ_BYTES: usize = 64 * 1024;
+/// Most answers are a few bytes long, and every page of what they could fill takes time.
+const READ_BYTES: usize = 16 * 1024;
 
 /// A connected socket, and the bytes that were read from it but not yet understood.
 #[derive(Debug)]

@@ -16,6 +16,7 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::fs::FlockOperation;
@@ -63,6 +64,8 @@ pub struct Places {
     temporary: Option<PathBuf>,
     /// The name of the socket, where somebody has given it one.
     socket: Option<String>,
+    /// The whole of it, once it was asked for.
+    socket_name: OnceLock<String>,
 }
 
 impl Places {
@@ -94,6 +97,7 @@ impl Places {
                 config_file,
                 temporary: None,
                 socket,
+                socket_name: OnceLock::new(),
             };
         }
         let temporary = temporary();
@@ -111,12 +115,17 @@ impl Places {
         let is_temporary = [&run, &store, &state].iter().any(|place| place.starts_with(&temporary));
         let log = state.join("log");
         let temporary = is_temporary.then_some(temporary);
-        Places { run, store, state, log, config_file, temporary, socket }
+        let socket_name = OnceLock::new();
+        Places { run, store, state, log, config_file, temporary, socket, socket_name }
     }
 
     /// Name of the socket below `run`. It covers machine, user, mount namespace and root directory: a container
     /// that shares the directory has another `/usr`, so it must not meet this daemon, unless somebody says that it may.
-    pub fn socket_name(&self) -> String {
+    pub fn socket_name(&self) -> &str {
+        self.socket_name.get_or_init(|| self.find_socket_name())
+    }
+
+    fn find_socket_name(&self) -> String {
         if let Some(name) = &self.socket {
             return format!("{name}.sock");
         }
@@ -379,7 +388,7 @@ mod tests {
 
     #[test]
     fn a_socket_can_have_a_name_of_its_own() {
-        let named = |name| places(&[("FARCC_DIR", "/f"), ("FARCC_SOCKET", name)]).socket_name();
+        let named = |name| places(&[("FARCC_DIR", "/f"), ("FARCC_SOCKET", name)]).socket_name().to_owned();
         assert_eq!(named("build"), "build.sock");
         let own = named("");
         for unusable in ["../build", ".", ".hidden", "a/b"] {
@@ -462,7 +471,7 @@ mod tests {
 
     #[test]
     fn the_socket_name_is_stable() {
-        let name = places(&[]).socket_name();
+        let name = places(&[]).socket_name().to_owned();
         assert_eq!(name, places(&[("FARCC_DIR", "/f")]).socket_name());
         assert!(name.contains(&format!("-{}-", our_uid())) && name.ends_with(".sock") && name.len() < 100);
     }

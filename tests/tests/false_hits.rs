@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use farcc_tests::prerequisites;
 use farcc_tests::space::TestSpace;
+use farcc_tests::space::wait_until;
 
 /// Makes `a.o` by the compile `line` through farcc, and again by the compiler alone: both must be the same.
 /// `variables`: assignments as in a shell, for both.
@@ -248,4 +249,110 @@ fn a_launcher_is_killed_while_its_command_runs() {
     }
     check(&space, "", "gcc -O2 -c a.c -o a.o", "after a killed compile");
     assert_eq!(space.stats().hits(), 0);
+}
+
+/// The value that `a.o` holds, by way of a program.
+fn value_in_object(space: &TestSpace) -> i32 {
+    space.sh("", "gcc main.c a.o -o main").success();
+    space.run("", &["./main"]).status
+}
+
+fn write_values(space: &TestSpace) {
+    space.write("main.c", "extern int a;\nint main(void) { return a; }\n");
+    space.write("inc/value.h", "#define VALUE 1\n");
+    space.write("a.c", "#include \"value.h\"\nint a = VALUE;\n");
+}
+
+#[test]
+fn times_of_files_lie() {
+    prerequisites::require(&["gcc"]);
+    let space = TestSpace::new("lying-times");
+    space.configure("");
+    write_values(&space);
+    let long_ago = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    // Same size and same time, other content: in the same place, by rename, and by a symlink that leads elsewhere; as fast as
+    // it goes, so that many follow each other within one granule of the clock.
+    for round in 0..60 {
+        let value = 1 + round % 7;
+        let at = space.workspace().join("inc/value.h");
+        let name =
+            if round % 3 == 0 { "inc/value.h".to_owned() } else { format!("inc/value{}.h", round % 5) };
+        if round % 3 == 0 {
+            let _ = std::fs::remove_file(&at);
+        }
+        let written = space.write(&name, format!("#define VALUE {value}\n"));
+        std::fs::File::options().write(true).open(&written).unwrap().set_modified(long_ago).unwrap();
+        match round % 3 {
+            1 => std::fs::rename(&written, &at).unwrap(),
+            2 => {
+                let _ = std::fs::remove_file(&at);
+                std::os::unix::fs::symlink(&written, &at).unwrap();
+            }
+            _ => {}
+        }
+        space.run("", &["farcc", "gcc", "-Iinc", "-c", "a.c"]).success();
+        assert_eq!(value_in_object(&space), value, "round {round}");
+    }
+}
+
+#[test]
+fn a_directory_is_exchanged_for_another() {
+    prerequisites::require(&["gcc"]);
+    let space = TestSpace::new("exchanged");
+    space.configure("");
+    write_values(&space);
+    space.write("other/value.h", "#define VALUE 2\n");
+    later();
+    // Neither file is touched: only the names of their directories change.
+    for (round, value) in [1, 2, 1, 2].into_iter().enumerate() {
+        space.run("", &["farcc", "gcc", "-Iinc", "-c", "a.c"]).success();
+        assert_eq!(value_in_object(&space), value, "round {round}");
+        space.sh("", "mv inc third; mv other inc; mv third other").success();
+    }
+    // As a symlink, it is another input tree, and the same result.
+    space.sh("", "mv inc real; ln -s real inc").success();
+    space.run("", &["farcc", "gcc", "-Iinc", "-c", "a.c"]).success();
+    let value = value_in_object(&space);
+    space.sh("", "gcc -Iinc -c a.c").success();
+    assert_eq!(value_in_object(&space), value);
+}
+
+#[test]
+fn the_clock_jumps() {
+    prerequisites::require(&["gcc", "faketime"]);
+    let library = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib", "/usr/lib64"];
+    let library = library.map(|directory| format!("{directory}/faketime/libfaketime.so.1"));
+    let Some(library) = library.iter().find(|path| Path::new(path).exists()) else {
+        panic!("faketime is there, and its library is not where it is expected");
+    };
+    let space = TestSpace::new("clock");
+    space.configure("");
+    write_values(&space);
+    let offset = space.home().join("offset");
+    std::fs::create_dir_all(space.home()).unwrap();
+    std::fs::write(&offset, "+0").unwrap();
+    let mut daemon = space.command(&space.binaries().farccd);
+    daemon.args(["start", "--foreground"]).env("LD_PRELOAD", library);
+    daemon.env("FAKETIME_TIMESTAMP_FILE", &offset).env("FAKETIME_NO_CACHE", "1");
+    let mut daemon = daemon.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("the daemon runs", 20, || space.farccd(&["status"]).status == 0);
+    let mut value = 0;
+    for jump in ["+0", "+1h", "-1h", "-400d", "+400d", "-2s", "+2s", "+0"] {
+        std::fs::write(&offset, jump).unwrap();
+        // What was remembered before the jump, and what is looked at after it.
+        for _ in 0..4 {
+            value = 1 + value % 7;
+            space.write("inc/value.h", format!("#define VALUE {value}\n"));
+            for _ in 0..2 {
+                space.run("", &["farcc", "gcc", "-Iinc", "-c", "a.c"]).success();
+                assert_eq!(value_in_object(&space), value, "{jump}");
+            }
+        }
+    }
+    let stats = space.stats();
+    assert!(stats.hits() >= 32, "{}", stats.0);
+    space.farccd(&["explain", "a.o"]).success();
+    space.farccd(&["explain", "--last-build"]).success();
+    space.stop_daemon();
+    assert!(daemon.wait().unwrap().success());
 }

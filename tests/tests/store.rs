@@ -5,11 +5,14 @@
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 use std::process::Output;
 
 use bazel_remote_apis::build::bazel::remote::execution::v2::ActionResult;
+use farcc_tests::prerequisites;
 use farcc_tests::space::TestSpace;
+use farcc_tests::twin_place::noise;
 use farccd::digest::Digest;
 use farccd::store::Store;
 
@@ -233,4 +236,154 @@ fn a_forbidden_store_is_an_error() {
     let file = directory.path().join("file");
     std::fs::write(&file, "").unwrap();
     assert!(Store::open(&file, 1 << 30).is_err());
+}
+
+/// Blobs small and large, put, read back, installed, damaged: as on any other file system.
+fn serves_as_ever(store: &Store, outside: &Path) {
+    for (number, size) in [0, 1, 4095, 65_536, 65_537, 3 << 20].into_iter().enumerate() {
+        let content = noise(u64::try_from(number).unwrap(), size);
+        let source = outside.join(format!("source{number}"));
+        std::fs::write(&source, &content).unwrap();
+        let digest = store.put_file(&source).unwrap();
+        assert_eq!(digest, Digest::of(&content), "{size} bytes");
+        assert_eq!(store.read(&digest).unwrap().as_deref(), Some(&*content), "{size} bytes");
+        let installed = outside.join(format!("installed{number}"));
+        for _ in 0..2 {
+            assert!(store.install(&digest, &installed, 0o640).unwrap());
+            assert_eq!(std::fs::read(&installed).unwrap(), content, "{size} bytes");
+        }
+        // Whoever writes into the one or the other writes into no blob.
+        std::fs::write(&installed, "edited").unwrap();
+        std::fs::write(&source, "edited").unwrap();
+        assert_eq!(store.read(&digest).unwrap().as_deref(), Some(&*content), "{size} bytes");
+        if size > 0 {
+            let blob = store.blob_path(&digest);
+            std::fs::set_permissions(&blob, std::fs::Permissions::from_mode(0o644)).unwrap();
+            let mut damaged = content.clone();
+            damaged[size / 2] ^= 1;
+            std::fs::write(&blob, damaged).unwrap();
+            assert!(!store.install(&digest, &installed, 0o640).unwrap(), "{size} bytes");
+            assert_eq!(std::fs::read(&installed).unwrap(), b"edited");
+            assert!(!store.contains(&digest), "{size} bytes: what is damaged goes");
+        }
+    }
+}
+
+#[test]
+fn a_file_system_that_shares_blocks_serves_as_any_other() {
+    let name = "a_file_system_that_shares_blocks_serves_as_any_other";
+    let Some(directory) = std::env::var_os(INSIDE) else {
+        prerequisites::require(&["mkfs.xfs"]);
+        let directory = tempfile::tempdir().unwrap();
+        let script = "cd \"$FARCC_TEST_INSIDE\"; truncate -s 400M image; mkfs.xfs -q -m reflink=1 image; mkdir shares; \
+                      mount -o loop image shares || exit 77; \"$@\"";
+        if let Some(output) = run_inside(name, script, directory.path()) {
+            match output.status.code() {
+                Some(77) => println!("SKIPPED {name}: this kernel mounts no XFS from a file"),
+                _ => expect_success(&output),
+            }
+        }
+        return;
+    };
+    let directory = Path::new(&directory);
+    let shares = directory.join("shares");
+    let store = Store::open(&shares.join("store"), 1 << 30).unwrap();
+    serves_as_ever(&store, &shares);
+    // Blocks are shared indeed: what is installed takes no room.
+    let free =
+        || rustix::fs::statvfs(&shares).unwrap().f_bavail * rustix::fs::statvfs(&shares).unwrap().f_frsize;
+    let large = noise(9, 32 << 20);
+    let digest = store.put(&large).unwrap();
+    rustix::fs::sync();
+    let before = free();
+    assert!(store.install(&digest, &shares.join("large"), 0o644).unwrap());
+    rustix::fs::sync();
+    assert!(before - free() < 16 << 20, "{} of {} bytes were copied", before - free(), large.len());
+    assert_eq!(std::fs::read(shares.join("large")).unwrap(), large);
+    // From there to another file system, and back.
+    serves_as_ever(&store, directory);
+    assert!(store.install(&digest, &directory.join("elsewhere"), 0o644).unwrap());
+    assert_eq!(std::fs::read(directory.join("elsewhere")).unwrap(), large);
+}
+
+/// All entries of a store: blobs and results.
+fn entries(directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { files.extend(entries(&path)) } else { files.push(path) }
+    }
+    files.sort();
+    files
+}
+
+#[test]
+fn a_store_full_of_garbage_is_never_believed() {
+    prerequisites::require(&["gcc", "mkfifo"]);
+    let space = TestSpace::new("garbage");
+    space.configure("");
+    let units = ["a", "b", "c"];
+    for unit in units {
+        space.write(&format!("{unit}.c"), format!("#include <stdio.h>\nint {unit} = 'x';\n"));
+    }
+    let build = || {
+        for unit in units {
+            let line = ["gcc", "-g", "-MD", "-c", &format!("{unit}.c"), "-o", &format!("{unit}.o")]
+                .map(str::to_owned);
+            let made = |words: &[&str]| {
+                space.run("", words).success();
+                [".o", ".d"].map(|end| std::fs::read(space.workspace().join(format!("{unit}{end}"))).unwrap())
+            };
+            let line: Vec<_> = line.iter().map(String::as_str).collect();
+            assert_eq!(made(&[&["farcc"], &*line].concat()), made(&line), "{unit}");
+        }
+        space.stats().verdict("hit_local")
+    };
+    assert_eq!(build(), 0);
+    assert_eq!(build(), 3);
+    let shown = space.farccd(&["cache", "--json"]).success();
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    let directory = PathBuf::from(shown["directory"].as_str().unwrap());
+    let size = |path: &Path| usize::try_from(std::fs::metadata(path).unwrap().len()).unwrap();
+    type Garbage<'a> = &'a dyn Fn(&Path);
+    let kinds: [(&str, Garbage); 7] = [
+        ("other bytes", &|path| std::fs::write(path, vec![b'g'; size(path)]).unwrap()),
+        ("cut off", &|path| {
+            std::fs::File::options().write(true).open(path).unwrap().set_len(size(path) as u64 / 2).unwrap();
+        }),
+        ("longer", &|path| {
+            std::fs::File::options().write(true).open(path).unwrap().set_len(1 << 20).unwrap();
+        }),
+        ("empty", &|path| std::fs::write(path, "").unwrap()),
+        ("a directory", &|path| std::fs::remove_file(path).and_then(|()| std::fs::create_dir(path)).unwrap()),
+        ("a symlink", &|path| {
+            std::fs::remove_file(path)
+                .and_then(|()| std::os::unix::fs::symlink("/etc/passwd", path))
+                .unwrap();
+        }),
+        ("a pipe", &|path| {
+            std::fs::remove_file(path).unwrap();
+            assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+        }),
+    ];
+    for (what, spoil) in kinds {
+        for (which, hits) in [("all", 0), ("the first", 3)] {
+            let before = space.stats().verdict("hit_local");
+            let every = entries(&directory);
+            assert!(every.len() >= 9, "{every:?}");
+            for path in every.iter().take(if which == "all" { usize::MAX } else { 1 }) {
+                let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644));
+                spoil(path);
+            }
+            let found = build() - before;
+            assert!(found <= hits, "{which} {what}: {found} hits");
+            // A directory is in the way until somebody clears it.
+            if what == "a directory" {
+                space.farccd(&["cache", "clear"]).success();
+                build();
+            }
+            let before = space.stats().verdict("hit_local");
+            assert_eq!(build() - before, 3, "{which} {what}: it was repaired");
+        }
+    }
 }

@@ -47,6 +47,9 @@ pub struct Output {
 /// variable that names it ends there.
 pub const APPENDED_NAME: &str = ".farcc-appended-rules.d";
 
+/// What is smaller is read again, if anybody wants it within the next second, in less time than watching it takes.
+const WORTH_WATCHING_BYTES: u64 = 32 << 10;
+
 /// Why outputs were not installed.
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
@@ -164,7 +167,9 @@ pub fn install(
             Placement::Replaced | Placement::Unlinked => {
                 let mut watch = None;
                 let whole = &mut |file: &File| {
-                    watch = files.watch(file);
+                    if digest.size_bytes() >= WORTH_WATCHING_BYTES {
+                        watch = files.watch(file);
+                    }
                     if output.placement == Placement::Unlinked {
                         disk::make_way(path);
                     }

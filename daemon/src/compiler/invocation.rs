@@ -4,9 +4,10 @@
 use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
+
+use rustix::fs::FileType;
 
 use crate::process::env_value;
 
@@ -102,7 +103,10 @@ fn is_program(candidate: &Path) -> bool {
 }
 
 fn is_executable(candidate: &Path) -> bool {
-    std::fs::metadata(candidate).is_ok_and(|metadata| metadata.is_file() && metadata.mode() & 0o111 != 0)
+    // Not by `std`, which asks for more: it is looked for in each directory of PATH.
+    rustix::fs::stat(candidate).is_ok_and(|stat| {
+        FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_mode & 0o111 != 0
+    })
 }
 
 /// Whether `program` is a symlink that ends in a known wrapper. Only the last component counts, so that no more

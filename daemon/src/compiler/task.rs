@@ -101,6 +101,11 @@ const PROGRAM_PATH: &str = "COMPILER_PATH";
 
 /// The task that `invocation` asks for.
 pub fn classify(invocation: &Invocation) -> Task {
+    classify_found(invocation, || invocation.executable())
+}
+
+/// The same, where its [executable](Invocation::executable) was looked for already.
+pub(super) fn classify_found(invocation: &Invocation, executable: impl FnOnce() -> Option<PathBuf>) -> Task {
     let Some(program) = invocation.argv.first() else { return Task::Other };
     let base_name = Path::new(program).file_name().unwrap_or_default().to_string_lossy();
     let default_language = match driver_name::kind(&base_name) {
@@ -118,10 +123,18 @@ pub fn classify(invocation: &Invocation) -> Task {
         ProgramKind::OtherLauncher => return Task::Local(Reason::NotACompiler),
         ProgramKind::Unknown => return Task::Other,
     };
-    classify_driver(invocation, default_language).unwrap_or_else(Task::Local)
+    classify_driver(invocation, executable, default_language).unwrap_or_else(Task::Local)
 }
 
-fn classify_driver(invocation: &Invocation, default_language: Language) -> Result<Task, Reason> {
+fn classify_driver(
+    invocation: &Invocation,
+    executable: impl FnOnce() -> Option<PathBuf>,
+    default_language: Language,
+) -> Result<Task, Reason> {
+    let driver = || {
+        let program = invocation.argv[0].to_string_lossy();
+        executable().ok_or_else(|| Reason::ToolchainProbe(format!("find {program} in PATH")))
+    };
     let command_line = CommandLine::parse(&invocation.argv[1..], &invocation.cwd)?;
     if command_line.arguments.is_empty() || command_line.has(Meaning::Information) {
         return Err(Reason::Information);
@@ -136,7 +149,7 @@ fn classify_driver(invocation: &Invocation, default_language: Language) -> Resul
     let found = sources::find(&command_line, default_language);
     let Some(product) = find_product(&command_line, &found)? else {
         check_environment(invocation)?;
-        let (output, driver) = (find_object(&command_line)?, find_driver(invocation)?);
+        let (output, driver) = (find_object(&command_line)?, driver()?);
         let link = Link::read(invocation, driver, command_line, output)?;
         check_output(&invocation.cwd, &link.output, Path::new(""))?;
         return Ok(Task::Link(Box::new(link)));
@@ -184,16 +197,10 @@ fn classify_driver(invocation: &Invocation, default_language: Language) -> Resul
         }
         sources.push(Source { path, object, depfile });
     }
-    let driver = find_driver(invocation)?;
+    let driver = driver()?;
     let arguments = command_line.words();
     let compile = Compile { driver, language, form, product, sources, arguments, command_line };
     Ok(Task::Compile(Box::new(compile)))
-}
-
-fn find_driver(invocation: &Invocation) -> Result<PathBuf, Reason> {
-    let program = &invocation.argv[0];
-    let missing = || Reason::ToolchainProbe(format!("find {} in PATH", program.to_string_lossy()));
-    invocation.executable().ok_or_else(missing)
 }
 
 /// What only together is not understood.

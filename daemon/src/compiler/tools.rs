@@ -5,7 +5,6 @@ use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,6 +19,7 @@ use crate::compiler::programs;
 use crate::digest::Digest;
 use crate::digest::Hasher;
 use crate::files::Files;
+use crate::files::Fingerprint;
 use crate::process::env_value;
 use crate::reason::Reason;
 
@@ -119,14 +119,19 @@ pub(super) struct Stamp {
 impl Stamp {
     /// Of the file that `path` leads to.
     pub(super) fn of(path: &Path) -> io::Result<Stamp> {
-        let metadata = std::fs::metadata(path)?;
+        let fingerprint = Fingerprint::of(path)?;
+        let (device, inode) = fingerprint.file_id();
+        let split = |nanos: i128| {
+            let part = |part: i128| i64::try_from(part).unwrap_or_default();
+            (part(nanos.div_euclid(1_000_000_000)), part(nanos.rem_euclid(1_000_000_000)))
+        };
         Ok(Stamp {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size_bytes: metadata.size(),
-            mode: metadata.mode(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            device,
+            inode,
+            size_bytes: fingerprint.size_bytes(),
+            mode: fingerprint.mode(),
+            modified: split(fingerprint.modified_nanos()),
+            changed: split(fingerprint.changed_nanos()),
         })
     }
 }

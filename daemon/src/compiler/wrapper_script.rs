@@ -26,6 +26,7 @@ use crate::compiler::shell_words::is_blank;
 use crate::compiler::shell_words::is_name;
 use crate::compiler::shell_words::trim_blanks;
 use crate::compiler::shell_words::words;
+use crate::compiler::task::classify_found;
 use crate::paths;
 use crate::process::env_value;
 use crate::reason::Reason;
@@ -72,8 +73,8 @@ pub fn resolve(invocation: &Arc<Invocation>) -> (Arc<Invocation>, Task) {
         return (Arc::clone(invocation), classify(invocation));
     }
     match expand(invocation) {
-        Ok(None) => (Arc::clone(invocation), classify(invocation)),
-        Ok(Some(expanded)) => {
+        Ok(Expanded::Program(found)) => (Arc::clone(invocation), classify_found(invocation, || found)),
+        Ok(Expanded::Script(expanded)) => {
             let task = classify(&expanded);
             (Arc::new(expanded), task)
         }
@@ -89,8 +90,15 @@ pub fn resolve(invocation: &Arc<Invocation>) -> (Arc<Invocation>, Task) {
     }
 }
 
-/// The command behind all scripts; None if the program is no script.
-fn expand(invocation: &Invocation) -> Result<Option<Invocation>, Unclear> {
+/// What a command names.
+enum Expanded {
+    /// No script: its path, as [`Invocation::executable`] has it.
+    Program(Option<PathBuf>),
+    /// The command behind all scripts.
+    Script(Invocation),
+}
+
+fn expand(invocation: &Invocation) -> Result<Expanded, Unclear> {
     let mut first = None;
     let mut seen = Vec::new();
     let mut expanded: Option<Invocation> = None;
@@ -102,7 +110,9 @@ fn expand(invocation: &Invocation) -> Result<Option<Invocation>, Unclear> {
         let Some((named, text)) = found.as_ref().and_then(|(named, path)| Some((named, text_of(path)?)))
         else {
             // A program, or nothing at all: the compiler behind the scripts must be one.
-            let Some(mut expanded) = expanded else { return Ok(None) };
+            let Some(mut expanded) = expanded else {
+                return Ok(Expanded::Program(found.map(|(_, absolute)| absolute)));
+            };
             let program = Path::new(expanded.argv.first().map_or(OsStr::new(""), OsString::as_os_str));
             let kind = driver_name::kind(&program.file_name().unwrap_or_default().to_string_lossy());
             if matches!(kind, ProgramKind::DriverC | ProgramKind::DriverCxx) {
@@ -112,7 +122,7 @@ fn expand(invocation: &Invocation) -> Result<Option<Invocation>, Unclear> {
                 {
                     *program = absolute.into();
                 }
-                return Ok(Some(expanded));
+                return Ok(Expanded::Script(expanded));
             }
             let script: PathBuf = first.unwrap_or_default();
             return Err(unclear(format!("{}: {}", script.display(), program.display()), false));

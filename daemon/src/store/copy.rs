@@ -12,15 +12,24 @@ use crate::digest::Digest;
 use crate::digest::DigestFunction;
 use crate::digest::Hasher;
 
-/// Fills `to` (empty, open for reading and writing) with all bytes of `from` (at its start), and returns the
+/// What is not longer is copied faster than blocks are shared: all of it is read in any case, for its digest.
+const SMALL_BYTES: u64 = 64 << 10;
+
+/// Fills `to` (empty, open for reading and writing) with at most `most_bytes` of `from` (at its start), and returns the
 /// digest of what `to` holds now: `from` may be changing.
-pub(super) fn clone_or_copy(mut from: &File, to: &mut File, function: DigestFunction) -> io::Result<Digest> {
+pub(super) fn clone_or_copy(
+    from: &File,
+    most_bytes: u64,
+    to: &mut File,
+    function: DigestFunction,
+) -> io::Result<Digest> {
     let mut hasher = Hasher::of(function);
-    if rustix::fs::ioctl_ficlone(&*to, from).is_ok() {
+    if most_bytes > SMALL_BYTES && rustix::fs::ioctl_ficlone(&*to, from).is_ok() {
         to.rewind()?;
         hasher.read(to)?;
         return Ok(hasher.finish());
     }
+    let mut from = from.take(most_bytes);
     let mut buffer = [0; BUFFER_BYTES];
     loop {
         match from.read(&mut buffer) {

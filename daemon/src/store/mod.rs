@@ -213,7 +213,8 @@ impl Store {
             return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
         }
         let mut temporary = self.temporary()?;
-        let digest = copy::clone_or_copy(file, temporary.as_file_mut(), self.function).map_err(failed)?;
+        let digest = copy::clone_or_copy(file, u64::MAX, temporary.as_file_mut(), self.function);
+        let digest = digest.map_err(failed)?;
         if !self.contains(&digest) {
             self.publish_blob(temporary, &digest)?;
         }
@@ -276,15 +277,19 @@ impl Store {
     /// When the blob cannot be read or the destination not be written to.
     pub fn overwrite(&self, digest: &Digest, destination: &Path, mode: u32) -> Result<bool, StoreError> {
         let own = rustix::process::geteuid().as_raw();
-        let is_plain = match std::fs::symlink_metadata(destination) {
-            Ok(there) => {
-                let same_mode = there.mode() & 0o7777 == mode & 0o7777;
-                there.is_file() && there.nlink() == 1 && there.uid() == own && same_mode
-            }
-            Err(_) => true,
-        };
+        let there = std::fs::symlink_metadata(destination).ok();
+        let is_plain = there.as_ref().is_none_or(|there| {
+            let same_mode = there.mode() & 0o7777 == mode & 0o7777;
+            there.is_file() && there.nlink() == 1 && there.uid() == own && same_mode
+        });
         if is_plain {
-            return self.install(digest, destination, mode);
+            // The compiler would have truncated it.
+            let make_way = &mut |_: &File| {
+                if there.is_some() {
+                    disk::make_way(destination);
+                }
+            };
+            return self.install_whole(digest, destination, mode, make_way);
         }
         let Some(blob) = self.open_sized(digest)? else { return Ok(false) };
         let failed = |error| StoreError::new("write", destination, error);
@@ -346,12 +351,13 @@ impl Store {
     pub fn action_result(&self, action: &Digest) -> Result<Option<ActionResult>, StoreError> {
         let path = self.result_path(action);
         let failed = |error| StoreError::new("read", &path, error);
-        let Some((mut file, metadata)) = open_regular(&path).map_err(failed)? else { return Ok(None) };
+        let Some((file, metadata)) = open_regular(&path).map_err(failed)? else { return Ok(None) };
         if metadata.len() > result_file::MAX_SIZE_BYTES {
             return Ok(None);
         }
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(failed)?;
+        // Its size is known: the standard library would ask for it once more.
+        let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or_default() + 1);
+        (&file).take(result_file::MAX_SIZE_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
         let Some(result) = result_file::decode(&bytes) else {
             // Deleting is a courtesy to the next reader.
             let _ = std::fs::remove_file(&path);
@@ -430,7 +436,7 @@ impl Store {
     }
 
     fn fill(&self, digest: &Digest, blob: &File, to: &mut File) -> io::Result<bool> {
-        if copy::clone_or_copy(blob, to, digest.function())? == *digest {
+        if copy::clone_or_copy(blob, digest.size_bytes(), to, digest.function())? == *digest {
             return Ok(true);
         }
         self.discard(digest);
