@@ -41,6 +41,7 @@ use tempfile::TempPath;
 
 use crate::digest::Digest;
 use crate::digest::DigestFunction;
+use crate::digest::Hasher;
 use crate::disk;
 
 pub use self::reader::BlobReader;
@@ -148,6 +149,20 @@ impl Store {
         true
     }
 
+    /// Whether the blob is there as it was stored. What is damaged goes, or it would be in the way of what replaces it.
+    fn has_sound(&self, digest: &Digest) -> bool {
+        let Ok(Some(mut file)) = self.open_sized(digest) else { return false };
+        let mut hasher = Hasher::of(digest.function());
+        match hasher.read(&mut file).map(|_| hasher.finish()) {
+            Ok(found) if found == *digest => true,
+            Ok(_) => {
+                self.discard(digest);
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
     /// The bytes of a blob, verified; `None` when it is not there. A damaged blob is deleted.
     ///
     /// # Errors
@@ -183,7 +198,7 @@ impl Store {
     /// When they cannot be written: no space, no permission.
     pub fn put(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let digest = self.function.digest(bytes);
-        if !self.contains(&digest) {
+        if !self.has_sound(&digest) {
             let mut temporary = self.temporary()?;
             temporary.write_all(bytes).map_err(|error| StoreError::new("write", temporary.path(), error))?;
             self.publish_blob(temporary, &digest)?;
@@ -215,7 +230,7 @@ impl Store {
         let mut temporary = self.temporary()?;
         let digest = copy::clone_or_copy(file, u64::MAX, temporary.as_file_mut(), self.function);
         let digest = digest.map_err(failed)?;
-        if !self.contains(&digest) {
+        if !self.has_sound(&digest) {
             self.publish_blob(temporary, &digest)?;
         }
         Ok(digest)

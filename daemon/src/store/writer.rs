@@ -50,7 +50,7 @@ impl BlobWriter {
     /// When the store cannot be written to.
     pub fn finish(self) -> Result<Digest, StoreError> {
         let digest = self.hasher.finish();
-        if !self.store.contains(&digest) {
+        if !self.store.has_sound(&digest) {
             self.store.publish_blob(self.temporary, &digest)?;
         }
         Ok(digest)
