@@ -525,11 +525,11 @@ fn function_suffix(digest: &Digest) -> &'static str {
 
 fn rename_into(temporary: TempPath, path: &Path) -> io::Result<()> {
     let Err(error) = temporary.persist(path) else { return Ok(()) };
-    if error.error.kind() != io::ErrorKind::NotFound {
-        return Err(error.error);
-    }
-    if let Some(parent) = path.parent() {
-        create_directories(parent)?;
+    match error.error.kind() {
+        io::ErrorKind::NotFound => path.parent().map_or(Ok(()), create_directories)?,
+        // No store has made that.
+        io::ErrorKind::IsADirectory => std::fs::remove_dir(path)?,
+        _ => return Err(error.error),
     }
     error.path.persist(path).map_err(|error| error.error)
 }
