@@ -174,18 +174,25 @@ pub fn is_local(file: &std::fs::File) -> bool {
     rustix::fs::fstatfs(file).is_ok_and(|file_system| is_of_this_machine(&file_system))
 }
 
-/// The same of the files in a directory.
-pub fn is_local_directory(path: &Path) -> bool {
-    rustix::fs::statfs(path).is_ok_and(|file_system| is_of_this_machine(&file_system))
+/// Whether a file's times and number of links change with its names, so that another file in its place, or a symlink to the
+/// same, is seen by `stat`. An overlay does not touch a file of a lower layer when one of its names goes.
+pub fn counts_changes_of_names(path: &Path) -> bool {
+    const OVERLAY: i64 = 0x794C_7630;
+    rustix::fs::statfs(path)
+        .is_ok_and(|file_system| is_of_this_machine(&file_system) && type_of(&file_system) != OVERLAY)
 }
 
 fn is_of_this_machine(file_system: &rustix::fs::StatFs) -> bool {
+    LOCAL_FILE_SYSTEMS.contains(&type_of(file_system))
+}
+
+fn type_of(file_system: &rustix::fs::StatFs) -> i64 {
     #[allow(
         clippy::unnecessary_cast,
         clippy::useless_conversion,
         reason = "its type differs by architecture"
     )]
-    LOCAL_FILE_SYSTEMS.contains(&(i64::from(file_system.f_type)))
+    i64::from(file_system.f_type)
 }
 
 /// Whether a name with its letters' case changed is another name: a directory can be marked otherwise on ext4, F2FS,

@@ -206,14 +206,8 @@ impl InputRootBuilder<'_> {
             Entry::Directory(_) | Entry::Symlink { .. } => None,
         });
         // What `stat` tells of them tells that they are no symlinks either, where it counts changes of names.
-        let mut local = HashMap::<&Path, bool, RandomState>::default();
-        let mut known = HashSet::<&Path, RandomState>::default();
-        for file in files {
-            let parent = file.parent().unwrap_or(file);
-            if *local.entry(parent).or_insert_with(|| listings::is_local_directory(parent)) {
-                known.insert(file);
-            }
-        }
+        let known: HashSet<&Path, RandomState> =
+            files.filter(|file| listings::counts_changes_of_names(file)).collect();
         let found = self.kinds.iter().filter(|(path, _)| !known.contains(path.as_path()));
         let found = found.map(|(path, kind)| (path.clone(), Some(kind.clone())));
         Some(Layout::new(found.chain(self.absent.iter().map(|path| (path.clone(), None)))))

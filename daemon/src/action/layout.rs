@@ -29,8 +29,9 @@ impl Kind {
     }
 }
 
-/// The ways of one tree. That the files at their ends are what they were, others know: a file that is another one, or that is
-/// reached by a symlink where it lay itself, has another `stat` on a file system that counts changes of names.
+/// The ways of one tree. That the files at their ends are what they were, others know, if the file system [counts changes of
+/// names](crate::listings::counts_changes_of_names): a file that is another one, or that is reached by a symlink where it lay
+/// itself, has another `stat` there. On others the files are among the ways.
 #[derive(Debug, Clone)]
 pub struct Layout {
     /// Physical paths; None: nothing was there.
@@ -40,6 +41,12 @@ pub struct Layout {
 impl Layout {
     pub(super) fn new(ways: impl Iterator<Item = (PathBuf, Option<Kind>)>) -> Layout {
         Layout { ways: ways.map(|(path, kind)| (path.into_boxed_path(), kind)).collect() }
+    }
+
+    /// About how much memory it takes, in bytes.
+    pub fn size_bytes(&self) -> usize {
+        let paths: usize = self.ways.iter().map(|(path, _)| path.as_os_str().len()).sum();
+        size_of_val(&*self.ways) + paths
     }
 
     /// Whether every way still leads where it did.

@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::Weak;
 
 use crate::compiler::Compile;
 use crate::compiler::Invocation;
@@ -54,11 +55,26 @@ pub(super) struct Origin {
     further: Vec<Arc<InputFile>>,
 }
 
+/// An [`Origin`] that keeps no scan in memory.
+#[derive(Debug)]
+pub(super) struct RememberedOrigin {
+    /// As long as they are held, nothing else has their addresses.
+    scans: Vec<Weak<Scan>>,
+    further: Vec<Arc<InputFile>>,
+}
+
 impl Origin {
-    pub(super) fn is_as(&self, other: &Origin) -> bool {
-        let Origin { scans, further } = other;
+    pub(super) fn remembered(&self) -> RememberedOrigin {
+        RememberedOrigin {
+            scans: self.scans.iter().map(Arc::downgrade).collect(),
+            further: self.further.clone(),
+        }
+    }
+
+    pub(super) fn is(&self, remembered: &RememberedOrigin) -> bool {
+        let RememberedOrigin { scans, further } = remembered;
         self.scans.len() == scans.len()
-            && self.scans.iter().zip(scans).all(|(one, other)| Arc::ptr_eq(one, other))
+            && self.scans.iter().zip(scans).all(|(scan, known)| Arc::as_ptr(scan) == known.as_ptr())
             && self.further == *further
     }
 }

@@ -4,6 +4,8 @@
 
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 
 use dashmap::DashMap;
 
@@ -19,19 +21,25 @@ use crate::config::Paths;
 use crate::digest::Digest;
 use crate::digest::Hasher;
 use crate::dispatch::inputs::Origin;
+use crate::dispatch::inputs::RememberedOrigin;
 use crate::dispatch::preparation::driver_name;
 use crate::dispatch::preparation::platform;
 use crate::dispatch::sharing;
 use crate::dispatch::step::Step;
 use crate::relocation::Relocation;
 
-/// More commands than any build has; some two thousand bytes each. Beyond, all are forgotten.
-const MOST_COMMANDS: usize = 50_000;
+/// When what was learned takes more memory than this, all is forgotten: a command takes some two thousand bytes.
+const LARGEST_MEMORY_BYTES: usize = 64 << 20;
+
+/// Who has longer ways has no time to gain by looking at them.
+const LARGEST_LAYOUT_BYTES: usize = 64 << 10;
 
 /// What was learned of all commands, shared by all connections.
 #[derive(Default)]
 pub(super) struct Repeats {
     learned: DashMap<Digest, Arc<Learned>>,
+    /// About what they take.
+    size_bytes: AtomicUsize,
 }
 
 /// All that decides about the key of one command, as it is now.
@@ -46,7 +54,9 @@ pub(super) struct Occasion {
 
 /// What a command came to on an occasion.
 pub(super) struct Learned {
-    occasion: Occasion,
+    toolchain: Arc<Toolchain>,
+    origin: RememberedOrigin,
+    relocation: Option<Result<Relocation, String>>,
     layout: Layout,
     /// What is looked for.
     pub(super) sought: Arc<Sought>,
@@ -89,11 +99,12 @@ impl Occasion {
         Some(Occasion { words, toolchain: Arc::clone(toolchain), origin, relocation })
     }
 
-    fn is_as(&self, other: &Occasion) -> bool {
+    /// Whether another look comes to the same.
+    pub(super) fn is_as(&self, other: &Occasion) -> bool {
         let Occasion { words, toolchain, origin, relocation } = other;
         self.words == *words
             && Arc::ptr_eq(&self.toolchain, toolchain)
-            && self.origin.is_as(origin)
+            && self.origin.is(&origin.remembered())
             && self.relocation == *relocation
     }
 }
@@ -103,21 +114,42 @@ impl Repeats {
     /// inputs.
     pub(super) fn recall(&self, occasion: &Occasion) -> Option<Arc<Learned>> {
         let learned = self.learned.get(&occasion.words).map(|learned| Arc::clone(&learned))?;
-        (learned.occasion.is_as(occasion) && learned.holds()).then_some(learned)
+        (learned.is_of(occasion) && learned.holds()).then_some(learned)
     }
 
     /// Remembers what a command has come to.
     pub(super) fn learn(&self, occasion: Occasion, action: &Action, command: Digest) {
-        let Some(layout) = action.layout.clone() else { return };
-        if self.learned.len() >= MOST_COMMANDS {
+        let layout = action.layout.clone().filter(|layout| layout.size_bytes() <= LARGEST_LAYOUT_BYTES);
+        let Some(layout) = layout else { return };
+        let Occasion { words, toolchain, origin, relocation } = occasion;
+        let (origin, sought) = (origin.remembered(), Arc::clone(&action.sought));
+        let learned = Learned { toolchain, origin, relocation, layout, sought, command };
+        let size = learned.size_bytes();
+        if self.size_bytes.fetch_add(size, Ordering::Relaxed) > LARGEST_MEMORY_BYTES {
             self.learned.clear();
+            self.size_bytes.store(size, Ordering::Relaxed);
         }
-        let (words, sought) = (occasion.words, Arc::clone(&action.sought));
-        self.learned.insert(words, Arc::new(Learned { occasion, layout, sought, command }));
+        if let Some(old) = self.learned.insert(words, Arc::new(learned)) {
+            self.size_bytes.fetch_sub(old.size_bytes(), Ordering::Relaxed);
+        }
     }
 }
 
 impl Learned {
+    fn is_of(&self, occasion: &Occasion) -> bool {
+        Arc::ptr_eq(&self.toolchain, &occasion.toolchain)
+            && occasion.origin.is(&self.origin)
+            && self.relocation == occasion.relocation
+    }
+
+    /// About how much memory it takes.
+    fn size_bytes(&self) -> usize {
+        let paths =
+            |output: &Output| size_of::<Output>() + 2 * output.path.as_os_str().len() + output.remote.len();
+        let outputs: usize = self.sought.outputs.iter().map(paths).sum();
+        size_of::<Learned>() + self.layout.size_bytes() + size_of::<Sought>() + outputs
+    }
+
     fn holds(&self) -> bool {
         let is_special =
             |output: &Output| std::fs::metadata(&output.path).is_ok_and(|there| !there.is_file());

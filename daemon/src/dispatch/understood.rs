@@ -24,6 +24,7 @@ use crate::dispatch::Trail;
 use crate::dispatch::Verdict;
 use crate::dispatch::attempt::LocalCommand;
 use crate::dispatch::in_background;
+use crate::dispatch::inputs::Origin;
 use crate::dispatch::local;
 use crate::dispatch::local::Purpose;
 use crate::dispatch::policy::is_heavy;
@@ -112,9 +113,13 @@ impl Dispatcher {
         let Job { config, step, executed, invocation } = job;
         let Seen { read, appended, sampled, occasion } = seen;
         let Launcher { presence, lane, .. } = launcher;
+        let origin = read.origin.clone();
         let prepared = self.prepare(config, step, executed, read).await?;
         trail.prepared(&prepared, step.tools(), config);
-        if let (Some(occasion), Some(command)) = (occasion, trail.command()) {
+        // What was prepared is of a later moment: only what was the same all the time belongs together.
+        if let (Some(before), Some(origin), Some(command)) = (occasion, origin, trail.command())
+            && let Some(occasion) = self.occasion(job, origin).await?.filter(|now| now.is_as(&before))
+        {
             self.repeats.learn(occasion, &prepared.action, command);
         }
         let claim = self.claims.claim(output_paths(&prepared.action.sought));
@@ -217,6 +222,13 @@ impl Dispatcher {
         })
     }
 
+    async fn occasion(&self, job: Job<'_>, origin: Origin) -> Result<Option<Occasion>, Reason> {
+        let config = Arc::clone(job.config);
+        let (step, executed, typed) =
+            (job.step.clone(), Arc::clone(job.executed), Arc::clone(job.invocation));
+        in_background(move || Occasion::of(&config, &step, &executed, &typed, origin)).await
+    }
+
     /// What decides about a command's key now, and what it came to before, if that is the same.
     async fn recall(
         &self,
@@ -224,17 +236,14 @@ impl Dispatcher {
         read: &Scanned,
     ) -> Result<(Option<Occasion>, Option<Arc<Learned>>), Reason> {
         let Some(origin) = read.origin.clone() else { return Ok((None, None)) };
+        let Some(occasion) = self.occasion(job, origin).await? else { return Ok((None, None)) };
         let (repeats, history) = (Arc::clone(&self.repeats), self.history.clone());
-        let config = Arc::clone(job.config);
-        let (step, executed, typed) =
-            (job.step.clone(), Arc::clone(job.executed), Arc::clone(job.invocation));
         in_background(move || {
-            let occasion = Occasion::of(&config, &step, &executed, &typed, origin);
-            let learned = occasion.as_ref().and_then(|occasion| repeats.recall(occasion));
             // Without all that the key is made of, its histories can only be continued.
-            let learned =
-                learned.filter(|learned| history.knows(&files_of(&learned.sought), learned.command));
-            (occasion, learned)
+            let is_known =
+                |learned: &Arc<Learned>| history.knows(&files_of(&learned.sought), learned.command);
+            let learned = repeats.recall(&occasion).filter(is_known);
+            (Some(occasion), learned)
         })
         .await
     }

@@ -43,11 +43,12 @@ impl History {
                 events.push(Event { at: metadata.modified()?, record, again: None });
             }
         }
-        for entry in self.journal.entries()? {
-            let (Some(run), Some(output)) = (entry.run, entry.outputs.first()) else { continue };
-            let at = SystemTime::UNIX_EPOCH + Duration::from_millis(run.unix_millis);
-            events.push(Event { at, record: self.record_of(output), again: Some((entry.command, run)) });
-        }
+        self.journal.visit(|entry| {
+            if let (Some(run), Some(output)) = (entry.run, entry.outputs.first()) {
+                let at = SystemTime::UNIX_EPOCH + Duration::from_millis(run.unix_millis);
+                events.push(Event { at, record: self.record_of(output), again: Some((entry.command, run)) });
+            }
+        })?;
         events.sort_unstable_by_key(|event| std::cmp::Reverse(event.at));
         let mut seen = HashSet::new();
         let mut began = None;

@@ -18,6 +18,7 @@ use std::time::Instant;
 
 use farcc_proto::record::Again;
 use prost::Message;
+use rustix::fs::FlockOperation;
 
 use crate::digest::Digest;
 use crate::disk;
@@ -70,20 +71,19 @@ impl Journal {
         Ok(true)
     }
 
-    /// All entries, the oldest first, but those that were damaged.
+    /// Shows all entries, the oldest first, but those that were damaged: for whoever asks, for no command that waits.
     ///
     /// # Errors
     /// When a file is there but cannot be read.
-    pub(super) fn entries(&self) -> io::Result<Vec<Again>> {
-        let mut entries = Vec::new();
+    pub(super) fn visit(&self, mut see: impl FnMut(Again)) -> io::Result<()> {
         for path in [self.aside(), self.path.clone()] {
             match std::fs::read(path) {
-                Ok(bytes) => decode(&bytes, &mut entries),
+                Ok(bytes) => decode(&bytes, &mut see),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(entries)
+        Ok(())
     }
 
     /// The file to write to, if there is room.
@@ -104,12 +104,23 @@ impl Journal {
         if disk::is_scarce(directory) {
             return Ok(None);
         }
-        // What another daemon has put aside meanwhile is not in the way any more.
-        if std::fs::metadata(&self.path).is_ok_and(|there| there.size() > MOST_BYTES) {
+        let open = || OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path);
+        let file = open()?;
+        if file.metadata()?.len() <= MOST_BYTES {
+            return Ok(Some(Arc::new(file)));
+        }
+        // One at a time puts it aside, here and among all daemons: the second would put away the new one.
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+            && self.is_in_place(&file)?
+        {
             std::fs::rename(&self.path, self.aside())?;
         }
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?;
-        Ok(Some(Arc::new(file)))
+        Ok(Some(Arc::new(open()?)))
+    }
+
+    fn is_in_place(&self, file: &File) -> io::Result<bool> {
+        let (here, there) = (file.metadata()?, std::fs::metadata(&self.path)?);
+        Ok((here.dev(), here.ino()) == (there.dev(), there.ino()))
     }
 
     fn aside(&self) -> PathBuf {
@@ -126,11 +137,16 @@ fn checksum(payload: &[u8]) -> [u8; 4] {
 }
 
 /// Passes over what is no entry.
-fn decode(mut bytes: &[u8], entries: &mut Vec<Again>) {
+fn decode(mut bytes: &[u8], see: &mut impl FnMut(Again)) {
     while !bytes.is_empty() {
-        let entry = entry(bytes);
-        entries.extend(entry.as_ref().map(|(entry, _)| entry.clone()));
-        bytes = &bytes[entry.map_or(1, |(_, length)| length)..];
+        let length = match entry(bytes) {
+            Some((entry, length)) => {
+                see(entry);
+                length
+            }
+            None => 1,
+        };
+        bytes = &bytes[length..];
     }
 }
 
@@ -158,7 +174,9 @@ mod tests {
     }
 
     fn millis(journal: &Journal) -> Vec<u64> {
-        journal.entries().unwrap().into_iter().map(|entry| entry.run.unwrap().unix_millis).collect()
+        let mut seen = Vec::new();
+        journal.visit(|entry| seen.push(entry.run.unwrap().unix_millis)).unwrap();
+        seen
     }
 
     #[test]

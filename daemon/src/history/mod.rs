@@ -23,15 +23,24 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::time::Duration;
+use std::time::Instant;
 
 use farcc_proto::record::Again;
 use farcc_proto::record::CommandRecord;
 use farcc_proto::record::OutputHistory;
 use farcc_proto::record::Run;
 use prost::Message;
+use rustix::fs::AtFlags;
+use rustix::fs::CWD;
+use rustix::fs::Timespec;
+use rustix::fs::Timestamps;
+use rustix::fs::UTIME_NOW;
+use rustix::fs::UTIME_OMIT;
 
 use crate::digest::Digest;
 use crate::disk;
+use crate::files::Fingerprint;
 
 use journal::Journal;
 
@@ -44,8 +53,19 @@ pub use difference::differences;
 pub struct History {
     directory: PathBuf,
     journal: Arc<Journal>,
-    /// By output: the [command](Made::command) that has made it last, as far as this process has seen.
-    written: Arc<Mutex<HashMap<PathBuf, Digest>>>,
+    /// By output: what this process has read or written of its record.
+    written: Arc<Mutex<HashMap<PathBuf, Written>>>,
+}
+
+/// What stands in the record of an output.
+#[derive(Debug, Clone, Copy)]
+struct Written {
+    /// The [command](Made::command) that has made it last.
+    command: Digest,
+    /// The file: another process puts another one into its place.
+    file: Fingerprint,
+    /// When this process has read or written it, or said that it is in use.
+    used: Instant,
 }
 
 /// A command that has made something.
@@ -61,6 +81,12 @@ pub struct Made<R> {
 /// Of so many outputs it is known what was written down. More than builds have; then it is begun anew.
 const MOST_WRITTEN: usize = 200_000;
 
+/// A record is said to be in use once in so long, for the oldest are removed.
+const USE_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
+
+const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+const UNCHANGED: Timespec = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+
 /// What a record begins with.
 const COMMAND_BYTES: usize = 32;
 
@@ -71,21 +97,21 @@ impl History {
         History { directory, journal, written: Arc::default() }
     }
 
-    /// Whether all of these outputs (absolute paths) were made by this [command](Made::command) last. Reads files of which
-    /// nothing is known yet.
+    /// Whether all of these outputs (absolute paths) were made by this [command](Made::command) last, by what stands in their
+    /// records now.
     pub fn knows(&self, outputs: &[PathBuf], command: Digest) -> bool {
-        let is_its = |output: &PathBuf| {
+        outputs.iter().all(|output| {
+            let Ok(file) = Fingerprint::of(&self.file_of(output)) else { return false };
             let known = self.written().get(output).copied();
-            known.map_or_else(
-                || self.command_of(output).is_some_and(|known| known == *command.hash()),
-                |known| known == command,
-            )
-        };
-        if !outputs.iter().all(is_its) {
-            return false;
-        }
-        self.remember(outputs, Some(command));
-        true
+            if known.is_some_and(|known| known.command == command && known.file == file) {
+                return true;
+            }
+            if self.command_of(output).is_none_or(|known| known != *command.hash()) {
+                return false;
+            }
+            self.remember(std::slice::from_ref(output), Some(command));
+            true
+        })
     }
 
     /// Notes a further run of a command that made all of `outputs` last, as [`knows`](Self::knows) has told.
@@ -93,6 +119,9 @@ impl History {
     /// # Errors
     /// When it cannot be written.
     pub fn again(&self, outputs: &[PathBuf], command: Digest, run: Run) -> io::Result<()> {
+        for output in outputs {
+            self.use_record(output);
+        }
         let outputs = outputs.iter().map(|output| name_of(output).hash().to_vec()).collect();
         let entry = Again { outputs, command: command.hash().to_vec(), run: Some(run) };
         // Without room, what is known becomes older.
@@ -133,25 +162,37 @@ impl History {
 
     /// None: nothing is known of them any more.
     fn remember(&self, outputs: &[PathBuf], command: Option<Digest>) {
+        let files: Vec<_> =
+            outputs.iter().map(|output| Fingerprint::of(&self.file_of(output)).ok()).collect();
         let mut written = self.written();
         if written.len() > MOST_WRITTEN {
             written.clear();
         }
-        for output in outputs {
-            match command {
-                None => {
-                    written.remove(output);
-                }
-                Some(command) if written.get(output) == Some(&command) => {}
-                Some(command) => {
-                    written.insert(output.clone(), command);
+        for (output, file) in outputs.iter().zip(files) {
+            match command.zip(file) {
+                None => drop(written.remove(output)),
+                Some((command, file)) => {
+                    written.insert(output.clone(), Written { command, file, used: Instant::now() });
                 }
             }
         }
     }
 
+    /// What is hit every day is not the oldest.
+    fn use_record(&self, output: &Path) {
+        let known = self.written().get(output).copied();
+        let Some(Written { command, used, .. }) = known else { return };
+        if used.elapsed() > USE_INTERVAL {
+            // When it was written tells what it is of.
+            let now = Timestamps { last_access: NOW, last_modification: UNCHANGED };
+            // Failing to note it only makes the record look older.
+            let _ = rustix::fs::utimensat(CWD, self.file_of(output), &now, AtFlags::empty());
+            self.remember(&[output.to_owned()], Some(command));
+        }
+    }
+
     /// What is in this mutex is valid after every statement.
-    fn written(&self) -> MutexGuard<'_, HashMap<PathBuf, Digest>> {
+    fn written(&self) -> MutexGuard<'_, HashMap<PathBuf, Written>> {
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -174,7 +215,7 @@ impl History {
 
     fn add_encoded(&self, output: &Path, last: &[u8]) -> io::Result<()> {
         let path = self.file_of(output);
-        let previous = self.of(output)?.and_then(|history| history.last);
+        let previous = self.record(output)?.and_then(|(_, history)| history.last);
         // Messages one after the other are one message with the fields of both (Protocol Buffers, "Encoding").
         let mut bytes = last.to_vec();
         bytes.extend(OutputHistory { last: None, previous }.encode_to_vec());
@@ -195,12 +236,7 @@ impl History {
     /// # Errors
     /// When the file is there but cannot be read.
     pub fn of(&self, output: &Path) -> io::Result<Option<OutputHistory>> {
-        let bytes = match std::fs::read(self.file_of(output)) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let Some((command, history)) = decode(&bytes) else { return Ok(None) };
+        let Some((command, history)) = self.record(output)? else { return Ok(None) };
         let name = name_of(output);
         let is_its = |entry: &Again| {
             entry.command == command && entry.outputs.iter().any(|output| *output == *name.hash())
@@ -208,12 +244,25 @@ impl History {
         // One from before the record was made is of a time when the same command had made it, too, and others since.
         let recorded =
             history.last.as_ref().and_then(|last| last.run.as_ref()).map_or(0, |run| run.unix_millis);
-        let mut runs = self.journal.entries()?.into_iter().filter(is_its).filter_map(|entry| entry.run);
-        let run = runs.rfind(|run| run.unix_millis >= recorded);
+        let mut run = None;
+        self.journal.visit(|entry| {
+            if is_its(&entry) {
+                run = entry.run.filter(|run| run.unix_millis >= recorded).or(run.take());
+            }
+        })?;
         Ok(Some(match run {
             Some(run) => again(history, run),
             None => history,
         }))
+    }
+
+    /// The record of an output by itself; a damaged one is none.
+    fn record(&self, output: &Path) -> io::Result<Option<([u8; COMMAND_BYTES], OutputHistory)>> {
+        match std::fs::read(self.file_of(output)) {
+            Ok(bytes) => Ok(decode(&bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes records, the oldest first, until they take no more than `max_size_bytes`.
@@ -227,7 +276,9 @@ impl History {
                 let record = record?;
                 // What another daemon has just replaced or removed needs no removing.
                 let Ok(metadata) = record.metadata() else { continue };
-                records.push((metadata.modified()?, metadata.len(), record.path()));
+                // Reading it counts as well, where the file system notes that.
+                let used = metadata.modified()?.max(metadata.accessed()?);
+                records.push((used, metadata.len(), record.path()));
             }
         }
         let mut size_bytes: u64 = records.iter().map(|(_, len, _)| len).sum();
@@ -355,9 +406,29 @@ mod tests {
         assert!(!made(&other, &outputs, b"two", 45, "2"));
         assert_eq!(known(&outputs[1]).0, 45);
         assert!(made(&other, &outputs[..1], b"three", 46, "3"));
-        // And this one believes that the command is the last one; what it notes is not taken for the other's.
-        assert!(!made(&history, &outputs, b"two", 47, "2"));
-        assert_eq!((known(&outputs[0]).0, known(&outputs[1]).0), (46, 47));
+        // And this one sees that, and what stands in a file that is gone is written anew.
+        assert!(made(&history, &outputs, b"two", 47, "2"));
+        assert_eq!((known(&outputs[0]).0, known(&outputs[1]).0), (47, 47));
+        assert!(std::fs::remove_file(history.file_of(&outputs[1])).is_ok());
+        assert!(made(&history, &outputs, b"two", 48, "2"));
+        assert!(!made(&history, &outputs, b"two", 49, "2"));
+        assert_eq!((known(&outputs[0]).0, known(&outputs[1]).0), (49, 49));
+        // What is in use is not the oldest.
+        let long_ago = std::time::SystemTime::UNIX_EPOCH;
+        let old = std::fs::File::open(history.file_of(&outputs[0])).unwrap();
+        old.set_times(std::fs::FileTimes::new().set_modified(long_ago).set_accessed(long_ago)).unwrap();
+        assert!(!made(&history, &outputs, b"two", 50, "2"));
+        old.set_times(std::fs::FileTimes::new().set_accessed(long_ago)).unwrap();
+        assert!(history.knows(&outputs, Digest::of(b"two")));
+        old.set_times(std::fs::FileTimes::new().set_accessed(long_ago)).unwrap();
+        let before = Instant::now().checked_sub(2 * USE_INTERVAL);
+        if let Some(before) = before {
+            history.written().values_mut().for_each(|written| written.used = before);
+            history.again(&outputs, Digest::of(b"two"), Run::default()).unwrap();
+            let metadata = old.metadata().unwrap();
+            assert_eq!(metadata.modified().unwrap(), long_ago);
+            assert!(metadata.accessed().unwrap().elapsed().unwrap() < USE_INTERVAL);
+        }
         // What is cut off in the middle says less, or nothing.
         let file = history.file_of(&outputs[1]);
         let bytes = std::fs::read(&file).unwrap();
@@ -376,10 +447,16 @@ mod tests {
             add(&history, &[name.into()], record(&[(Kind::Input, "a", "1")]));
         }
         let old = std::fs::File::open(history.file_of(Path::new("old"))).unwrap();
-        old.set_modified(long_ago).unwrap();
+        let age = || {
+            let times = std::fs::FileTimes::new().set_modified(long_ago).set_accessed(long_ago);
+            old.set_times(times).unwrap();
+        };
+        age();
         let size_bytes = old.metadata().unwrap().len();
         history.trim(2 * size_bytes).unwrap();
         assert!(history.of(Path::new("old")).unwrap().is_some());
+        // To read it was to use it.
+        age();
         history.trim(2 * size_bytes - 1).unwrap();
         assert!(history.of(Path::new("old")).unwrap().is_none());
         assert!(history.of(Path::new("new")).unwrap().is_some());

@@ -12,6 +12,7 @@ use std::os::unix::net::UnixListener;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicUsize;
@@ -47,6 +48,10 @@ const MOST_IDLE: usize = 16;
 /// How long a thread waits for the first words of a launcher, which has them ready when it connects. Who takes longer is
 /// listened to by the runtime.
 const FIRST_WORDS: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+
+/// How long a daemon that ends waits for those whom threads are occupied with. Who is stuck on a dead network file system is
+/// for longer.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// How long nothing is accepted when there are no descriptors left.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -99,9 +104,22 @@ impl Desk {
         while self.accept().is_ok() {}
     }
 
+    /// Waits a moment for those whom threads are occupied with: an output would be left half made beside its place.
+    pub(super) async fn empty(&self) {
+        let deadline = Instant::now() + LAST_WORDS;
+        while !self.attended().is_empty() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// What is in this mutex is valid after every statement.
+    fn attended(&self) -> MutexGuard<'_, HashMap<u64, (Instant, Arc<Stream>)>> {
+        self.attended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Tells everybody whose command has occupied a thread for long that the daemon lives.
     pub(super) fn hearten(&self) {
-        let mut attended = self.attended.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut attended = self.attended();
         for (last, stream) in attended.values_mut().filter(|(last, _)| last.elapsed() >= HEARTBEAT) {
             stream.hearten();
             *last = Instant::now();
@@ -132,12 +150,12 @@ impl Desk {
             }
             match accepted {
                 Ok(socket) => {
-                    // Without another thread this one comes back sooner or later.
-                    if idle == 0 && self.threads.load(Ordering::SeqCst) < MOST_THREADS {
-                        let _ = self.add_thread();
-                    }
                     number += 1;
-                    self.attend(socket);
+                    let is_last = idle == 0;
+                    let has_help = !is_last
+                        || self.threads.load(Ordering::SeqCst) < MOST_THREADS && self.add_thread().is_ok();
+                    // The last one must not be stuck with somebody: nobody could even tell the daemon to stop.
+                    self.attend(socket, has_help);
                 }
                 Err(error) if is_passing(error) => {
                     tracing::warn!("failed to accept a connection: {error}");
@@ -161,8 +179,8 @@ impl Desk {
         rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
     }
 
-    /// Goes with a connection as far as that is possible without waiting for anybody.
-    fn attend(&self, socket: OwnedFd) {
+    /// Goes with a connection as far as that is possible without waiting for anybody; not at all if `may_be_stuck` is not so.
+    fn attend(&self, socket: OwnedFd, may_be_stuck: bool) {
         static NUMBER: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
         // The socket's directory is ours alone; this holds even if it were not.
         let peer = rustix::net::sockopt::socket_peercred(&socket);
@@ -173,14 +191,17 @@ impl Desk {
         let token = self.server.lifecycle.connections.token();
         let stream = Arc::new(Stream::new(socket));
         let mut serving = Box::pin(connection::serve(Arc::clone(&self.server), Arc::clone(&stream), token));
+        if !may_be_stuck {
+            self.runtime.spawn(async move { tell_end(serving.await) });
+            return;
+        }
         await_words(&stream);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let attended = || self.attended.lock().unwrap_or_else(PoisonError::into_inner);
-        attended().insert(number, (Instant::now(), stream));
+        self.attended().insert(number, (Instant::now(), stream));
         // Whatever it waits for is told whom to wake when it is polled again, by the runtime.
         let mut context = Context::from_waker(Waker::noop());
         let first = std::panic::catch_unwind(AssertUnwindSafe(|| serving.as_mut().poll(&mut context)));
-        attended().remove(&number);
+        self.attended().remove(&number);
         match first {
             Ok(Poll::Ready(ended)) => tell_end(ended),
             Ok(Poll::Pending) => drop(self.runtime.spawn(async move { tell_end(serving.await) })),

@@ -193,6 +193,7 @@ impl Server {
             }
         }
         desk.close();
+        desk.empty().await;
         if let Some(saving) = saving {
             // A panic in there has been logged, and the counts are saved once more below.
             let _ = saving.await;

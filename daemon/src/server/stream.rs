@@ -136,3 +136,79 @@ pub(super) fn whole_frame(received: &[u8]) -> Option<usize> {
     let length = header.map_or(received.len(), |header| HEADER_BYTES + header.payload_bytes);
     (length <= received.len()).then_some(length)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::io::Read;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream as Peer;
+    use std::task::Context as Polling;
+    use std::task::Poll;
+    use std::task::Waker;
+
+    use farcc::wire::Frame;
+
+    use super::*;
+
+    fn pair() -> (Stream, Peer) {
+        let (ours, theirs) = Peer::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (Stream::new(ours.into()), theirs)
+    }
+
+    fn once<T>(future: impl Future<Output = T>) -> Poll<T> {
+        std::pin::pin!(future).poll(&mut Polling::from_waker(Waker::noop()))
+    }
+
+    fn frames(mut bytes: &[u8]) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        while let Some(length) = whole_frame(bytes) {
+            frames.push(Frame::decode(&bytes[..length]).unwrap());
+            bytes = &bytes[length..];
+        }
+        assert!(bytes.is_empty());
+        frames
+    }
+
+    #[test]
+    fn who_need_not_wait_needs_no_runtime() {
+        let (stream, mut peer) = pair();
+        let presence = stream.presence();
+        assert!(presence.is_there());
+        peer.write_all(b"words").unwrap();
+        assert!(!presence.is_there(), "only Cancel comes before an answer");
+        let mut received = Vec::new();
+        assert!(matches!(once(stream.receive(&mut received)), Poll::Ready(Ok(5))));
+        assert_eq!(received, b"words");
+        assert!(matches!(once(stream.send(&Reply::Working)), Poll::Ready(Ok(()))));
+        drop(peer);
+        assert!(!presence.is_there());
+        assert!(matches!(once(stream.receive(&mut received)), Poll::Ready(Ok(0))));
+    }
+
+    #[tokio::test]
+    async fn who_waits_gets_everything_in_one_piece() {
+        let (stream, mut peer) = pair();
+        stream.hearten();
+        let reply = Reply::Completed { exit_code: 3, stdout: vec![7; 3 << 20], stderr: b"text".to_vec() };
+        let reader = std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            peer.read_to_end(&mut bytes).unwrap();
+            bytes
+        });
+        let comfort = async {
+            for _ in 0..100 {
+                // None of these may come in between.
+                stream.hearten();
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+        };
+        let (sent, ()) = tokio::join!(stream.send(&reply), comfort);
+        sent.unwrap();
+        drop(stream);
+        let found = frames(&reader.join().unwrap());
+        assert_eq!(found, [Frame::Reply(Reply::Working), Frame::Reply(reply)]);
+    }
+}
