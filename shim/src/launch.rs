@@ -18,6 +18,7 @@ use crate::process;
 use crate::process::Environment;
 use crate::process::Image;
 use crate::process::Standard;
+use crate::quick;
 use crate::recall::Recall;
 use crate::recipe;
 use crate::recipe::Recipe;
@@ -245,11 +246,19 @@ fn is_disabled(environment: &Environment) -> bool {
 
 /// Asks the daemon. A daemon that was going away just as we came is asked again, once.
 fn ask(invocation: &Invocation, places: &Places) -> io::Result<Decision> {
-    let request = Frame::Request(Request::Run(request(invocation)?));
     let mut is_second = false;
+    let mut asked = quick::asked();
     loop {
-        let link = Link::new(spawn::connect_or_start(places, &invocation.environment)?);
-        match converse(invocation, link, &request) {
+        let link = match asked.take() {
+            Some(stream) => Ok(Link::new(stream)),
+            None => {
+                let link = Link::new(spawn::connect_or_start(places, &invocation.environment)?);
+                link.set_patience(Some(SILENCE))?;
+                let request = Frame::Request(Request::Run(request(invocation)?));
+                link.send(&request).map(|()| link)
+            }
+        };
+        match link.and_then(|link| converse(invocation, link)) {
             Err(error) if !is_second && was_not_heard(&error) => is_second = true,
             Err(error) => {
                 if error.kind() == io::ErrorKind::TimedOut {
@@ -268,9 +277,8 @@ fn was_not_heard(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
 
-fn converse(invocation: &Invocation, mut link: Link, request: &Frame) -> io::Result<Decision> {
-    link.set_patience(Some(SILENCE))?;
-    link.send(request)?;
+/// Listens to what the daemon says to a command that it was asked for.
+fn converse(invocation: &Invocation, mut link: Link) -> io::Result<Decision> {
     loop {
         return Ok(match link.receive()? {
             // Who ended by itself, or never began, may be stopped a moment later.

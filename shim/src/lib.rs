@@ -31,6 +31,7 @@ pub mod slots;
 
 pub mod capture;
 pub mod launch;
+pub mod quick;
 mod shell;
 pub mod spawn;
 pub mod stream;

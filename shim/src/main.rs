@@ -4,6 +4,9 @@
 
 #![no_main]
 
+#[cfg(farcc_quick)]
+mod entry;
+
 use std::ffi::CStr;
 use std::ffi::OsStr;
 use std::ffi::OsString;

@@ -212,6 +212,16 @@ impl Places {
         }
     }
 
+    /// Whether a daemon has its lock.
+    pub fn has_daemon(&self) -> bool {
+        // Who cannot know must not start another one.
+        let lock = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(self.daemon_lock());
+        match lock {
+            Ok(lock) => rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared).is_err(),
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
+    }
+
     /// Listens at the socket, mode 0600, in place of whatever was left there, and forgets the troubles of earlier
     /// daemons. Only for the holder of [`lock_daemon`](Places::lock_daemon).
     ///
@@ -308,7 +318,7 @@ pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
 }
 
 /// 64-bit FNV-1a: short and stable, against accidents only.
-fn fnv1a(bytes: &[u8]) -> u64 {
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
     bytes
         .iter()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))

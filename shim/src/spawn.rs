@@ -64,6 +64,11 @@ pub fn connect_or_start_with(
     options: &[OsString],
 ) -> io::Result<UnixStream> {
     if let Some(stuck) = places.stuck().recall() {
+        // The one that was stuck may be gone.
+        if !places.has_daemon() {
+            places.stuck().forget();
+            return start(places, environment, options);
+        }
         return Err(io::Error::new(io::ErrorKind::TimedOut, stuck));
     }
     match connect(places) {

@@ -35,7 +35,7 @@ pub const SILENCE: Duration = Duration::from_secs(30);
 /// How long a launcher waits, after a local run, until the daemon has taken the outputs.
 pub const STORE_PATIENCE: Duration = Duration::from_secs(60);
 
-const RUN: u8 = 0x01;
+pub(crate) const RUN: u8 = 0x01;
 const DONE: u8 = 0x02;
 const CANCEL: u8 = 0x03;
 const CONTROL: u8 = 0x04;

@@ -389,13 +389,19 @@ fn a_daemon_that_is_silent_is_left_and_not_asked_for_a_while() {
         // As if stopped: until the launcher gives up.
         let _ = conversation.request();
     });
+    let lock = space.places().lock_daemon().unwrap();
     let start = Instant::now();
     assert_eq!(stdout(&space.farcc(&["echo", "local"]).output().unwrap()), "local\n");
-    assert!(start.elapsed() >= SILENCE);
+    assert!(start.elapsed() >= SILENCE && start.elapsed() < 2 * SILENCE);
     let start = Instant::now();
     assert_eq!(stdout(&space.farcc(&["echo", "local"]).output().unwrap()), "local\n");
     assert!(start.elapsed() < Duration::from_secs(5));
     assert_eq!(daemon.connections(), 1);
+    assert!(space.places().stuck().recall().is_some());
+    // Whoever comes when that one is gone need not wait until it is forgotten.
+    drop(lock);
+    assert_eq!(stdout(&space.farcc(&["echo", "local"]).output().unwrap()), "local\n");
+    assert_eq!(daemon.connections(), 2);
     // A new daemon starts with a clean slate.
     drop(space.places().bind().unwrap());
     assert_eq!(space.places().stuck().recall(), None);
