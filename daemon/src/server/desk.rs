@@ -183,8 +183,8 @@ impl Desk {
     fn attend(&self, socket: OwnedFd, may_be_stuck: bool) {
         static NUMBER: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
         // The socket's directory is ours alone; this holds even if it were not.
-        let peer = rustix::net::sockopt::socket_peercred(&socket);
-        if !peer.is_ok_and(|peer| peer.uid == self.server.own_user) {
+        let peer = farcc::process::peer(socket.as_fd());
+        if !peer.is_ok_and(|(_, user)| user == self.server.own_user.as_raw()) {
             tracing::warn!("refused a connection of another user");
             return;
         }
