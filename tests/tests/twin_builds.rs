@@ -331,8 +331,9 @@ print('got', repr(input()))
 
     // What interrupts here interrupts there, and the terminal is as it was.
     let script = "import time
-print('ready', flush=True)
-try: time.sleep(600)
+try:
+    print('ready', flush=True)
+    time.sleep(600)
 except KeyboardInterrupt: print('interrupted')
 ";
     let shown = on_terminal("stty -a > before; trap 'stty -a > after' EXIT; trap : INT", script, &["\u{3}"]);
