@@ -461,3 +461,124 @@ fn close(socket: &Socket) {
     // SAFETY: it is used no more.
     unsafe { rustix::io::close(socket.as_raw_fd()) };
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::CString;
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+    use crate::process::Environment;
+    use crate::wire::RunRequest;
+
+    /// A process that was started so; for as long as the tests run.
+    fn start(words: &[&str], environment: &[&str]) -> Start {
+        let strings = |texts: &[&str]| -> &'static [*const u8] {
+            let strings =
+                texts.iter().map(|text| CString::new(*text).unwrap().into_raw().cast_const().cast());
+            strings.collect::<Vec<_>>().leak()
+        };
+        Start { words: strings(words), environment: strings(environment) }
+    }
+
+    #[test]
+    fn what_is_asked_is_what_would_be_asked_otherwise() {
+        let environment = ["A=1", "no equals", "=C:=x", "EMPTY=", "A=2", "TWO=a=b"];
+        let start = start(&["farcc", "gcc", "-c", "", "a b.c"], &environment);
+        let standard = Standard { are_terminals: [false, true, false], stdin_is_null: true };
+        let mut room = vec![0xff; 1000];
+        let mut request = Request { room: &mut room, length: 0 };
+        request.encode(b"/usr/bin/gcc", &start.words[1..], b"/w", start, standard).unwrap();
+        let word = |text: &[u8]| OsString::from_vec(text.to_vec());
+        let otherwise = RunRequest {
+            version: VERSION.into(),
+            program: "/usr/bin/gcc".into(),
+            argv: [&b"gcc"[..], b"-c", b"", b"a b.c"].map(word).to_vec(),
+            cwd: "/w".into(),
+            env: Environment::of(&environment).pairs(),
+            umask: crate::launch::umask(),
+            stdin_is_terminal: false,
+            stdin_is_fed: false,
+            stdout_is_terminal: true,
+            stderr_is_terminal: false,
+        };
+        let otherwise = crate::wire::Request::Run(otherwise).encode().unwrap();
+        assert_eq!(&request.room[..request.length], otherwise);
+        // What does not fit is left to others.
+        for length in 0..otherwise.len() {
+            let mut request = Request { room: &mut vec![0; length], length: 0 };
+            let encoded = request.encode(b"/usr/bin/gcc", &start.words[1..], b"/w", start, standard);
+            assert_eq!(encoded, None, "{length}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_done_in_silence_is_an_answer() {
+        use crate::wire::Reply;
+        let read = |reply: Reply| status(Some(&reply.encode().unwrap()));
+        let completed = |stdout: &[u8], stderr: &[u8]| Reply::Completed {
+            exit_code: 7,
+            stdout: stdout.to_vec(),
+            stderr: stderr.to_vec(),
+        };
+        assert_eq!(read(completed(b"", b"")), Some(7));
+        for other in [
+            completed(b"x", b""),
+            completed(b"", b"x"),
+            Reply::Working,
+            Reply::PassThrough { reason: "x".into(), slot: false },
+            Reply::Ended(crate::wire::Ended::Exited(0)),
+        ] {
+            assert_eq!(read(other.clone()), None, "{other:?}");
+        }
+        let whole = completed(b"", b"").encode().unwrap();
+        for length in 0..whole.len() {
+            assert_eq!(status(whole.get(..length)), None);
+        }
+        assert_eq!(status(Some(&[&whole[..], b"x"].concat())), None);
+    }
+
+    #[test]
+    fn only_plain_commands_are_dealt_with() {
+        let is_plain =
+            |words: &[&str], environment: &[&str]| plain_command(start(words, environment)).is_some();
+        assert!(is_plain(&["farcc", "gcc"], &["PATH=/bin", "FARCC_DISABLE=", "FARCC_ACTIVE="]));
+        assert!(is_plain(&["/opt/bin/farcc", "./tool"], &[]));
+        for words in [
+            &["farcc"][..],
+            &[],
+            &["gcc", "-c"],
+            &["farcc-gcc", "x"],
+            &["farcc", ""],
+            &["farcc", "--help"],
+            &["farcc", "farcc", "gcc"],
+            &["farcc", "/x/farcc-1", "gcc"],
+        ] {
+            assert!(!is_plain(words, &[]), "{words:?}");
+        }
+        for variable in ["FARCC_ACTIVE=1", "FARCC_DISABLE=0", "FARCC_SOCKET=x"] {
+            assert!(!is_plain(&["farcc", "gcc"], &[variable]), "{variable}");
+        }
+    }
+
+    #[test]
+    fn programs_are_found_as_they_are_otherwise() {
+        let mut room = [0; PATH_BYTES];
+        let mut found = |name: &str, path: &str| {
+            let start = start(&[], &[&format!("PATH={path}")]);
+            find(name.as_bytes(), start, &mut room).map(|found| String::from_utf8(found.to_vec()).unwrap())
+        };
+        assert_eq!(found("sh", "/nowhere:/bin/:/usr/bin").as_deref(), Some("/bin/sh"));
+        assert_eq!(found("/bin/sh", "").as_deref(), Some("/bin/sh"));
+        // Relative ones, directories, and what is nowhere.
+        for (name, path) in
+            [("./sh", "/bin"), ("sh", "bin:/bin"), ("bin", "/"), ("sh", "/nowhere"), ("/none", "/bin")]
+        {
+            let expected = (path == "bin:/bin").then(|| "/bin/sh".to_owned());
+            assert_eq!(found(name, path), expected, "{name} {path}");
+        }
+        let directory = working_directory(&mut room).unwrap().to_vec();
+        assert_eq!(directory, std::env::current_dir().unwrap().into_os_string().into_vec());
+    }
+}

@@ -353,3 +353,24 @@ fn ccache_on_either_side() {
     let stats = space.stats();
     assert_eq!((stats.verdict("executed_local"), stats.verdict("hit_local")), (1, 1), "{stats:?}");
 }
+
+#[test]
+fn a_hit_ends_before_the_c_library_is_made_ready() {
+    prerequisites::require(&["gcc", "strace"]);
+    let space = TestSpace::new("few-calls");
+    space.configure("");
+    space.write("a.c", "int a;\n");
+    let compile = ["farcc", "gcc", "-c", "a.c"];
+    (0..2).for_each(|_| drop(space.run("", &compile).success()));
+    space.run("", &[&["strace", "-o", "calls"], &compile[..]].concat()).success();
+    let calls = std::fs::read_to_string(space.workspace().join("calls")).unwrap();
+    let names: Vec<_> = calls.lines().filter_map(|line| line.split('(').next()).collect();
+    assert_eq!(space.stats().hits(), 2, "{calls}");
+    if calls.contains("/etc/ld.so.cache") {
+        println!("SKIPPED: the launcher is linked dynamically here");
+        return;
+    }
+    // Neither memory nor thread-local storage was asked for.
+    assert!(!names.iter().any(|name| ["brk", "mmap", "arch_prctl"].contains(name)), "{calls}");
+    assert!(names.len() <= 40, "{} calls: {calls}", names.len());
+}
