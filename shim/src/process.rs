@@ -63,12 +63,8 @@ impl Environment {
 
     /// All entries with a name, in order. As in the C library, a `=` at the start belongs to the name.
     pub fn pairs(&self) -> Vec<(OsString, OsString)> {
-        let pair = |entry: &CString| {
-            let bytes = entry.as_bytes();
-            let equals = 1 + bytes.get(1..)?.iter().position(|byte| *byte == b'=')?;
-            Some((OsStr::from_bytes(&bytes[..equals]).into(), OsStr::from_bytes(&bytes[equals + 1..]).into()))
-        };
-        self.0.iter().filter_map(pair).collect()
+        let pairs = self.0.iter().filter_map(|entry| pair(entry.as_bytes()));
+        pairs.map(|(name, value)| (OsStr::from_bytes(name).into(), OsStr::from_bytes(value).into())).collect()
     }
 
     /// The first value of `name`, as `getenv` answers.
@@ -93,6 +89,12 @@ impl Environment {
     pub fn remove(&mut self, name: &str) {
         self.0.retain(|entry| value_of(entry, name).is_none());
     }
+}
+
+/// Name and value of an entry.
+pub(crate) fn pair(entry: &[u8]) -> Option<(&[u8], &[u8])> {
+    let equals = 1 + entry.get(1..)?.iter().position(|byte| *byte == b'=')?;
+    Some((entry.get(..equals)?, entry.get(equals + 1..)?))
 }
 
 fn value_of<'a>(entry: &'a CStr, name: &str) -> Option<&'a [u8]> {

@@ -29,6 +29,7 @@ use rustix::net::sockopt::Timeout;
 
 use crate::places::SEND_PATIENCE;
 use crate::places::fnv1a;
+use crate::process::pair;
 use crate::wire::PROTOCOL;
 use crate::wire::SILENCE;
 use crate::wire::VERSION;
@@ -360,12 +361,6 @@ impl Request<'_> {
         }
         Ok(())
     }
-}
-
-/// As [`Environment::pairs`](crate::process::Environment::pairs) takes entries apart.
-fn pair(entry: &[u8]) -> Option<(&[u8], &[u8])> {
-    let equals = 1 + entry.get(1..)?.iter().position(|byte| *byte == b'=')?;
-    Some((entry.get(..equals)?, entry.get(equals + 1..)?))
 }
 
 /// Text of which little is known in advance.

@@ -52,11 +52,17 @@ pub(super) struct Occasion {
     relocation: Option<Result<Relocation, String>>,
 }
 
-/// What a command came to on an occasion.
-pub(super) struct Learned {
+/// An [`Occasion`] that keeps no scan in memory.
+pub(super) struct RememberedOccasion {
+    words: Digest,
     toolchain: Arc<Toolchain>,
     origin: RememberedOrigin,
     relocation: Option<Result<Relocation, String>>,
+}
+
+/// What a command came to on an occasion.
+pub(super) struct Learned {
+    occasion: RememberedOccasion,
     layout: Layout,
     /// What is looked for.
     pub(super) sought: Arc<Sought>,
@@ -99,12 +105,21 @@ impl Occasion {
         Some(Occasion { words, toolchain: Arc::clone(toolchain), origin, relocation })
     }
 
-    /// Whether another look comes to the same.
-    pub(super) fn is_as(&self, other: &Occasion) -> bool {
-        let Occasion { words, toolchain, origin, relocation } = other;
+    pub(super) fn remembered(&self) -> RememberedOccasion {
+        RememberedOccasion {
+            words: self.words,
+            toolchain: Arc::clone(&self.toolchain),
+            origin: self.origin.remembered(),
+            relocation: self.relocation.clone(),
+        }
+    }
+
+    /// Whether it is the same now as it was then.
+    pub(super) fn is(&self, then: &RememberedOccasion) -> bool {
+        let RememberedOccasion { words, toolchain, origin, relocation } = then;
         self.words == *words
             && Arc::ptr_eq(&self.toolchain, toolchain)
-            && self.origin.is(&origin.remembered())
+            && self.origin.is(origin)
             && self.relocation == *relocation
     }
 }
@@ -114,16 +129,15 @@ impl Repeats {
     /// inputs.
     pub(super) fn recall(&self, occasion: &Occasion) -> Option<Arc<Learned>> {
         let learned = self.learned.get(&occasion.words).map(|learned| Arc::clone(&learned))?;
-        (learned.is_of(occasion) && learned.holds()).then_some(learned)
+        (occasion.is(&learned.occasion) && learned.holds()).then_some(learned)
     }
 
     /// Remembers what a command has come to.
-    pub(super) fn learn(&self, occasion: Occasion, action: &Action, command: Digest) {
+    pub(super) fn learn(&self, occasion: &Occasion, action: &Action, command: Digest) {
         let layout = action.layout.clone().filter(|layout| layout.size_bytes() <= LARGEST_LAYOUT_BYTES);
         let Some(layout) = layout else { return };
-        let Occasion { words, toolchain, origin, relocation } = occasion;
-        let (origin, sought) = (origin.remembered(), Arc::clone(&action.sought));
-        let learned = Learned { toolchain, origin, relocation, layout, sought, command };
+        let (words, sought) = (occasion.words, Arc::clone(&action.sought));
+        let learned = Learned { occasion: occasion.remembered(), layout, sought, command };
         let size = learned.size_bytes();
         if self.size_bytes.fetch_add(size, Ordering::Relaxed) > LARGEST_MEMORY_BYTES {
             self.learned.clear();
@@ -136,12 +150,6 @@ impl Repeats {
 }
 
 impl Learned {
-    fn is_of(&self, occasion: &Occasion) -> bool {
-        Arc::ptr_eq(&self.toolchain, &occasion.toolchain)
-            && occasion.origin.is(&self.origin)
-            && self.relocation == occasion.relocation
-    }
-
     /// About how much memory it takes.
     fn size_bytes(&self) -> usize {
         let paths =

@@ -118,9 +118,10 @@ impl Dispatcher {
         trail.prepared(&prepared, step.tools(), config);
         // What was prepared is of a later moment: only what was the same all the time belongs together.
         if let (Some(before), Some(origin), Some(command)) = (occasion, origin, trail.command())
-            && let Some(occasion) = self.occasion(job, origin).await?.filter(|now| now.is_as(&before))
+            && let Some(occasion) =
+                self.occasion(job, origin).await?.filter(|now| now.is(&before.remembered()))
         {
-            self.repeats.learn(occasion, &prepared.action, command);
+            self.repeats.learn(&occasion, &prepared.action, command);
         }
         let claim = self.claims.claim(output_paths(&prepared.action.sought));
         let store = self.store(config).await?;

@@ -94,10 +94,10 @@ impl fmt::Display for Difference {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn record(ingredients: &[(Kind, &str, &str)]) -> CommandRecord {
+    pub(in crate::history) fn record(ingredients: &[(Kind, &str, &str)]) -> CommandRecord {
         let ingredients = ingredients.iter().map(|(kind, name, value)| Ingredient {
             kind: (*kind).into(),
             name: name.as_bytes().to_vec(),

@@ -341,19 +341,10 @@ fn read_dir(directory: &Path) -> io::Result<impl Iterator<Item = io::Result<std:
 
 #[cfg(test)]
 mod tests {
-    use farcc_proto::record::Ingredient;
     use farcc_proto::record::ingredient::Kind;
 
+    use super::difference::tests::record;
     use super::*;
-
-    fn record(ingredients: &[(Kind, &str, &str)]) -> CommandRecord {
-        let ingredients = ingredients.iter().map(|(kind, name, value)| Ingredient {
-            kind: (*kind).into(),
-            name: name.as_bytes().to_vec(),
-            value: value.as_bytes().to_vec(),
-        });
-        CommandRecord { ingredients: ingredients.collect(), ..CommandRecord::default() }
-    }
 
     fn add(history: &History, outputs: &[PathBuf], record: CommandRecord) {
         let made = Made { command: None, run: Run::default(), record: || record };

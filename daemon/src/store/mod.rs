@@ -285,7 +285,7 @@ impl Store {
     }
 
     /// Writes a blob over what is at `destination`, as a compiler does that opens it for writing: a symlink is followed,
-    /// the mode and the other names of a file stay. A file that is not there yet, or of which nobody could tell, appears
+    /// the mode and the other names of a file stay. A file that is not there yet, or of which nobody could tell, goes, and appears
     /// whole, with the permissions `mode`, as by [`install`](Store::install). `false` when the blob is not in the store.
     ///
     /// # Errors
