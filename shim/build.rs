@@ -1,6 +1,6 @@
-//! Has the launcher take the C library and GCC's run-time library from archives, so that the kernel enters it directly and not by
-//! the dynamic loader: then a hit need not even wait for the C library (`src/entry.rs`). Where there are no archives (some
-//! distributions have that of the C library in a package of its own), it is linked as programs usually are.
+//! Has the launcher entered by the kernel directly and not by the dynamic loader, so that a hit need wait neither for the loader
+//! nor for the C library (`src/entry.rs`), and takes GCC's run-time library from archives. Where that is not known to work, it is
+//! linked as programs usually are.
 
 #![allow(
     clippy::disallowed_methods,
@@ -12,6 +12,9 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 
+use object::read::elf::ElfFile64;
+use object::read::elf::ProgramHeader as _;
+
 /// GCC's run-time library: unwinder and arithmetic.
 const RUNTIME: &[&str] = &["libgcc_eh.a", "libgcc.a"];
 
@@ -22,28 +25,39 @@ fn main() -> Result<(), Box<dyn Error>> {
     let is_native = std::env::var("HOST")? == std::env::var("TARGET")?;
     // Whoever names another linker may have another C library, too.
     let is_usual = std::env::var_os("RUSTC_LINKER").is_none();
-    // Then it is static already.
+    // Then it has no loader.
     let features = std::env::var("CARGO_CFG_TARGET_FEATURE").unwrap_or_default();
     let is_static = features.split(',').any(|feature| feature == "crt-static");
     if !is_native || !is_usual || is_static || std::env::var("CARGO_CFG_TARGET_ENV")? != "gnu" {
         return Ok(());
     }
-    let directory = PathBuf::from(std::env::var("OUT_DIR")?);
-    let Some(runtime) = archives(RUNTIME) else { return Ok(()) };
-    stand_in(&directory, "libgcc_s.so", &runtime)?;
-    println!("cargo::rustc-link-arg-bins=-L{}", directory.display());
+    if let Some(archives) = RUNTIME.iter().map(|name| find(name)).collect::<Option<Vec<_>>>() {
+        let directory = PathBuf::from(std::env::var("OUT_DIR")?);
+        stand_in(&directory, "libgcc_s.so", &archives)?;
+        println!("cargo::rustc-link-arg-bins=-L{}", directory.display());
+    }
     let is_known = std::env::var("CARGO_CFG_TARGET_ARCH")? == "x86_64";
-    if let (Some(c), Some(m), true) = (archives(&["libc.a"]), archives(&["libm.a"]), is_known) {
-        // They need each other.
-        stand_in(&directory, "libc.so", &[c, runtime].concat())?;
-        stand_in(&directory, "libm.so", &m)?;
+    if let Some(interpreter) = interpreter()?.filter(|_| is_known) {
         // At a fixed address: nobody has relocated anything when the launcher is entered.
-        for argument in ["-static", "-no-pie", "-Wl,--entry=farcc_entry"] {
+        for argument in ["-no-pie", "-Wl,--no-dynamic-linker", "-Wl,--entry=farcc_entry"] {
             println!("cargo::rustc-link-arg-bins={argument}");
         }
+        println!("cargo::rustc-env=FARCC_INTERPRETER={interpreter}");
         println!("cargo::rustc-cfg=farcc_quick");
     }
     Ok(())
+}
+
+/// The dynamic loader that this machine's linker names: that of the build script itself, which was linked by it.
+fn interpreter() -> Result<Option<String>, Box<dyn Error>> {
+    let program = std::fs::read(std::env::current_exe()?)?;
+    let file = ElfFile64::<object::Endianness>::parse(&*program)?;
+    for header in file.elf_program_headers() {
+        if let Some(name) = header.interpreter(file.endian(), &*program)? {
+            return Ok(Some(String::from_utf8(name.to_vec())?));
+        }
+    }
+    Ok(None)
 }
 
 /// Puts what `-l` finds first for a library: a linker script (GNU ld manual, "Implicit Linker Scripts"), which gold, lld and
@@ -58,11 +72,7 @@ fn stand_in(directory: &Path, library: &str, archives: &[PathBuf]) -> Result<(),
     Ok(())
 }
 
-/// The compiler's own archives of these names. None: one of them is not there, or no script could name it.
-fn archives(names: &[&str]) -> Option<Vec<PathBuf>> {
-    names.iter().map(|name| find(name)).collect()
-}
-
+/// The compiler's own archive of this name, if it is there and a script can name it.
 fn find(name: &str) -> Option<PathBuf> {
     let output = Command::new("cc").arg(format!("-print-file-name={name}")).output().ok()?;
     let path = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim());

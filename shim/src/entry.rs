@@ -1,56 +1,114 @@
-//! Where the kernel enters the launcher, which is linked statically: before the C library is made ready, a command that is a hit
-//! is answered for ([`farcc::quick`]). All others go on to the C library's own entry, with the stack as the kernel left it.
+//! Where the kernel enters the launcher, which names no dynamic loader: before there is one, or a C library, a command that is a
+//! hit is answered for ([`farcc::quick`]). For all others the loader is brought in ([`farcc::interpreter`]), which finds the stack as
+//! the kernel has left it, and goes on to the C library's own entry.
 
 use std::cell::UnsafeCell;
+use std::ffi::CStr;
 
+use farcc::interpreter::Headers;
+use farcc::interpreter::Interpreter;
+use farcc::interpreter::NO_HEADERS;
 use farcc::quick;
 use farcc::quick::ROOM_BYTES;
 use farcc::quick::Start;
+
+/// The loader that programs have on the machine for which this was built.
+const INTERPRETER: &CStr =
+    match CStr::from_bytes_with_nul(concat!(env!("FARCC_INTERPRETER"), "\0").as_bytes()) {
+        Ok(path) => path,
+        Err(_) => c"",
+    };
+
+const EXIT_GROUP: usize = 231;
+const WRITE: usize = 1;
+
+/// As a shell ends when there is no such program.
+const NOT_FOUND: usize = 127;
 
 std::arch::global_asm!(
     ".globl farcc_entry",
     ".type farcc_entry, @function",
     "farcc_entry:",
     "xor ebp, ebp",
-    // What the C library's entry looks at: the stack, and the function to be called at the end, of which there is none.
     "mov r12, rsp",
-    "mov r13, rdx",
     "mov rdi, rsp",
     "and rsp, -16",
-    "call {quick}",
+    "call {enter}",
     "mov rsp, r12",
-    "mov rdx, r13",
-    "jmp _start",
-    quick = sym enter,
+    // The kernel gives a loader no function to be called at the end (System V ABI, "Process Initialization").
+    "xor edx, edx",
+    "jmp rax",
+    enter = sym enter,
 );
 
+unsafe extern "C" {
+    /// The C library's entry (`crt1.o`).
+    fn _start();
+}
+
+/// What is used once, before there can be a second thread.
+struct Once<T>(UnsafeCell<T>);
+
+// SAFETY: only `enter` uses it.
+unsafe impl<T> Sync for Once<T> {}
+
 /// Room that nobody has to fill with zeros.
-struct Room(UnsafeCell<[u8; ROOM_BYTES]>);
+static ROOM: Once<[u8; ROOM_BYTES]> = Once(UnsafeCell::new([0; ROOM_BYTES]));
 
-// SAFETY: only `enter` uses it, once, before there can be a second thread.
-unsafe impl Sync for Room {}
+static HEADERS: Once<Headers> = Once(UnsafeCell::new(NO_HEADERS));
 
-static ROOM: Room = Room(UnsafeCell::new([0; ROOM_BYTES]));
-
-/// Ends the process, or returns for the C library to begin.
-unsafe extern "C" fn enter(stack: *const usize) {
+/// Ends the process, or says where it goes on.
+unsafe extern "C" fn enter(stack: *const usize) -> usize {
     // SAFETY: the entry has passed on the stack pointer that the kernel gave, and nobody else uses the room.
     let (start, room) = unsafe { (Start::read(stack), &mut *ROOM.0.get()) };
     if let Some(status) = quick::answer(start, room) {
-        exit(status);
+        exit(usize::from(status));
     }
+    let Ok(interpreter) = Interpreter::load(INTERPRETER) else { give_up() };
+    // SAFETY: it is the kernel's vector; `build.rs` has the program linked for fixed addresses; nobody else uses the headers.
+    let announced = unsafe {
+        interpreter.announce(
+            start.auxiliary(),
+            _start as *const () as usize,
+            INTERPRETER,
+            &mut *HEADERS.0.get(),
+        )
+    };
+    if announced.is_none() {
+        give_up();
+    }
+    interpreter.entry
+}
+
+/// Where the kernel would have said that there is no such file.
+fn give_up() -> ! {
+    for text in ["farcc: the dynamic loader cannot be loaded: ", env!("FARCC_INTERPRETER"), "\n"] {
+        // SAFETY: the kernel reads a text.
+        unsafe {
+            std::arch::asm!(
+                "syscall",
+                inlateout("rax") WRITE => _,
+                in("rdi") 2,
+                in("rsi") text.as_ptr(),
+                in("rdx") text.len(),
+                lateout("rcx") _,
+                lateout("r11") _,
+                options(nostack),
+            );
+        }
+    }
+    exit(NOT_FOUND)
 }
 
 /// `exit_group(2)`: the C library has nothing to clean up yet.
-fn exit(status: u8) -> ! {
-    const EXIT_GROUP: usize = 231;
+fn exit(status: usize) -> ! {
     // SAFETY: it does not return.
     unsafe {
-        std::arch::asm!("syscall", in("rax") EXIT_GROUP, in("rdi") usize::from(status), options(noreturn, nostack));
+        std::arch::asm!("syscall", in("rax") EXIT_GROUP, in("rdi") status, options(noreturn, nostack));
     }
 }
 
-/// The C library's own choose between variants by what the processor can do, which is not known yet when the launcher is entered.
+/// The C library's own are not there yet when the launcher is entered.
 mod bytes {
     /// # Safety
     /// That of `memcpy(3)`.

@@ -30,6 +30,8 @@ pub mod search;
 pub mod slots;
 
 pub mod capture;
+#[cfg(target_arch = "x86_64")]
+pub mod interpreter;
 pub mod launch;
 pub mod quick;
 mod shell;

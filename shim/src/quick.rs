@@ -53,11 +53,12 @@ const NULL_DEVICE: (u32, u32) = (1, 3);
 const DONE: [u8; 5] = [9, 0, 0, 0, 0x81];
 const DONE_BYTES: usize = DONE.len() + 9;
 
-/// What the kernel leaves on the stack of a new process: words, and environment.
+/// What the kernel leaves on the stack of a new process: words, environment, and what else it has to say.
 #[derive(Clone, Copy)]
 pub struct Start {
     words: &'static [*const u8],
     environment: &'static [*const u8],
+    auxiliary: *mut [usize; 2],
 }
 
 impl Start {
@@ -66,7 +67,7 @@ impl Start {
     /// # Safety
     /// `stack` is the stack pointer that the kernel gave.
     pub unsafe fn read(stack: *const usize) -> Start {
-        // SAFETY: the kernel has laid out count, words, a null, environment, a null; all of which stay.
+        // SAFETY: the kernel has laid out count, words, a null, environment, a null, the vector; all of which stay.
         unsafe {
             let count = *stack;
             let words = stack.add(1).cast::<*const u8>();
@@ -78,8 +79,14 @@ impl Start {
             Start {
                 words: std::slice::from_raw_parts(words, count),
                 environment: std::slice::from_raw_parts(environment, entries),
+                auxiliary: environment.add(entries + 1).cast_mut().cast(),
             }
         }
+    }
+
+    /// The auxiliary vector: kinds and values, the last of which is `AT_NULL`.
+    pub fn auxiliary(&self) -> *mut [usize; 2] {
+        self.auxiliary
     }
 }
 
@@ -474,7 +481,7 @@ mod tests {
                 texts.iter().map(|text| CString::new(*text).unwrap().into_raw().cast_const().cast());
             strings.collect::<Vec<_>>().leak()
         };
-        Start { words: strings(words), environment: strings(environment) }
+        Start { words: strings(words), environment: strings(environment), auxiliary: std::ptr::null_mut() }
     }
 
     #[test]

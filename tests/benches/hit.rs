@@ -39,6 +39,8 @@ fn main() {
     prerequisites::require(&["ccache", "g++", "gcc"]);
     let space = TestSpace::new("bench-hit");
     space.configure("");
+    let launcher = std::fs::metadata(&space.binaries().farcc).unwrap().len();
+    say(&format!("the launcher has {} KB", launcher / 1000));
     let has_sccache = Command::new("sccache").arg("--version").output().is_ok_and(|run| run.status.success());
     for (language, compiler, file, text) in [("C++", "g++", "a.cc", CXX_UNIT), ("C", "gcc", "b.c", C_UNIT)] {
         let source = space.write(file, text);
