@@ -9,6 +9,7 @@ pub mod config;
 pub mod digest;
 pub mod disk;
 pub mod files;
+pub mod fitted;
 pub mod listings;
 pub mod owner;
 pub mod paths;

@@ -20,6 +20,11 @@ const ROUNDS: usize = 5;
 const CXX_UNITS: usize = 24;
 const C_UNITS: usize = 96;
 const MANY: usize = 10_000;
+const DIRECTORIES: usize = 100;
+const DIRECTORY_HEADERS: usize = 40;
+const PROJECT_HEADERS: usize = 990;
+/// One in so many of them is in a unit.
+const PROJECT_SHARE: usize = 5;
 
 const CXX_HEADERS: &[&str] =
     &["iostream", "map", "regex", "thread", "vector", "unordered_map", "memory", "functional", "sstream"];
@@ -179,17 +184,33 @@ fn resident_kib(space: &TestSpace) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// Small units that include much, so that what is known of them is large beside what they cost.
+/// Small units that include much, so that what is known of them is large beside what they cost. Each reads 446 files: what all units share, what its directory shares, and some of the project's.
 fn memory(space: &TestSpace) {
     space.write("project.h", "#define PROJECT 1\n");
+    let include = |name: String| format!("#include \"{name}\"\n");
+    for number in 0..PROJECT_HEADERS {
+        space.write(&format!("project/p{number}.h"), format!("#pragma once\nextern int p{number};\n"));
+    }
+    for directory in 0..DIRECTORIES {
+        for number in 0..DIRECTORY_HEADERS {
+            space.write(
+                &format!("d{directory}/h{number}.h"),
+                format!("#ifndef H_{directory}_{number}\n#define H_{directory}_{number}\nextern int h{number};\n#endif\n"),
+            );
+        }
+    }
     let mut makefile = String::from("all:");
     for number in 0..MANY {
-        let name = format!("d{}/c{number}", number % 100);
-        let headers: String = C_HEADERS.iter().map(|name| format!("#include <{name}>\n")).collect();
-        space.write(
-            &format!("{name}.c"),
-            format!("#include \"project.h\"\n{headers}int v{number} = PROJECT;\n"),
+        let name = format!("d{}/c{number}", number % DIRECTORIES);
+        let mut text: String = C_HEADERS.iter().map(|name| format!("#include <{name}>\n")).collect();
+        text.push_str(&include("project.h".into()));
+        text.extend((0..DIRECTORY_HEADERS).map(|header| include(format!("h{header}.h"))));
+        text.extend(
+            (number % PROJECT_SHARE..PROJECT_HEADERS)
+                .step_by(PROJECT_SHARE)
+                .map(|header| include(format!("project/p{header}.h"))),
         );
+        space.write(&format!("{name}.c"), format!("{text}int v{number} = PROJECT;\n"));
         write!(makefile, " {name}.o").unwrap();
     }
     makefile.push_str("\n%.o: %.c\n\tfarcc gcc -I. -MD -c $< -o $@\n");
@@ -197,13 +218,16 @@ fn memory(space: &TestSpace) {
     space.start_daemon();
     for _ in 0..2 {
         space.sh("", "make -s -j2").success();
+        let words = fs::read_to_string(space.workspace().join("d0/c0.d")).unwrap().split_whitespace().count();
         let stats = space.stats();
         say(&format!(
-            "{} commands, {} hits: the daemon takes {} KiB",
+            "{} commands of {words} words in the depfile, {} hits: the daemon takes {} KiB",
             stats.commands(),
             stats.hits(),
             resident_kib(space)
         ));
+        let status = space.farccd(&["status"]).success().stdout_text();
+        status.lines().filter(|line| line.starts_with("memory")).for_each(say);
         space.sh("", "find . -name '*.o' -delete").success();
     }
 }

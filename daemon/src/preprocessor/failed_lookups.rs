@@ -8,6 +8,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use crate::fitted::fitted;
 use crate::preprocessor::Sources;
 use crate::preprocessor::survey::Evidence;
 use crate::preprocessor::survey::Survey;
@@ -17,10 +18,10 @@ use crate::preprocessor::symbol::Symbol;
 #[derive(Debug, Default)]
 pub struct FailedLookups {
     /// Absolute: first those of the search path in order, then those of including files.
-    directories: Vec<PathBuf>,
+    directories: Box<[PathBuf]>,
     /// How many of them are the search path.
     fixed: u32,
-    chains: Vec<Chain>,
+    chains: Box<[Chain]>,
     /// Files that were looked for by their whole path, absolute.
     absent: Vec<PathBuf>,
 }
@@ -46,11 +47,10 @@ impl FailedLookups {
     pub(super) fn new(
         directories: Vec<PathBuf>,
         fixed: u32,
-        mut chains: Vec<Chain>,
+        chains: Vec<Chain>,
         absent: Vec<PathBuf>,
     ) -> FailedLookups {
-        chains.shrink_to_fit();
-        FailedLookups { directories, fixed, chains, absent }
+        FailedLookups { directories: fitted(directories), fixed, chains: fitted(chains), absent }
     }
 
     /// Every path (absolute) that was looked for in vain; some more than once.
@@ -104,7 +104,6 @@ impl Evidence {
     /// only by a directory that had not changed since.
     pub(super) fn since(mut self, started: SystemTime) -> Evidence {
         self.is_incomplete |= !self.listings.iter().all(|listing| listing.is_older_than(started));
-        self.listings.shrink_to_fit();
         self
     }
 

@@ -21,6 +21,7 @@ use crate::digest::Digest;
 use crate::files::Files;
 use crate::files::Fingerprint;
 use crate::files::InputFile;
+use crate::fitted::fitted;
 use crate::preprocessor::Answers;
 use crate::preprocessor::DiskSources;
 use crate::preprocessor::Predefined;
@@ -48,8 +49,7 @@ pub struct Memo {
 /// One scan, and what shows that it still holds.
 struct Remembered {
     scan: Arc<Scan>,
-    /// The files of the scan, those of one directory together.
-    directories: Box<[Together]>,
+    directories: Directories,
     evidence: RwLock<Arc<Evidence>>,
     size_bytes: usize,
     /// The key holds their addresses: as long as they live, nothing else has them.
@@ -79,10 +79,10 @@ impl Memo {
         let mut scan = self.summaries.scan_in(context, unit, &self.sources)?;
         let evidence = std::mem::take(&mut scan.evidence).since(started);
         let scan = Arc::new(scan);
-        let directories = by_directory(&scan, started);
+        let directories = Directories::of(&scan, started);
         let size_bytes = size_of::<Remembered>()
-            + size_of_val(&*directories)
-            + scan.all_files().count() * (size_of::<(Arc<InputFile>, bool)>() + size_of::<Arc<InputFile>>())
+            + directories.size_bytes()
+            + scan.all_files().count() * size_of::<Arc<InputFile>>()
             + scan.failed_lookups.size_bytes()
             + evidence.size_bytes();
         self.remember(
@@ -128,7 +128,7 @@ impl Memo {
 
 impl Remembered {
     fn holds(&self, sources: &DiskSources) -> bool {
-        if !self.directories.iter().all(|directory| directory.is_unchanged(sources.files())) {
+        if !self.directories.are_unchanged(&self.scan, sources.files()) {
             return false;
         }
         let evidence = Arc::clone(&self.evidence.read().unwrap_or_else(PoisonError::into_inner));
@@ -140,31 +140,74 @@ impl Remembered {
     }
 }
 
-/// Files in one directory, each with whether its `stat` can be trusted.
-struct Together(Box<[(Arc<InputFile>, bool)]>);
+/// The files of one scan, those of one directory together.
+struct Directories {
+    files: Box<[Numbered]>,
+    /// Where in these each directory ends.
+    ends: Box<[u32]>,
+}
 
-impl Together {
-    fn is_unchanged(&self, files: &Files) -> bool {
-        let Some((first, _)) = self.0.first().filter(|_| self.0.len() >= MANY_SIBLINGS) else {
-            return self.0.iter().all(|(file, settled)| is_unchanged(file, *settled, files));
-        };
-        let directory = split(&first.path).0;
-        let Ok(directory) = open_directory(directory) else { return false };
-        self.0.iter().all(|(file, settled)| match settled {
-            true => Fingerprint::below(&directory, split(&file.path).1)
-                .is_ok_and(|now| now == file.version.fingerprint),
-            false => is_unchanged(file, false, files),
-        })
+/// A file by its number among [all](Scan::all_files), doubled; odd if its `stat` can be trusted.
+#[derive(Clone, Copy)]
+struct Numbered(u32);
+
+impl Numbered {
+    fn new(number: usize, settled: bool) -> Numbered {
+        // No unit has so many; one that is not there has changed.
+        let doubled = u32::try_from(number).ok().and_then(|number| number.checked_mul(2));
+        Numbered(doubled.unwrap_or(u32::MAX - 1) | u32::from(settled))
+    }
+
+    /// The file, and whether its `stat` can be trusted.
+    fn of(self, scan: &Scan) -> Option<(&Arc<InputFile>, bool)> {
+        Some((scan.all_files().nth((self.0 / 2) as usize)?, self.0 % 2 == 1))
     }
 }
 
-fn by_directory(scan: &Scan, started: SystemTime) -> Box<[Together]> {
-    let mut directories: HashMap<&OsStr, Vec<(Arc<InputFile>, bool)>> = HashMap::default();
-    for file in scan.all_files() {
-        let settled = file.version.fingerprint.is_settled(started);
-        directories.entry(split(&file.path).0).or_default().push((Arc::clone(file), settled));
+impl Directories {
+    fn of(scan: &Scan, started: SystemTime) -> Directories {
+        let mut directories: HashMap<&OsStr, Vec<Numbered>> = HashMap::default();
+        for (number, file) in scan.all_files().enumerate() {
+            let settled = file.version.fingerprint.is_settled(started);
+            directories.entry(split(&file.path).0).or_default().push(Numbered::new(number, settled));
+        }
+        let mut end = 0;
+        let ends = directories.values().map(|files| {
+            end += files.len();
+            u32::try_from(end).unwrap_or(u32::MAX)
+        });
+        let ends = fitted(ends.collect());
+        Directories { files: fitted(directories.into_values().flatten().collect()), ends }
     }
-    directories.into_values().map(|files| Together(files.into())).collect()
+
+    fn are_unchanged(&self, scan: &Scan, files: &Files) -> bool {
+        let mut start = 0;
+        self.ends.iter().all(|&end| {
+            let together = self.files.get(start..end as usize);
+            start = end as usize;
+            together.is_some_and(|together| are_unchanged(together, scan, files))
+        })
+    }
+
+    fn size_bytes(&self) -> usize {
+        size_of_val(&*self.files) + size_of_val(&*self.ends)
+    }
+}
+
+/// Of files in one directory.
+fn are_unchanged(together: &[Numbered], scan: &Scan, files: &Files) -> bool {
+    let mut numbered = together.iter().map(|numbered| numbered.of(scan));
+    let first = together.first().filter(|_| together.len() >= MANY_SIBLINGS);
+    let Some((first, _)) = first.and_then(|first| first.of(scan)) else {
+        return numbered.all(|file| file.is_some_and(|(file, settled)| is_unchanged(file, settled, files)));
+    };
+    let Ok(directory) = open_directory(split(&first.path).0) else { return false };
+    numbered.all(|file| match file {
+        Some((file, true)) => Fingerprint::below(&directory, split(&file.path).1)
+            .is_ok_and(|now| now == file.version.fingerprint),
+        Some((file, false)) => is_unchanged(file, false, files),
+        None => false,
+    })
 }
 
 fn is_unchanged(file: &InputFile, settled: bool, files: &Files) -> bool {

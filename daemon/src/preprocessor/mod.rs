@@ -75,16 +75,16 @@ use crate::preprocessor::survey::Evidence;
 pub struct Scan {
     /// Every file that is opened, the source first, then in order, at the end what `#embed` reads. No path twice. A
     /// path is the working directory joined with the path as the compiler spells it, `..` kept.
-    pub files: Vec<Arc<InputFile>>,
+    pub files: Box<[Arc<InputFile>]>,
     /// Files that the assembler reads for `.incbin` and `.include`, likewise. No compiler's `-M` lists them. Some may
     /// be in excess: a statement that no code uses counts, and of the assembler's search path every directory
     /// that has the file.
-    pub assembled: Vec<Arc<InputFile>>,
+    pub assembled: Box<[Arc<InputFile>]>,
     /// Precompiled headers that the compiler may take in place of their texts, which are among the files as well.
-    pub precompiled: Vec<Arc<InputFile>>,
+    pub precompiled: Box<[Arc<InputFile>]>,
     /// Files that a `__has_include` or `__has_embed` found and nothing opened, and those that GCC's messages quote because
     /// a `#line` names them; spelled likewise.
-    pub probed: Vec<Arc<InputFile>>,
+    pub probed: Box<[Arc<InputFile>]>,
     /// The names by which includes, `__has_include` and their kin in some file's text asked for files by their whole paths,
     /// found or not.
     pub absolute: Vec<PathBuf>,

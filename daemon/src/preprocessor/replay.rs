@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::digest::Digest;
 use crate::files::InputFile;
 use crate::files::Version;
+use crate::fitted::fitted;
 use crate::preprocessor::Dialect;
 use crate::preprocessor::Family;
 use crate::preprocessor::Scan;
@@ -78,10 +79,10 @@ pub(super) fn scan_with(mut replay: Replay<'_>) -> Result<Scan, ScanError> {
     let absolute = std::mem::take(&mut replay.search.absolute);
     let (failed_lookups, evidence) = replay.search.into_failed_lookups();
     Ok(Scan {
-        files,
-        assembled: replay.assembled,
-        precompiled,
-        probed,
+        files: fitted(files),
+        assembled: fitted(replay.assembled),
+        precompiled: fitted(precompiled),
+        probed: fitted(probed),
         absolute: absolute.into_iter().collect(),
         uses_time: time_words & !TIMESTAMP_WORD != 0,
         uses_timestamp: time_words & TIMESTAMP_WORD != 0,

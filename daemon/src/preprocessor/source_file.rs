@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::fitted::fitted;
 use crate::preprocessor::Dialect;
 use crate::preprocessor::assembly::AssemblerRead;
 use crate::preprocessor::decision::Decisions;
@@ -20,8 +21,8 @@ use crate::preprocessor::token::lex_token;
 /// A stripped file, shared by all units.
 #[derive(Debug)]
 pub struct SourceFile {
-    directives: Vec<Directive>,
-    tokens: Vec<Token>,
+    directives: Box<[Directive]>,
+    tokens: Box<[Token]>,
     facts: Facts,
     decisions: Box<[Decisions]>,
     includes: bool,
@@ -144,10 +145,9 @@ impl SourceFile {
         if builder.unbalanced {
             facts.not_sure.get_or_insert("unbalanced conditionals");
         }
-        let Builder { mut directives, mut tokens, conditions, .. } = builder;
+        let Builder { directives, tokens, conditions, .. } = builder;
         let decisions = (0..conditions).map(|_| Decisions::default()).collect();
-        directives.shrink_to_fit();
-        tokens.shrink_to_fit();
+        let (directives, tokens) = (fitted(directives), fitted(tokens));
         let includes = directives.iter().any(|directive| matches!(directive, Directive::Include(..)));
         SourceFile { directives, tokens, facts, decisions, includes }
     }
