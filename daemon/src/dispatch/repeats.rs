@@ -180,3 +180,157 @@ fn hash_invocation(hasher: &mut Hasher, invocation: &Invocation) {
     }
     hasher.field(&[u8::from(*stdout_is_terminal), u8::from(*stderr_is_terminal)]);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::path::Path;
+    use std::path::PathBuf;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::compiler::Compile;
+    use crate::compiler::classify;
+    use crate::dispatch::Directories;
+    use crate::dispatch::Dispatcher;
+    use crate::stats::Stats;
+
+    /// One compile in a directory of its own, and what is known of it.
+    struct Unit {
+        space: TempDir,
+        dispatcher: Dispatcher,
+        config: Config,
+        typed: Invocation,
+        executed: Option<Invocation>,
+        compile: Compile,
+        toolchain: Arc<Toolchain>,
+        origin: Origin,
+    }
+
+    impl Unit {
+        async fn new() -> Unit {
+            let space = tempfile::tempdir().unwrap();
+            let at = |name: &str| space.path().canonicalize().unwrap().join(name);
+            std::fs::create_dir_all(at("w/.git")).unwrap();
+            std::fs::write(at("w/a.c"), "int a;\n").unwrap();
+            let directories = Directories {
+                store: at("store"),
+                state: at("state"),
+                config_file: at("farcc.toml"),
+                environment: Vec::new(),
+                has_own_config: false,
+            };
+            let dispatcher = Dispatcher::new(directories, Arc::new(Stats::load(&at("stats"))));
+            let typed = Invocation {
+                argv: ["gcc", "-c", "a.c"].map(Into::into).to_vec(),
+                cwd: at("w"),
+                env: vec![("PATH".into(), "/usr/bin:/bin".into())],
+                umask: 0o022,
+                stdout_is_terminal: false,
+                stderr_is_terminal: false,
+            };
+            let step = dispatcher.step(classify(&typed), &typed).await.unwrap();
+            let read = dispatcher.inputs(&step, &Arc::new(typed.clone())).await.unwrap();
+            let Step::Compile { compile, toolchain } = step else { unreachable!("a compile") };
+            let compile = Compile::clone(&compile);
+            let (config, origin) = (Config::default(), read.origin.unwrap());
+            Unit { space, dispatcher, config, typed, executed: None, compile, toolchain, origin }
+        }
+
+        fn at(&self, name: &str) -> PathBuf {
+            self.space.path().canonicalize().unwrap().join(name)
+        }
+
+        fn occasion(&self) -> Occasion {
+            let typed = Arc::new(self.typed.clone());
+            let executed = self.executed.clone().map_or_else(|| Arc::clone(&typed), Arc::new);
+            let (compile, toolchain) = (Arc::new(self.compile.clone()), Arc::clone(&self.toolchain));
+            let step = Step::Compile { compile, toolchain };
+            Occasion::of(&self.config, &step, &executed, &typed, self.origin.clone()).unwrap()
+        }
+
+        /// What this unit reads now, by one who remembers, or by one who does not.
+        async fn read(&self, dispatcher: &Dispatcher) -> Origin {
+            let typed = Arc::new(self.typed.clone());
+            dispatcher.scan(&typed).await.unwrap().origin.unwrap()
+        }
+    }
+
+    /// The occasion that `change` makes differs from the one before, which is the same when it comes again.
+    #[track_caller]
+    fn differs(unit: &mut Unit, what: &str, change: impl FnOnce(&mut Unit)) {
+        let before = unit.occasion().remembered();
+        assert!(unit.occasion().is(&before), "{what}");
+        change(unit);
+        assert!(!unit.occasion().is(&before), "{what}");
+    }
+
+    #[tokio::test]
+    async fn words_and_surroundings_make_an_occasion() {
+        let mut unit = Unit::new().await;
+        let word = |text: &str| OsString::from(text);
+        differs(&mut unit, "a word", |unit| unit.typed.argv[0] = word("/usr/bin/gcc"));
+        differs(&mut unit, "its end", |unit| {
+            unit.typed.argv.truncate(2);
+            unit.typed.argv[1] = word("-ca.c");
+        });
+        differs(&mut unit, "a variable", |unit| unit.typed.env.push((word("A"), word("1"))));
+        differs(&mut unit, "its value", |unit| unit.typed.env[1].1 = word("2"));
+        differs(&mut unit, "a terminal", |unit| unit.typed.stderr_is_terminal = true);
+        differs(&mut unit, "another", |unit| unit.typed.stdout_is_terminal = true);
+        differs(&mut unit, "a wrapper", |unit| unit.executed = Some(unit.typed.clone()));
+        differs(&mut unit, "what it makes", |unit| {
+            unit.executed.as_mut().unwrap().argv.push(word("-g"));
+        });
+        differs(&mut unit, "a response file", |unit| unit.compile.arguments.push(word("-DA")));
+        let elsewhere = unit.at("elsewhere");
+        std::fs::create_dir(&elsewhere).unwrap();
+        differs(&mut unit, "a directory", |unit| unit.typed.cwd = elsewhere);
+        // What is there under the same words.
+        let links = [unit.at("bin/gcc"), unit.at("here")];
+        std::fs::create_dir(unit.at("bin")).unwrap();
+        let point = |link: &Path, to: &Path| {
+            let _ = std::fs::remove_file(link);
+            std::os::unix::fs::symlink(to, link).unwrap();
+        };
+        point(&links[0], Path::new("/usr/bin/gcc"));
+        differs(&mut unit, "a compiler", |unit| unit.compile.driver.clone_from(&links[0]));
+        differs(&mut unit, "that it stands for", |_| point(&links[0], Path::new("/usr/bin/g++")));
+        let (cwd, other) = (unit.typed.cwd.clone(), unit.at("w"));
+        point(&links[1], &cwd);
+        unit.executed = None;
+        unit.typed.env.push((word("PWD"), links[1].clone().into()));
+        differs(&mut unit, "the name of the directory", |_| point(&links[1], &other));
+    }
+
+    #[tokio::test]
+    async fn configuration_and_inputs_make_an_occasion() {
+        let mut unit = Unit::new().await;
+        differs(&mut unit, "a salt", |unit| unit.config.exec.salt = "x".into());
+        differs(&mut unit, "a property", |unit| {
+            unit.config.platform.properties.insert("OSFamily".into(), "Linux".into());
+        });
+        differs(&mut unit, "its value", |unit| {
+            unit.config.platform.properties.insert("OSFamily".into(), "linux".into());
+        });
+        differs(&mut unit, "sharing", |unit| unit.config.exec.paths = Paths::Shared);
+        let around = vec![unit.at(".")];
+        differs(&mut unit, "a workspace", |unit| unit.config.workspace.roots = around);
+        let again = unit.read(&unit.dispatcher).await;
+        assert!(unit.origin.is(&again.remembered()), "a scan that holds is the same");
+        let others = Unit::new().await;
+        let elsewhere = unit.read(&others.dispatcher).await;
+        differs(&mut unit, "a scan", |unit| unit.origin = elsewhere);
+        differs(&mut unit, "what is known of the compiler", |unit| unit.toolchain = others.toolchain);
+        // What a flag names is looked at each time.
+        std::fs::write(unit.at("w/list"), "fun:f\n").unwrap();
+        unit.typed.argv = ["clang", "-c", "-fsanitize=address", "-fsanitize-ignorelist=list", "a.c"]
+            .map(Into::into)
+            .to_vec();
+        unit.origin = unit.read(&unit.dispatcher).await;
+        std::fs::write(unit.at("w/list"), "fun:g\n").unwrap();
+        let further = unit.read(&unit.dispatcher).await;
+        differs(&mut unit, "a list", |unit| unit.origin = further);
+    }
+}
