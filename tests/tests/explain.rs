@@ -103,6 +103,69 @@ fn every_cause_of_a_miss_is_named() {
 }
 
 #[test]
+fn directories_symlinks_and_platforms_are_causes() {
+    let space = TestSpace::new("explain-ways");
+    write_unit(&space);
+    space.configure("");
+    let at = |name: &str| space.workspace().join(name);
+    let workspace = space.workspace().display().to_string();
+    space.write("same/x.h", "#define X 1\n");
+    let link = |to: &str| {
+        let _ = fs::remove_file(at("link"));
+        std::os::unix::fs::symlink(to, at("link")).unwrap();
+    };
+    link("two");
+    let command = "gcc -Ithree -Ilink -Isub -c a.c -o a.o";
+    make(&space, "", command);
+    let differences = |value: &Value| -> Vec<String> {
+        let lines = value["differences"].as_array().unwrap().iter();
+        lines.map(|line| line.as_str().unwrap().to_owned()).collect()
+    };
+    fs::create_dir(at("three")).unwrap();
+    let (_, value) = make(&space, "", command);
+    let appeared = format!("directory or symlink added: {workspace}/three");
+    assert_eq!(differences(&value), [appeared]);
+    link("same");
+    let (_, value) = make(&space, "", command);
+    let moved =
+        format!("directory or symlink changed: {workspace}/link: a symlink to two -> a symlink to same");
+    assert!(differences(&value).contains(&moved), "{value}");
+    space.configure("[platform]\nOSFamily = \"Linux\"\n");
+    assert_eq!(differences(&make(&space, "", command).1), ["configuration added: OSFamily"]);
+    // The same file by another directory's command.
+    let absolute = format!("gcc -I{workspace}/two -c {workspace}/a.c -o {workspace}/a.o");
+    make(&space, "", &absolute);
+    fs::create_dir(at("sub")).unwrap();
+    std::thread::sleep(Duration::from_millis(2));
+    space.sh("sub", &format!("farcc {absolute}")).success();
+    let (_, value) = explained(&space, &absolute);
+    let elsewhere = format!("working directory changed: {workspace} -> {workspace}/sub");
+    assert!(differences(&value).contains(&elsewhere), "{value}");
+}
+
+#[test]
+fn a_result_that_is_gone_is_no_difference() {
+    let space = TestSpace::new("explain-gone");
+    write_unit(&space);
+    space.configure("");
+    make(&space, "", FIRST);
+    space.sh("", "farccd cache clear").success();
+    let (text, value) = make(&space, "", FIRST);
+    assert!(text.contains("nothing differs from the time before"), "{text}");
+    assert_eq!(
+        (&value["outcome"], &value["differences"]),
+        (&"executed_local".into(), &serde_json::json!([]))
+    );
+    // Nothing is known of what was not looked for, and that is no difference.
+    let strange = "gcc -fno-such-thing-at-all -Ione -Itwo -c a.c -o a.o";
+    space.sh("", &format!("farcc {strange}; true")).success();
+    explained(&space, strange);
+    let (text, value) = make(&space, "", FIRST);
+    let argument = "argument removed: -fno-such-thing-at-all";
+    assert!(text.contains(argument) && value["differences"] == serde_json::json!([argument]), "{text}");
+}
+
+#[test]
 fn a_hit_says_where_it_is_from_and_a_local_run_what_to_do() {
     let space = TestSpace::new("explain-hits");
     write_unit(&space);

@@ -2,6 +2,7 @@
 //! places where nothing is.
 //! Knows nothing of what is in files.
 
+use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
@@ -41,6 +42,21 @@ pub struct Layout {
 impl Layout {
     pub(super) fn new(ways: impl Iterator<Item = (PathBuf, Option<Kind>)>) -> Layout {
         Layout { ways: ways.map(|(path, kind)| (path.into_boxed_path(), kind)).collect() }
+    }
+
+    /// What lay at each path besides files, in words.
+    pub fn described(&self) -> impl Iterator<Item = (&Path, OsString)> {
+        let described = |kind: &Option<Kind>| match kind {
+            None => Some("nothing".into()),
+            Some(Kind::Directory) => Some("a directory".into()),
+            Some(Kind::Symlink(target)) => {
+                let mut text = OsString::from("a symlink to ");
+                text.push(target);
+                Some(text)
+            }
+            Some(Kind::File) => None,
+        };
+        self.ways.iter().filter_map(move |(path, kind)| Some((&**path, described(kind)?)))
     }
 
     /// About how much memory it takes, in bytes.

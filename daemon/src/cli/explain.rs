@@ -65,6 +65,8 @@ fn explain_file(surroundings: &Surroundings, file: &Path, json: bool) -> anyhow:
     };
     let last = history.last.context("read the record: it is empty")?;
     let run = last.run.clone().unwrap_or_default();
+    let was_not_looked_for = history.previous.as_ref().is_some_and(|previous| previous.key.is_empty());
+    let is_same_key = history.previous.as_ref().is_some_and(|previous| previous.key == last.key);
     let differences = history.previous.as_ref().map(|previous| differences(previous, &last));
     if json {
         return print_json(&json!({
@@ -106,11 +108,18 @@ fn explain_file(surroundings: &Surroundings, file: &Path, json: bool) -> anyhow:
     }
     match differences {
         None => text.push_str("  this was the first time that farcc saw it made\n"),
-        Some(differences) if differences.is_empty() => {
-            text.push_str("  nothing differs from the time before\n");
-        }
+        Some(differences) if differences.is_empty() => text.push_str(match is_same_key {
+            true => "  nothing differs from the time before\n",
+            false if was_not_looked_for => "  the time before, it was not looked for\n",
+            false => {
+                "  the key is another one than the time before, by something of which there is no record\n"
+            }
+        }),
         Some(differences) => {
-            text.push_str("  what differs from the time before:\n");
+            text.push_str(match is_same_key {
+                true => "  what differs from the time before, but not in the key:\n",
+                false => "  what differs from the time before:\n",
+            });
             for difference in differences {
                 let _ = writeln!(text, "    {difference}");
             }

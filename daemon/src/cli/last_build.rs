@@ -21,6 +21,7 @@ use crate::cli::print_json;
 use crate::cli::readable_micros;
 use crate::history::differences;
 use crate::reapi::printable;
+use crate::reason::Reason;
 use crate::reason::remedy;
 use crate::stats::Outcome;
 
@@ -175,10 +176,19 @@ fn causes(last: &CommandRecord, run: &Run, previous: Option<&CommandRecord>) -> 
             if run.reason_detail.is_empty() { String::new() } else { format!(": {}", run.reason_detail) };
         return vec![format!("{}{detail}", run.reason)];
     }
+    if run.reason == Reason::Verify.name() {
+        return vec!["it was run to compare its result ([exec] verify)".to_owned()];
+    }
     let Some(previous) = previous else { return vec!["made for the first time".to_owned()] };
+    if previous.key == last.key {
+        return vec!["nothing differs from the time before: its result was not kept, or is gone".to_owned()];
+    }
+    if previous.key.is_empty() {
+        return vec!["the time before, it was not looked for".to_owned()];
+    }
     let differences: Vec<_> = differences(previous, last).iter().map(ToString::to_string).collect();
     if differences.is_empty() {
-        return vec!["nothing differs from the time before: its result was not kept, or is gone".to_owned()];
+        return vec!["its key is another one, by something of which there is no record".to_owned()];
     }
     differences
 }
@@ -201,6 +211,7 @@ mod tests {
         CommandRecord {
             run: Some(run),
             outputs: vec![format!("/w/{name}").into_bytes()],
+            key: String::from_utf8_lossy(header).into_owned(),
             ingredients: vec![Ingredient {
                 kind: Kind::Input.into(),
                 name: b"/w/a.h".to_vec(),
@@ -220,7 +231,17 @@ mod tests {
         let mut flag = record("f.o", Outcome::PassedThrough, 400, b"");
         let run = flag.run.as_mut().unwrap();
         (run.reason, run.reason_detail) = ("unsupported_flag".to_owned(), "-fplugin=\u{1b}x".to_owned());
+        let mut compared = record("g.o", Outcome::ExecutedLocal, 10, b"old");
+        compared.run.as_mut().unwrap().reason = Reason::Verify.name().to_owned();
+        let otherwise =
+            CommandRecord { key: "other".into(), ..record("h.o", Outcome::ExecutedLocal, 9, b"old") };
         let build = Build::of(&[
+            history(before("g.o"), compared),
+            history(before("h.o"), otherwise),
+            history(
+                Some(record("i.o", Outcome::PassedThrough, 1, b"")),
+                record("i.o", Outcome::ExecutedLocal, 8, b"new"),
+            ),
             history(before("a.o"), record("a.o", Outcome::ExecutedRemote, 2_000, b"new")),
             history(before("b.o"), record("b.o", Outcome::ExecutedLocal, 3_500, b"new")),
             history(before("c.o"), record("c.o", Outcome::ExecutedLocal, 20, b"old")),
@@ -231,19 +252,25 @@ mod tests {
         let text = build.readable(Path::new("/w"));
         let text = text.split_once("ago").unwrap().1;
         expect![[r#"
-            : 3 executed_local, 1 executed_remote, 1 hit_remote, 1 passed_through
+            : 6 executed_local, 1 executed_remote, 1 hit_remote, 1 passed_through
             the most expensive misses:
                  3.5 s  b.o: input changed: /w/a.h
                  2.0 s  a.o: input changed: /w/a.h
                 700 ms  d.o: made for the first time
                 400 ms  f.o: unsupported_flag: -fplugin= x
                  20 ms  c.o: nothing differs from the time before: its result was not kept, or is gone
+                 10 ms  g.o: it was run to compare its result ([exec] verify)
+                9.0 ms  h.o: its key is another one, by something of which there is no record
+                8.0 ms  i.o: the time before, it was not looked for
             what was behind the misses:
                  5.5 s  2 misses: input changed: /w/a.h
                 700 ms  1 miss: made for the first time
                 400 ms  1 miss: unsupported_flag: -fplugin= x
                         what to do: leave the flag out, or report it: farcc does not know what it reads or writes
                  20 ms  1 miss: nothing differs from the time before: its result was not kept, or is gone
+                 10 ms  1 miss: it was run to compare its result ([exec] verify)
+                9.0 ms  1 miss: its key is another one, by something of which there is no record
+                8.0 ms  1 miss: the time before, it was not looked for
         "#]].assert_eq(text);
         assert_eq!((build.started_unix_millis, build.ended_unix_millis), (10_000, 13_500));
         let value = serde_json::to_value(&build).unwrap();

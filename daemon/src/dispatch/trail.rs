@@ -17,6 +17,7 @@ use farcc_proto::record::ingredient::Kind;
 
 use crate::action::Action;
 use crate::action::Execution;
+use crate::action::Layout;
 use crate::action::Sought;
 use crate::compiler::Compile;
 use crate::compiler::Invocation;
@@ -145,6 +146,8 @@ impl Trail {
         for (name, value) in &prepared.platform {
             ingredients.push(ingredient(Kind::Configuration, name.as_ref(), value.as_bytes()));
         }
+        let cwd = self.invocation.cwd.as_os_str().as_bytes();
+        ingredients.push(ingredient(Kind::WorkingDirectory, "".as_ref(), cwd));
         let salt = config.exec.salt.as_bytes();
         ingredients.push(ingredient(Kind::Configuration, "[exec] salt".as_ref(), salt));
         if config.exec.paths == Paths::Shared {
@@ -268,7 +271,7 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Inputs, programs and variables.
+/// Inputs and the ways to them, programs and variables.
 fn ingredients_of<'a>(action: &'a Action, tools: &'a Tools) -> impl Iterator<Item = Ingredient> + 'a {
     let inputs = action.inputs.iter();
     let inputs =
@@ -278,7 +281,9 @@ fn ingredients_of<'a>(action: &'a Action, tools: &'a Tools) -> impl Iterator<Ite
     let variables = action.environment.iter();
     let variables =
         variables.map(|(name, value)| ingredient(Kind::Variable, name.as_ref(), value.as_bytes()));
-    inputs.chain(programs).chain(variables)
+    let ways = action.layout.iter().flat_map(Layout::described);
+    let ways = ways.map(|(path, what)| ingredient(Kind::Way, path.as_os_str(), what.as_bytes()));
+    inputs.chain(programs).chain(variables).chain(ways)
 }
 
 fn ingredient(kind: Kind, name: &OsStr, value: &[u8]) -> Ingredient {
