@@ -18,6 +18,9 @@ use object::read::elf::ProgramHeader as _;
 /// GCC's run-time library: unwinder and arithmetic.
 const RUNTIME: &[&str] = &["libgcc_eh.a", "libgcc.a"];
 
+/// At a fixed address: nobody has relocated anything when the launcher is entered.
+const WITHOUT_LOADER: &[&str] = &["-no-pie", "-Wl,--no-dynamic-linker"];
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=RUSTC_LINKER");
@@ -37,9 +40,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("cargo::rustc-link-arg-bins=-L{}", directory.display());
     }
     let is_known = std::env::var("CARGO_CFG_TARGET_ARCH")? == "x86_64";
-    if let Some(interpreter) = interpreter()?.filter(|_| is_known) {
-        // At a fixed address: nobody has relocated anything when the launcher is entered.
-        for argument in ["-no-pie", "-Wl,--no-dynamic-linker", "-Wl,--entry=farcc_entry"] {
+    if let Some(interpreter) = interpreter()?.filter(|_| is_known && can_leave_out_the_loader()) {
+        for argument in WITHOUT_LOADER.iter().chain(&["-Wl,--entry=farcc_entry"]) {
             println!("cargo::rustc-link-arg-bins={argument}");
         }
         println!("cargo::rustc-env=FARCC_INTERPRETER={interpreter}");
@@ -58,6 +60,21 @@ fn interpreter() -> Result<Option<String>, Box<dyn Error>> {
         }
     }
     Ok(None)
+}
+
+/// Whether the linker understands that a dynamic program is to name no loader, which gold does not.
+fn can_leave_out_the_loader() -> bool {
+    let (Ok(directory), Ok(flags)) = (std::env::var("OUT_DIR"), std::env::var("CARGO_ENCODED_RUSTFLAGS"))
+    else {
+        return false;
+    };
+    let source = Path::new(&directory).join("probe.c");
+    let mut command = Command::new("cc");
+    command.args(WITHOUT_LOADER).arg(&source).arg("-o").arg(source.with_extension("out"));
+    // As its own user has chosen one for rustc.
+    command.args(flags.split('\x1f').filter_map(|flag| flag.find("-fuse-ld=").and_then(|at| flag.get(at..))));
+    std::fs::write(&source, "int main(void) { return 0; }\n").is_ok()
+        && command.output().is_ok_and(|finished| finished.status.success())
 }
 
 /// Puts what `-l` finds first for a library: a linker script (GNU ld manual, "Implicit Linker Scripts"), which gold, lld and

@@ -108,11 +108,30 @@ fn exit(status: usize) -> ! {
     }
 }
 
-/// The C library's own are not there yet when the launcher is entered.
+/// What compilers take for granted: the C library's own are not there yet when the launcher is entered.
 mod bytes {
+    // Hidden, or GNU ld would leave it to the loader to fill in where they are.
+    std::arch::global_asm!(
+        ".irp name, memcpy, memmove, memset, memcmp, bcmp, strlen",
+        ".globl \\name",
+        ".hidden \\name",
+        ".type \\name, @function",
+        ".endr",
+        "memcpy: jmp {memcpy}",
+        "memmove: jmp {memmove}",
+        "memset: jmp {memset}",
+        "memcmp: jmp {memcmp}",
+        "bcmp: jmp {memcmp}",
+        "strlen: jmp {strlen}",
+        memcpy = sym memcpy,
+        memmove = sym memmove,
+        memset = sym memset,
+        memcmp = sym memcmp,
+        strlen = sym strlen,
+    );
+
     /// # Safety
     /// That of `memcpy(3)`.
-    #[unsafe(no_mangle)]
     unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
         // SAFETY: the caller vouches for both; the direction flag is clear (System V ABI).
         unsafe {
@@ -129,7 +148,6 @@ mod bytes {
 
     /// # Safety
     /// That of `memmove(3)`.
-    #[unsafe(no_mangle)]
     unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
         if (to as usize).wrapping_sub(from as usize) >= count {
             // SAFETY: copied upwards, no byte is overwritten before it is read.
@@ -152,7 +170,6 @@ mod bytes {
 
     /// # Safety
     /// That of `memset(3)`.
-    #[unsafe(no_mangle)]
     unsafe extern "C" fn memset(to: *mut u8, byte: i32, count: usize) -> *mut u8 {
         // SAFETY: the caller vouches for the memory.
         unsafe {
@@ -168,8 +185,7 @@ mod bytes {
     }
 
     /// # Safety
-    /// That of `memcmp(3)`.
-    #[unsafe(no_mangle)]
+    /// That of `memcmp(3)` and `bcmp(3)`.
     unsafe extern "C" fn memcmp(one: *const u8, other: *const u8, count: usize) -> i32 {
         for at in 0..count {
             // SAFETY: the caller vouches for both; volatile, or the loop would be taken for a call of this function.
@@ -182,16 +198,7 @@ mod bytes {
     }
 
     /// # Safety
-    /// That of `bcmp(3)`.
-    #[unsafe(no_mangle)]
-    unsafe extern "C" fn bcmp(one: *const u8, other: *const u8, count: usize) -> i32 {
-        // SAFETY: the caller vouches for both.
-        unsafe { memcmp(one, other, count) }
-    }
-
-    /// # Safety
     /// That of `strlen(3)`.
-    #[unsafe(no_mangle)]
     unsafe extern "C" fn strlen(text: *const u8) -> usize {
         let mut length = 0;
         // SAFETY: the caller vouches for a zero at the end.

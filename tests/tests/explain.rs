@@ -210,7 +210,7 @@ fn the_last_build_is_summed_up() {
         space.write(&format!("{unit}.c"), format!("{header}int {unit};\n"));
     }
     space.write("x.h", "\n");
-    space.write("Makefile", "all: a.o b.o c.o\n%.o: %.c FORCE\n\tfarcc gcc -c $< -o $@\nFORCE:\n");
+    space.write("Makefile", "all: a.o b.o c.o\n%.o: %.c FORCE\n\tfarcc gcc -MD -c $< -o $@\nFORCE:\n");
     let summed = |misses: usize| {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
@@ -242,6 +242,7 @@ fn the_last_build_is_summed_up() {
     let header = space.workspace().join("x.h").display().to_string();
     assert!(text.contains(&format!("2 misses: input changed: {header}")), "{text}");
     let misses = value["misses"].as_array().unwrap();
+    assert!(misses.iter().all(|miss| miss["file"].as_str().unwrap().ends_with(".o")), "{value}");
     assert!(misses[0]["micros"].as_u64() >= misses[1]["micros"].as_u64(), "{value}");
     space.run("", &["make", "-j2"]).success();
     assert!(summed(0).1.contains("nothing was missed"));

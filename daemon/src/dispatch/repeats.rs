@@ -288,7 +288,7 @@ mod tests {
         std::fs::create_dir(&elsewhere).unwrap();
         differs(&mut unit, "a directory", |unit| unit.typed.cwd = elsewhere);
         // What is there under the same words.
-        let links = [unit.at("bin/gcc"), unit.at("here")];
+        let links = [unit.at("bin/gcc"), unit.at("here"), unit.at("bin/cc")];
         std::fs::create_dir(unit.at("bin")).unwrap();
         let point = |link: &Path, to: &Path| {
             let _ = std::fs::remove_file(link);
@@ -296,6 +296,9 @@ mod tests {
         };
         point(&links[0], Path::new("/usr/bin/gcc"));
         differs(&mut unit, "a compiler", |unit| unit.compile.driver.clone_from(&links[0]));
+        point(&links[2], Path::new("/usr/bin/gcc"));
+        differs(&mut unit, "its path", |unit| unit.compile.driver.clone_from(&links[2]));
+        unit.compile.driver.clone_from(&links[0]);
         differs(&mut unit, "that it stands for", |_| point(&links[0], Path::new("/usr/bin/g++")));
         let (cwd, other) = (unit.typed.cwd.clone(), unit.at("w"));
         point(&links[1], &cwd);
@@ -313,6 +316,10 @@ mod tests {
         });
         differs(&mut unit, "its value", |unit| {
             unit.config.platform.properties.insert("OSFamily".into(), "linux".into());
+        });
+        differs(&mut unit, "its name", |unit| {
+            unit.config.platform.properties.clear();
+            unit.config.platform.properties.insert("family".into(), "linux".into());
         });
         differs(&mut unit, "sharing", |unit| unit.config.exec.paths = Paths::Shared);
         let around = vec![unit.at(".")];

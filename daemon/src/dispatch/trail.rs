@@ -21,6 +21,7 @@ use crate::action::Layout;
 use crate::action::Sought;
 use crate::compiler::Compile;
 use crate::compiler::Invocation;
+use crate::compiler::OutputKind;
 use crate::compiler::Tools;
 use crate::config::Config;
 use crate::config::Paths;
@@ -257,10 +258,11 @@ impl Trail {
     }
 }
 
-/// The files that one may ask about.
+/// The files that one may ask about, what the command is for first.
 pub(super) fn files_of(sought: &Sought) -> Vec<PathBuf> {
-    let outputs = sought.outputs.iter().filter(|output| output.lies_in_place());
-    outputs.map(|output| paths::lexically_normal(&output.path)).collect()
+    let mut outputs: Vec<_> = sought.outputs.iter().filter(|output| output.lies_in_place()).collect();
+    outputs.sort_by_key(|output| output.kind != OutputKind::Object);
+    outputs.into_iter().map(|output| paths::lexically_normal(&output.path)).collect()
 }
 
 fn millis(duration: Duration) -> u64 {
