@@ -216,6 +216,23 @@ fn entries(directory: &Path) -> usize {
 }
 
 #[test]
+fn an_output_becomes_a_device() {
+    for (output, compile) in [("a.o", "gcc -c a.c"), ("a.gcno", "gcc --coverage -c a.c")] {
+        let space = TestSpace::new("device");
+        space.configure("");
+        space.write("a.c", "int a;\n");
+        // The third is known to come again.
+        (0..3).for_each(|_| drop(space.sh("", &format!("farcc {compile}")).success()));
+        assert_eq!(space.stats().hits(), 2);
+        let device = format!("rm {output}; ln -s /dev/null {output}; farcc {compile}; test -h {output}");
+        space.sh("", &device).success();
+        assert_eq!((space.stats().hits(), space.stats().reason("special_output")), (2, 1), "{output}");
+        space.sh("", &format!("rm {output}; farcc {compile}; test -s {output}")).success();
+        assert_eq!(space.stats().hits(), 3, "{output}");
+    }
+}
+
+#[test]
 fn two_commands_make_one_object_at_the_same_time() {
     prerequisites::require(&["gcc"]);
     let space = TestSpace::new("contested");
