@@ -277,6 +277,25 @@ mod tests {
     }
 
     #[test]
+    fn what_no_other_unit_reads_is_not_kept() {
+        let project = Project::new(long_after, ONE_HEADER);
+        project.scan();
+        assert_eq!(project.memo.sources().stripped_files(), 1, "the header");
+        // A unit that includes the source of another one.
+        let at = |name: &str| project.tree.directory.path().join(name);
+        std::fs::write(at("both.c"), "#include \"main.c\"\n").unwrap();
+        let mut both = project.tree.unit.clone();
+        both.source = at("both.c");
+        project.memo.scan(&both).unwrap();
+        assert_eq!(project.memo.sources().stripped_files(), 2);
+        std::fs::write(at("main.c"), "\n#include <x.h>\n").unwrap();
+        assert_eq!(project.names(), ["main.c", "b/x.h"]);
+        std::fs::write(at("main.c"), "int main;\n\n").unwrap();
+        assert_eq!(project.names(), ["main.c"]);
+        assert_eq!(project.memo.scan(&both).unwrap().files.len(), 2);
+    }
+
+    #[test]
     fn another_unit_is_another_scan() {
         let mut project = Project::new(long_after, ONE_HEADER);
         let first = project.scan();

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::hash::BuildHasherDefault;
 use std::hash::Hash;
 use std::hash::Hasher;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -203,7 +204,9 @@ impl<'a> Search<'a> {
 
     /// The source, which is not searched for.
     pub(super) fn source(&mut self, path: &Path) -> Result<Option<FileId>, ScanError> {
-        self.load(path.as_os_str().as_bytes().to_vec())
+        self.load_by(path.as_os_str().as_bytes().to_vec(), |sources, path, dialect| {
+            sources.load_once(path, dialect)
+        })
     }
 
     /// Where the search for `<name>` begins.
@@ -476,11 +479,19 @@ impl<'a> Search<'a> {
     }
 
     fn load(&mut self, spelled: Vec<u8>) -> Result<Option<FileId>, ScanError> {
+        self.load_by(spelled, |sources, path, dialect| sources.load(path, dialect))
+    }
+
+    fn load_by(
+        &mut self,
+        spelled: Vec<u8>,
+        load: impl FnOnce(&dyn Sources, &Path, Dialect) -> io::Result<Option<Loaded>>,
+    ) -> Result<Option<FileId>, ScanError> {
         let path = paths::absolute(self.cwd, Path::new(OsStr::from_bytes(&spelled)));
         if let Some(&file) = self.by_path.get(path.as_os_str().as_bytes()) {
             return Ok(Some(file));
         }
-        let loaded = match self.sources.load(&path, self.dialect) {
+        let loaded = match load(self.sources, &path, self.dialect) {
             Ok(Some(loaded)) => loaded,
             Ok(None) => return Ok(None),
             Err(error) => return Err(ScanError::Unreadable { path, error }),

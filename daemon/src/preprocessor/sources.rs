@@ -46,6 +46,14 @@ pub trait Sources: Sync {
     /// Something is there that cannot be read: no permission, a device, a loop of symlinks.
     fn load(&self, path: &Path, dialect: Dialect) -> io::Result<Option<Loaded>>;
 
+    /// The same for what a unit begins with, which hardly another unit reads.
+    ///
+    /// # Errors
+    /// As [`Sources::load`].
+    fn load_once(&self, path: &Path, dialect: Dialect) -> io::Result<Option<Loaded>> {
+        self.load(path, dialect)
+    }
+
     /// The same for one of many files that are looked at together.
     ///
     /// # Errors
@@ -73,8 +81,8 @@ pub trait Sources: Sync {
     fn listing(&self, path: &Path) -> Option<Arc<Listing>>;
 }
 
-/// Files on disk. Each version of a file is read and stripped once, for all units; a file that changed so lately
-/// that its `stat` proves nothing is read each time.
+/// Files on disk. Each version of a file is read and stripped once, for all units; what a unit begins with each time that it is
+/// scanned, and so is a file that changed so lately that its `stat` proves nothing.
 pub struct DiskSources {
     files: Arc<Files>,
     listings: Listings,
@@ -149,7 +157,8 @@ impl DiskSources {
         Some(Loaded { source: Arc::clone(source), file: Arc::clone(&stripped.file) })
     }
 
-    fn read(&self, path: &Path, dialect: Dialect) -> io::Result<Option<Loaded>> {
+    /// `is_kept`: for other units.
+    fn read(&self, path: &Path, dialect: Dialect, is_kept: bool) -> io::Result<Option<Loaded>> {
         let looked_at = self.files.now();
         let mut file = File::open(path)?;
         // The descriptor's own stat: the path may lead elsewhere by now.
@@ -166,9 +175,10 @@ impl DiskSources {
         let cached = self.by_content.get(&(digest, dialect)).map(|source| Arc::clone(&source));
         let source = match cached {
             Some(source) => source,
-            None => self.strip(&text, digest, dialect),
+            None if is_kept => self.strip(&text, digest, dialect),
+            None => Arc::new(SourceFile::parse(&text, dialect)),
         };
-        if !fingerprint.is_settled(looked_at) {
+        if !is_kept || !fingerprint.is_settled(looked_at) {
             self.by_path.remove(path.as_os_str());
             return Ok(Some(Loaded { source, file: Arc::new(InputFile { path: path.to_owned(), version }) }));
         }
@@ -241,7 +251,19 @@ impl Sources for DiskSources {
         let Some(fingerprint) = stat(path)? else { return Ok(None) };
         match self.remembered(path, Some(fingerprint), dialect) {
             Some(loaded) => Ok(Some(loaded)),
-            None => self.read(path, dialect),
+            None => self.read(path, dialect, true),
+        }
+    }
+
+    fn load_once(&self, path: &Path, dialect: Dialect) -> io::Result<Option<Loaded>> {
+        // It may be what another unit includes.
+        let is_known = self.by_path.contains_key(path.as_os_str());
+        if is_known || !self.looks_again {
+            return self.load(path, dialect);
+        }
+        match stat(path)? {
+            Some(_) => self.read(path, dialect, false),
+            None => Ok(None),
         }
     }
 
