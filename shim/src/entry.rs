@@ -11,6 +11,7 @@ use farcc::interpreter::NO_HEADERS;
 use farcc::quick;
 use farcc::quick::ROOM_BYTES;
 use farcc::quick::Start;
+use rustix::io::Errno;
 
 /// The loader that programs have on the machine for which this was built.
 const INTERPRETER: &CStr =
@@ -29,13 +30,16 @@ std::arch::global_asm!(
     ".globl farcc_entry",
     ".type farcc_entry, @function",
     "farcc_entry:",
+    // Whoever has started the loader, for it to start the launcher, has one: it gives a function to be called at the end, and
+    // the kernel none (System V ABI, "Process Initialization").
+    "test rdx, rdx",
+    "jnz _start",
     "xor ebp, ebp",
     "mov r12, rsp",
     "mov rdi, rsp",
     "and rsp, -16",
     "call {enter}",
     "mov rsp, r12",
-    // The kernel gives a loader no function to be called at the end (System V ABI, "Process Initialization").
     "xor edx, edx",
     "jmp rax",
     enter = sym enter,
@@ -64,7 +68,10 @@ unsafe extern "C" fn enter(stack: *const usize) -> usize {
     if let Some(status) = quick::answer(start, room) {
         exit(usize::from(status));
     }
-    let Ok(interpreter) = Interpreter::load(INTERPRETER) else { give_up() };
+    let interpreter = match Interpreter::load(INTERPRETER, room) {
+        Ok(interpreter) => interpreter,
+        Err(error) => give_up(why(error)),
+    };
     // SAFETY: it is the kernel's vector; `build.rs` has the program linked for fixed addresses; nobody else uses the headers.
     let announced = unsafe {
         interpreter.announce(
@@ -75,14 +82,25 @@ unsafe extern "C" fn enter(stack: *const usize) -> usize {
         )
     };
     if announced.is_none() {
-        give_up();
+        give_up("it cannot be told of the launcher");
     }
     interpreter.entry
 }
 
-/// Where the kernel would have said that there is no such file.
-fn give_up() -> ! {
-    for text in ["farcc: the dynamic loader cannot be loaded: ", env!("FARCC_INTERPRETER"), "\n"] {
+/// In the C library's words, which are not there yet.
+fn why(error: Errno) -> &'static str {
+    match error {
+        Errno::NOENT => "No such file or directory",
+        Errno::ACCESS => "Permission denied",
+        Errno::NOMEM => "Cannot allocate memory",
+        Errno::NOEXEC => "Exec format error",
+        _ => "it cannot be read",
+    }
+}
+
+/// Where the kernel would have refused to start the program.
+fn give_up(why: &str) -> ! {
+    for text in ["farcc: failed to load ", env!("FARCC_INTERPRETER"), ": ", why, "\n"] {
         // SAFETY: the kernel reads a text.
         unsafe {
             std::arch::asm!(

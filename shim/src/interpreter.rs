@@ -51,15 +51,15 @@ pub struct Interpreter {
 }
 
 impl Interpreter {
-    /// Brings in the loader at `path`.
+    /// Brings in the loader at `path`. `room`: for the beginning of the file, since a stack may be small.
     ///
     /// # Errors
     /// The file cannot be read, is no loader for this processor, or there is no memory.
-    pub fn load(path: &CStr) -> Result<Interpreter, Errno> {
+    pub fn load(path: &CStr, room: &mut [u8]) -> Result<Interpreter, Errno> {
         let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         // It would be closed by the C library's function.
         let file = ManuallyDrop::new(file);
-        let loaded = load_from(file.as_fd());
+        let loaded = load_from(file.as_fd(), room);
         // SAFETY: it is used no more.
         unsafe { rustix::io::close(file.as_raw_fd()) };
         loaded
@@ -137,10 +137,10 @@ unsafe fn value(mut vector: *mut [usize; 2], wanted: u64) -> Option<*mut usize> 
     }
 }
 
-fn load_from(file: BorrowedFd<'_>) -> Result<Interpreter, Errno> {
-    let mut head = [0; PAGE_BYTES];
-    let read = rustix::io::pread(file, &mut head[..], 0)?;
-    let head = head.get(..read).unwrap_or_default();
+fn load_from(file: BorrowedFd<'_>, room: &mut [u8]) -> Result<Interpreter, Errno> {
+    let room = room.get_mut(..PAGE_BYTES).ok_or(Errno::NOMEM)?;
+    let read = rustix::io::pread(file, &mut *room, 0)?;
+    let head = room.get(..read).unwrap_or_default();
     let layout = Layout::read(head).ok_or(Errno::NOEXEC)?;
     // SAFETY: new memory.
     let reserved = unsafe {
@@ -312,7 +312,7 @@ mod tests {
     #[test]
     fn what_is_in_the_file_is_in_memory_and_zeros_behind_it() {
         let Some(content) = loader() else { return };
-        let interpreter = Interpreter::load(LOADER).unwrap();
+        let interpreter = Interpreter::load(LOADER, &mut [0; PAGE_BYTES]).unwrap();
         let layout = Layout::read(&content).unwrap();
         assert_eq!(interpreter.entry, interpreter.base + layout.entry);
         let at = |address: usize| (interpreter.base + address) as *const u8;
@@ -328,7 +328,7 @@ mod tests {
 
     #[test]
     fn no_file_misleads() {
-        let load = |path: &CStr| Interpreter::load(path).map(|loaded| loaded.base);
+        let load = |path: &CStr| Interpreter::load(path, &mut [0; PAGE_BYTES]).map(|loaded| loaded.base);
         assert_eq!(load(c"/nowhere"), Err(Errno::NOENT));
         assert_eq!(load(c"/"), Err(Errno::ISDIR));
         assert_eq!(load(c"/dev/null"), Err(Errno::NOEXEC));
@@ -368,7 +368,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("ld.so");
         std::fs::write(&path, &content).unwrap();
-        assert_eq!(load_from(File::open(path).unwrap().as_fd()).unwrap_err(), Errno::NOMEM);
+        assert_eq!(
+            load_from(File::open(path).unwrap().as_fd(), &mut [0; PAGE_BYTES]).unwrap_err(),
+            Errno::NOMEM
+        );
     }
 
     #[test]

@@ -45,7 +45,34 @@ fn where_the_dynamic_loader_is_missing_the_launcher_says_so() {
     let finished = space.sh("", "unshare --user --map-root-user chroot . /farcc /bin/true");
     assert_eq!((finished.status, finished.stdout_text()), (127, String::new()));
     let said = finished.stderr_text();
-    assert!(said.starts_with("farcc: the dynamic loader cannot be loaded: /"), "{said}");
+    assert!(
+        said.starts_with("farcc: failed to load /") && said.ends_with(": No such file or directory\n"),
+        "{said}"
+    );
+}
+
+#[test]
+fn whoever_starts_the_loader_gets_the_launcher() {
+    prerequisites::require(&["gcc", "prlimit"]);
+    let loader = std::path::Path::new("/lib64/ld-linux-x86-64.so.2");
+    if !cfg!(target_arch = "x86_64") || !loader.exists() {
+        return skipped("the launcher by its loader", "there is none for x86-64");
+    }
+    let space = TestSpace::new("by-loader");
+    space.configure("");
+    space.write("a.c", "int a;\n");
+    let by_loader = |words: &str| {
+        let launcher = space.binaries().farcc.display().to_string();
+        space.sh("", &format!("{} {launcher} {words}", loader.display()))
+    };
+    let asked = by_loader("sh -c 'echo works; exit 3'");
+    assert_eq!((asked.status, asked.stdout_text().as_str()), (3, "works\n"), "{asked}");
+    (0..2).for_each(|_| drop(by_loader("gcc -c a.c").success()));
+    assert_eq!(space.stats().hits(), 1);
+    // On a small stack.
+    for _ in 0..10 {
+        assert_eq!(space.sh("", "prlimit --stack=65536 farcc sh -c 'exit 3'").status, 3);
+    }
 }
 
 #[test]
