@@ -9,6 +9,7 @@ use std::time::Instant;
 use farcc_tests::prerequisites;
 use farcc_tests::serve_process::ServeProcess;
 use farcc_tests::space::TestSpace;
+use farcc_tests::space::wait_until;
 use serde_json::Value;
 
 const FIRST: &str = "gcc -Ione -Itwo -c a.c -o a.o";
@@ -123,13 +124,13 @@ fn directories_symlinks_and_platforms_are_causes() {
     };
     fs::create_dir(at("three")).unwrap();
     let (_, value) = make(&space, "", command);
-    let appeared = format!("directory or symlink added: {workspace}/three");
+    let appeared = format!("now on the way to an input: {workspace}/three");
     assert_eq!(differences(&value), [appeared]);
     link("same");
     let (_, value) = make(&space, "", command);
     let moved =
         format!("directory or symlink changed: {workspace}/link: a symlink to two -> a symlink to same");
-    assert!(differences(&value).contains(&moved), "{value}");
+    assert_eq!(differences(&value), [moved]);
     space.configure("[platform]\nOSFamily = \"Linux\"\n");
     assert_eq!(differences(&make(&space, "", command).1), ["configuration added: OSFamily"]);
     // The same file by another directory's command.
@@ -140,7 +141,82 @@ fn directories_symlinks_and_platforms_are_causes() {
     space.sh("sub", &format!("farcc {absolute}")).success();
     let (_, value) = explained(&space, &absolute);
     let elsewhere = format!("working directory changed: {workspace} -> {workspace}/sub");
-    assert!(differences(&value).contains(&elsewhere), "{value}");
+    assert_eq!(differences(&value), [elsewhere]);
+}
+
+#[test]
+fn another_compiler_is_one_cause() {
+    prerequisites::require(&["clang", "g++", "script"]);
+    let space = TestSpace::new("explain-compiler");
+    write_unit(&space);
+    space.configure("");
+    let differences = |value: &Value| -> Vec<String> {
+        let lines = value["differences"].as_array().unwrap().iter();
+        lines.map(|line| line.as_str().unwrap().to_owned()).collect()
+    };
+    let sum_up = || {
+        let value = space.farccd(&["explain", "--last-build", "--json"]).success();
+        let value: Value = serde_json::from_slice(&value.stdout).unwrap();
+        value["misses"].as_array().unwrap().iter().map(|miss| miss["causes"].clone()).collect::<Vec<_>>()
+    };
+    let point = |to: &str| {
+        space.sh("", &format!("mkdir -p bin; ln -sf /usr/bin/{to} bin/cc")).success();
+    };
+    let command = "bin/cc -Itwo -c a.c -o a.o";
+    point("gcc");
+    make(&space, "", command);
+    point("clang");
+    let (_, value) = make(&space, "", command);
+    let swapped = &differences(&value)[0];
+    assert!(swapped.starts_with("program changed: /usr/bin/"), "{value}");
+    assert!(swapped.contains("gcc") && swapped.contains("clang"), "{value}");
+    assert!(differences(&value).iter().skip(1).all(|line| line.starts_with("input ")), "{value}");
+    assert_eq!(sum_up(), [serde_json::json!([swapped])]);
+    // By another name, and with messages in colour.
+    make(&space, "", "gcc -Itwo -c a.c -o a.o");
+    let (_, value) = make(&space, "", "cc -Itwo -c a.c -o a.o");
+    assert_eq!(differences(&value), ["program changed: /usr/bin/gcc -> /usr/bin/cc"]);
+    std::thread::sleep(Duration::from_millis(2));
+    space.sh("", "TERM=xterm script -qec 'farcc cc -Itwo -c a.c -o a.o' /dev/null < /dev/null").success();
+    let (_, value) = explained(&space, "cc -Itwo -c a.c -o a.o");
+    assert_eq!(differences(&value), ["configuration added: standard error is a terminal"]);
+}
+
+#[test]
+fn a_link_names_its_causes() {
+    let space = TestSpace::new("explain-links");
+    space.configure("");
+    space.write("f.c", "int f(void) { return 0; }\n");
+    space.write(
+        "m.cc",
+        "#include <vector>\n#include \"x.h\"\nextern \"C\" int f(void);\nint main() { return f(); }\n",
+    );
+    space
+        .sh(
+            "",
+            "mkdir l1 l2; touch l1/x.h l2/x.h; gcc -c f.c; ar rc l1/libf.a f.o; cp l1/libf.a l2; ln -s l1 ll",
+        )
+        .success();
+    let workspace = space.workspace().display().to_string();
+    let moved = format!("directory or symlink changed: {workspace}/ll: a symlink to l1 -> a symlink to l2");
+    for (file, command) in [("m.o", "clang++ -Ill -c m.cc -o m.o"), ("a.out", "g++ m.o -Lll -lf -o a.out")] {
+        let differences = || {
+            let words: Vec<_> = command.split(' ').collect();
+            space.run("", &[&["farcc"], &words[..]].concat()).success();
+            wait_until("the record is there", 20, || {
+                let value = space.farccd(&["explain", "--json", file]);
+                serde_json::from_slice::<Value>(&value.stdout).is_ok_and(|value| value["key"] != "")
+            });
+            std::thread::sleep(Duration::from_millis(500));
+            let value: Value =
+                serde_json::from_slice(&space.farccd(&["explain", "--json", file]).success().stdout).unwrap();
+            value["differences"].clone()
+        };
+        space.sh("", "ln -sfn l1 ll").success();
+        differences();
+        space.sh("", "ln -sfn l2 ll").success();
+        assert_eq!(differences(), serde_json::json!([moved]), "{file}");
+    }
 }
 
 #[test]
@@ -159,7 +235,8 @@ fn a_result_that_is_gone_is_no_difference() {
     // Nothing is known of what was not looked for, and that is no difference.
     let strange = "gcc -fno-such-thing-at-all -Ione -Itwo -c a.c -o a.o";
     space.sh("", &format!("farcc {strange}; true")).success();
-    explained(&space, strange);
+    let (text, _) = explained(&space, strange);
+    assert!(text.contains("what differs from the time before in its words:"), "{text}");
     let (text, value) = make(&space, "", FIRST);
     let argument = "argument removed: -fno-such-thing-at-all";
     assert!(text.contains(argument) && value["differences"] == serde_json::json!([argument]), "{text}");
@@ -226,13 +303,14 @@ fn the_last_build_is_summed_up() {
     };
     space.run("", &["make", "-j2"]).success();
     let (value, text) = summed(3);
-    assert_eq!(value["causes"][0]["cause"], "made for the first time");
+    assert_eq!(value["causes"][0]["cause"], "this was the first time that farcc saw it made");
     assert_eq!(
         (&value["causes"][0]["misses"], &value["by_verdict"]["executed_local"]),
         (&3.into(), &3.into())
     );
     assert!(
-        text.starts_with("3 commands in ") && text.contains("3 misses: made for the first time"),
+        text.starts_with("3 commands in ")
+            && text.contains("3 misses: this was the first time that farcc saw it made"),
         "{text}"
     );
     space.write("x.h", "int x;\n");

@@ -277,12 +277,15 @@ impl InputRootBuilder<'_> {
                         if !rest.iter().any(|name| name == "..") {
                             return Ok(Located::System);
                         }
-                        self.is_complete = false;
                         let whole = candidate.join(rest.iter().collect::<PathBuf>());
-                        let physical = whole.canonicalize().map_err(|error| io_error(path, error))?;
+                        let physical = whole.canonicalize();
+                        // Of what is not there, nobody knows whether it would be in the image.
+                        let physical = physical.inspect_err(|_| self.is_complete = false);
+                        let physical = physical.map_err(|error| io_error(path, error))?;
                         if paths::is_system(&physical) {
                             return Ok(Located::System);
                         }
+                        self.is_complete = false;
                         rest = physical.components().map(|c| c.as_os_str().to_owned()).collect();
                         continue;
                     }

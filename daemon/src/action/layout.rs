@@ -132,4 +132,19 @@ mod tests {
             assert!(before.holds(), "{what}");
         }
     }
+
+    #[test]
+    fn a_way_that_the_image_leads_out_is_not_vouched_for() {
+        let space = tempfile::tempdir().unwrap();
+        let top = space.path().canonicalize().unwrap();
+        let vouches = |way: &str| {
+            let listings = Listings::default();
+            let mut builder = InputRootBuilder::new(&listings);
+            let _ = builder.add_directory(Path::new(way));
+            builder.layout().is_some()
+        };
+        assert!(vouches("/usr/lib/../include"));
+        assert!(!vouches(&format!("/usr/lib/../..{}", top.display())));
+        assert!(!vouches(&format!("/usr/lib/../..{}/none", top.display())));
+    }
 }

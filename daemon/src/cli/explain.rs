@@ -24,10 +24,12 @@ use crate::cli::print;
 use crate::cli::print_json;
 use crate::cli::readable_micros;
 use crate::dispatch::PATHS;
-use crate::history::differences;
+use crate::history::Basis;
+use crate::history::Comparison;
 use crate::paths;
 use crate::reapi::printable;
 use crate::reason::remedy;
+use crate::stats::Outcome;
 
 #[derive(Debug, Args)]
 pub(super) struct ExplainArgs {
@@ -65,9 +67,8 @@ fn explain_file(surroundings: &Surroundings, file: &Path, json: bool) -> anyhow:
     };
     let last = history.last.context("read the record: it is empty")?;
     let run = last.run.clone().unwrap_or_default();
-    let was_not_looked_for = history.previous.as_ref().is_some_and(|previous| previous.key.is_empty());
-    let is_same_key = history.previous.as_ref().is_some_and(|previous| previous.key == last.key);
-    let differences = history.previous.as_ref().map(|previous| differences(previous, &last));
+    let comparison = Comparison::of(history.previous.as_ref(), &last);
+    let lines: Vec<_> = comparison.differences.iter().map(ToString::to_string).collect();
     if json {
         return print_json(&json!({
             "file": path.to_string_lossy(),
@@ -85,7 +86,8 @@ fn explain_file(surroundings: &Surroundings, file: &Path, json: bool) -> anyhow:
             "remedy": remedy(&run.reason),
             "key": last.key,
             "paths": paths_of(&last),
-            "differences": differences.map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>()),
+            "compared": comparison.headline(is_hit(&run)),
+            "differences": (comparison.basis != Basis::First).then_some(lines),
         }));
     }
     let mut text = format!("{}\n", path.display());
@@ -106,26 +108,15 @@ fn explain_file(surroundings: &Surroundings, file: &Path, json: bool) -> anyhow:
     if let Some(paths) = paths_of(&last) {
         let _ = writeln!(text, "  paths: {paths}");
     }
-    match differences {
-        None => text.push_str("  this was the first time that farcc saw it made\n"),
-        Some(differences) if differences.is_empty() => text.push_str(match is_same_key {
-            true => "  nothing differs from the time before\n",
-            false if was_not_looked_for => "  the time before, it was not looked for\n",
-            false => {
-                "  the key is another one than the time before, by something of which there is no record\n"
-            }
-        }),
-        Some(differences) => {
-            text.push_str(match is_same_key {
-                true => "  what differs from the time before, but not in the key:\n",
-                false => "  what differs from the time before:\n",
-            });
-            for difference in differences {
-                let _ = writeln!(text, "    {difference}");
-            }
-        }
+    let _ = writeln!(text, "  {}", comparison.headline(is_hit(&run)));
+    for line in lines {
+        let _ = writeln!(text, "    {line}");
     }
     print(text)
+}
+
+fn is_hit(run: &Run) -> bool {
+    [Outcome::HitLocal, Outcome::HitRemote].iter().any(|hit| hit.name() == run.outcome)
 }
 
 /// Of a hit: who made the result, and when.

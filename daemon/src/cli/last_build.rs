@@ -19,7 +19,7 @@ use crate::cli::explain::age;
 use crate::cli::print;
 use crate::cli::print_json;
 use crate::cli::readable_micros;
-use crate::history::differences;
+use crate::history::Comparison;
 use crate::reapi::printable;
 use crate::reason::Reason;
 use crate::reason::remedy;
@@ -179,18 +179,7 @@ fn causes(last: &CommandRecord, run: &Run, previous: Option<&CommandRecord>) -> 
     if run.reason == Reason::Verify.name() {
         return vec!["it was run to compare its result ([exec] verify)".to_owned()];
     }
-    let Some(previous) = previous else { return vec!["made for the first time".to_owned()] };
-    if previous.key == last.key {
-        return vec!["nothing differs from the time before: its result was not kept, or is gone".to_owned()];
-    }
-    if previous.key.is_empty() {
-        return vec!["the time before, it was not looked for".to_owned()];
-    }
-    let differences: Vec<_> = differences(previous, last).iter().map(ToString::to_string).collect();
-    if differences.is_empty() {
-        return vec!["its key is another one, by something of which there is no record".to_owned()];
-    }
-    differences
+    Comparison::of(previous, last).causes()
 }
 
 #[cfg(test)]
@@ -256,21 +245,21 @@ mod tests {
             the most expensive misses:
                  3.5 s  b.o: input changed: /w/a.h
                  2.0 s  a.o: input changed: /w/a.h
-                700 ms  d.o: made for the first time
+                700 ms  d.o: this was the first time that farcc saw it made
                 400 ms  f.o: unsupported_flag: -fplugin= x
                  20 ms  c.o: nothing differs from the time before: its result was not kept, or is gone
                  10 ms  g.o: it was run to compare its result ([exec] verify)
                 9.0 ms  h.o: its key is another one, by something of which there is no record
-                8.0 ms  i.o: the time before, it was not looked for
+                8.0 ms  i.o: the time before, its result was not looked for
             what was behind the misses:
                  5.5 s  2 misses: input changed: /w/a.h
-                700 ms  1 miss: made for the first time
+                700 ms  1 miss: this was the first time that farcc saw it made
                 400 ms  1 miss: unsupported_flag: -fplugin= x
                         what to do: leave the flag out, or report it: farcc does not know what it reads or writes
                  20 ms  1 miss: nothing differs from the time before: its result was not kept, or is gone
                  10 ms  1 miss: it was run to compare its result ([exec] verify)
                 9.0 ms  1 miss: its key is another one, by something of which there is no record
-                8.0 ms  1 miss: the time before, it was not looked for
+                8.0 ms  1 miss: the time before, its result was not looked for
         "#]].assert_eq(text);
         assert_eq!((build.started_unix_millis, build.ended_unix_millis), (10_000, 13_500));
         let value = serde_json::to_value(&build).unwrap();

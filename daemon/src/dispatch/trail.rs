@@ -28,7 +28,9 @@ use crate::config::Paths;
 use crate::digest::Digest;
 use crate::digest::Hasher;
 use crate::dispatch::preparation::Prepared;
+use crate::dispatch::preparation::driver_name;
 use crate::dispatch::repeats::Learned;
+use crate::dispatch::step::Step;
 use crate::history::Made;
 use crate::paths;
 use crate::reason::Reason;
@@ -39,6 +41,9 @@ use crate::stats::Record;
 
 /// The name of the ingredient that says whether the result is for all checkouts.
 pub const PATHS: &str = "[exec] paths";
+
+/// The name of the ingredient that there is where the compiler would colour its messages.
+const ON_A_TERMINAL: &str = "standard error is a terminal";
 
 /// The trail of one command through the daemon.
 pub struct Trail {
@@ -138,14 +143,25 @@ impl Trail {
     }
 
     /// Everything that the key is made of is known.
-    pub(super) fn prepared(&mut self, prepared: &Prepared, tools: &Arc<Tools>, config: &Config) {
-        let action = &prepared.action;
+    pub(super) fn prepared(
+        &mut self,
+        prepared: &Prepared,
+        step: &Step,
+        executed: &Invocation,
+        config: &Config,
+    ) {
+        let (action, tools) = (&prepared.action, step.tools());
         self.not_sure = prepared.not_sure;
         self.outputs = files_of(&action.sought);
         self.made_of = Some((Arc::clone(action), Arc::clone(tools)));
         let ingredients = &mut self.ingredients;
         for (name, value) in &prepared.platform {
             ingredients.push(ingredient(Kind::Configuration, name.as_ref(), value.as_bytes()));
+        }
+        let driver = driver_name(step.program(), executed);
+        ingredients.push(ingredient(Kind::Driver, "".as_ref(), driver.as_bytes()));
+        if executed.stderr_is_terminal && step.additions(executed).is_ok_and(|added| !added.is_empty()) {
+            ingredients.push(ingredient(Kind::Configuration, ON_A_TERMINAL.as_ref(), b""));
         }
         let cwd = self.invocation.cwd.as_os_str().as_bytes();
         ingredients.push(ingredient(Kind::WorkingDirectory, "".as_ref(), cwd));

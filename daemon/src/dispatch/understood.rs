@@ -115,7 +115,7 @@ impl Dispatcher {
         let Launcher { presence, lane, .. } = launcher;
         let origin = read.origin.clone();
         let prepared = self.prepare(config, step, executed, read).await?;
-        trail.prepared(&prepared, step.tools(), config);
+        trail.prepared(&prepared, step, executed, config);
         // What was prepared is of a later moment: only what was the same all the time belongs together.
         if let (Some(before), Some(origin), Some(command)) = (occasion, origin, trail.command())
             && let Some(occasion) =

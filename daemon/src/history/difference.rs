@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 use farcc_proto::record::CommandRecord;
 use farcc_proto::record::ingredient::Kind;
@@ -32,12 +31,85 @@ pub enum Change {
     Changed(Vec<u8>, Vec<u8>),
 }
 
-/// How `last` differs from `previous`; empty when both have the same ingredients. Of a command for whose result nobody looked, only
-/// the words are known.
-pub fn differences(previous: &CommandRecord, last: &CommandRecord) -> Vec<Difference> {
-    if previous.key.is_empty() || last.key.is_empty() {
-        return changed_arguments(&typed(previous), &typed(last));
+/// How a command compares with the one that made the same before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Comparison {
+    /// What the comparison rests on.
+    pub basis: Basis,
+    /// What says most first.
+    pub differences: Vec<Difference>,
+}
+
+/// What a [`Comparison`] rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Basis {
+    /// Nothing: it was made for the first time.
+    First,
+    /// The words alone: nobody looked for a result, now or the time before.
+    Words {
+        /// This time.
+        now: bool,
+    },
+    /// All that the key is made of, which gave the same key.
+    SameKey,
+    /// All that the key is made of, which gave another one.
+    OtherKey,
+}
+
+impl Comparison {
+    /// Compares the command that made something `last` with the `previous` one.
+    pub fn of(previous: Option<&CommandRecord>, last: &CommandRecord) -> Comparison {
+        let Some(previous) = previous else {
+            return Comparison { basis: Basis::First, differences: Vec::new() };
+        };
+        if previous.key.is_empty() || last.key.is_empty() {
+            let differences = changed_arguments(&typed(previous), &typed(last));
+            return Comparison { basis: Basis::Words { now: last.key.is_empty() }, differences };
+        }
+        let basis = if previous.key == last.key { Basis::SameKey } else { Basis::OtherKey };
+        Comparison { basis, differences: differences(previous, last) }
     }
+
+    /// What is said above the differences, or in their stead.
+    pub fn headline(&self, is_hit: bool) -> &'static str {
+        match (self.basis, self.differences.is_empty()) {
+            (Basis::First, _) => "this was the first time that farcc saw it made",
+            (Basis::Words { now: true }, true) => {
+                "its words are those of the time before; what it reads is not known"
+            }
+            (Basis::Words { now: true }, false) => "what differs from the time before in its words:",
+            (Basis::Words { now: false }, true) => "the time before, its result was not looked for",
+            (Basis::Words { now: false }, false) => {
+                "the time before, its result was not looked for; what differs in its words:"
+            }
+            (Basis::SameKey, true) if is_hit => "nothing differs from the time before",
+            (Basis::SameKey, true) => {
+                "nothing differs from the time before: its result was not kept, or is gone"
+            }
+            (Basis::SameKey, false) if is_hit => "what differs from the time before, but not in the key:",
+            (Basis::SameKey, false) => {
+                "its result was not kept, or is gone; what differs from the time before, but not in the key:"
+            }
+            (Basis::OtherKey, true) => "its key is another one, by something of which there is no record",
+            (Basis::OtherKey, false) => "what differs from the time before:",
+        }
+    }
+
+    /// The causes of a miss, each a line: what follows from another one is left out.
+    pub fn causes(&self) -> Vec<String> {
+        if self.differences.is_empty() || self.basis != Basis::OtherKey {
+            return vec![self.headline(false).split(';').next().unwrap_or_default().to_owned()];
+        }
+        // Another compiler has headers and variables of its own.
+        let is_another_program = self.differences.iter().any(|difference| difference.kind == Kind::Driver);
+        let follows = |kind| is_another_program && matches!(kind, Kind::Input | Kind::Variable);
+        let causes = self.differences.iter().filter(|difference| !follows(difference.kind));
+        causes.map(ToString::to_string).collect()
+    }
+}
+
+/// How `last` differs from `previous`, without what merely follows from something else that differs.
+fn differences(previous: &CommandRecord, last: &CommandRecord) -> Vec<Difference> {
     let mut differences = changed_arguments(&arguments(previous), &arguments(last));
     let (previous, last) = (by_name(previous), by_name(last));
     for (&(kind, name), &value) in &last {
@@ -51,16 +123,39 @@ pub fn differences(previous: &CommandRecord, last: &CommandRecord) -> Vec<Differ
     for &(kind, name) in previous.keys().filter(|key| !last.contains_key(key)) {
         differences.push(Difference { kind, name: name.to_owned(), change: Change::Removed });
     }
-    // With a file comes the way to it.
-    let is_input = |difference: &&Difference| difference.kind == Kind::Input;
-    let inputs: Vec<Vec<u8>> = differences.iter().filter(is_input).map(|input| input.name.clone()).collect();
-    let leads_to =
-        |way: &[u8], input: &[u8]| Path::new(OsStr::from_bytes(input)).starts_with(OsStr::from_bytes(way));
-    differences.retain(|Difference { kind, name, change }| {
-        let is_way = *kind == Kind::Way && !matches!(change, Change::Changed(..));
-        !is_way || !inputs.iter().any(|input| leads_to(name, input))
+    let has = |kind| differences.iter().any(|difference| difference.kind == kind);
+    let (driver, program, directory) = (has(Kind::Driver), has(Kind::Program), has(Kind::WorkingDirectory));
+    differences.retain(|Difference { kind, name, .. }| match (kind, &name[..]) {
+        (Kind::Program, _) => !driver,
+        // The Action's leads to the programs.
+        (Kind::Variable, b"PATH") => !driver && !program,
+        (Kind::Variable, b"PWD") => !directory,
+        _ => true,
     });
+    // With whatever is read comes the way to it.
+    let is_mere_way = |difference: &Difference| {
+        difference.kind == Kind::Way && !matches!(difference.change, Change::Changed(..))
+    };
+    if !differences.iter().all(is_mere_way) {
+        differences.retain(|difference| !is_mere_way(difference));
+    }
+    differences.sort_by_key(|difference| weight(difference.kind));
     differences
+}
+
+/// What decides about most comes first.
+fn weight(kind: Kind) -> usize {
+    match kind {
+        Kind::Driver => 0,
+        Kind::Program => 1,
+        Kind::Configuration => 2,
+        Kind::Argument => 3,
+        Kind::WorkingDirectory => 4,
+        Kind::Variable => 5,
+        Kind::Input => 6,
+        Kind::Way => 7,
+        Kind::Unspecified => 8,
+    }
 }
 
 /// The words behind the program's name.
@@ -110,7 +205,7 @@ fn by_name(record: &CommandRecord) -> BTreeMap<(Kind, &[u8]), &[u8]> {
     others.map(|ingredient| ((ingredient.kind(), &*ingredient.name), &*ingredient.value)).collect()
 }
 
-/// A line for people: `header changed: /w/a.h`.
+/// A line for people: `input changed: /w/a.h`.
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.kind {
@@ -121,17 +216,22 @@ impl fmt::Display for Difference {
             Kind::Configuration => "configuration",
             Kind::Way => "directory or symlink",
             Kind::WorkingDirectory => "working directory",
+            Kind::Driver => "program",
             Kind::Unspecified => "ingredient",
         };
         let name = OsStr::from_bytes(&self.name).display();
         match &self.change {
+            Change::Added if self.kind == Kind::Way => write!(f, "now on the way to an input: {name}"),
+            Change::Removed if self.kind == Kind::Way => {
+                write!(f, "no longer on the way to an input: {name}")
+            }
             Change::Added => write!(f, "{kind} added: {name}"),
             Change::Removed => write!(f, "{kind} removed: {name}"),
             Change::Changed(before, now) => {
                 let (before, now) = (OsStr::from_bytes(before).display(), OsStr::from_bytes(now).display());
                 match self.kind {
                     Kind::Variable | Kind::Way => write!(f, "{kind} changed: {name}: {before} -> {now}"),
-                    Kind::WorkingDirectory => write!(f, "{kind} changed: {before} -> {now}"),
+                    Kind::WorkingDirectory | Kind::Driver => write!(f, "{kind} changed: {before} -> {now}"),
                     Kind::Input
                     | Kind::Argument
                     | Kind::Program
@@ -158,8 +258,12 @@ pub(super) mod tests {
         CommandRecord { ingredients: ingredients.collect(), key: "a/1".into(), ..CommandRecord::default() }
     }
 
+    fn compared(previous: &CommandRecord, last: &CommandRecord) -> Comparison {
+        Comparison::of(Some(previous), last)
+    }
+
     fn lines(previous: &CommandRecord, last: &CommandRecord) -> Vec<String> {
-        differences(previous, last).iter().map(ToString::to_string).collect()
+        compared(previous, last).differences.iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -185,35 +289,146 @@ pub(super) mod tests {
             (Kind::Configuration, "[exec] salt", "pepper"),
             (Kind::Way, "/w/link", "a symlink to b"),
             (Kind::Way, "/w/one", "a directory"),
-            (Kind::Way, "/w/two", "a directory"),
-            (Kind::Way, "/w/three", "a directory"),
             (Kind::WorkingDirectory, "", "/w/build"),
         ]);
         assert_eq!(
             lines(&previous, &last),
             [
-                "argument removed: -O1",
-                "input changed: /w/a.h",
-                "input added: /w/two/c.h",
-                "environment variable changed: CPATH: /x -> /y",
                 "toolchain program changed: /usr/bin/as",
                 "configuration changed: [exec] salt",
+                "argument removed: -O1",
+                "working directory changed: /w -> /w/build",
+                "environment variable changed: CPATH: /x -> /y",
+                "input changed: /w/a.h",
+                "input added: /w/two/c.h",
+                "input removed: /w/b.h",
                 "directory or symlink changed: /w/link: a symlink to a -> a symlink to b",
                 "directory or symlink changed: /w/one: nothing -> a directory",
-                "directory or symlink added: /w/three",
-                "working directory changed: /w -> /w/build",
-                "input removed: /w/b.h",
             ]
         );
         assert!(lines(&last, &last).is_empty());
+    }
+
+    #[test]
+    fn what_follows_from_another_difference_is_left_out() {
+        let gcc = [
+            (Kind::Driver, "", "/usr/bin/gcc"),
+            (Kind::Program, "/usr/lib/cc1", "1"),
+            (Kind::Variable, "PATH", "/usr/bin"),
+            (Kind::Variable, "PWD", "/w"),
+            (Kind::WorkingDirectory, "", "/w"),
+            (Kind::Way, "/w", "a directory"),
+        ];
+        let changed = |at: &[usize], now: &[(Kind, &str, &str)]| {
+            let kept = gcc.iter().enumerate().filter(|(number, _)| !at.contains(number));
+            let all: Vec<_> = kept.map(|(_, ingredient)| *ingredient).chain(now.iter().copied()).collect();
+            CommandRecord { key: "b/1".into(), ..record(&all) }
+        };
+        let clang = changed(
+            &[0, 1, 2],
+            &[
+                (Kind::Driver, "", "/usr/bin/clang"),
+                (Kind::Program, "/usr/lib/clang", "1"),
+                (Kind::Variable, "PATH", "/usr/lib/llvm/bin"),
+                (Kind::Input, "/usr/lib/clang/stddef.h", "1"),
+                (Kind::Argument, "-g", "1"),
+            ],
+        );
+        let program = "program changed: /usr/bin/gcc -> /usr/bin/clang";
+        let (flag, header) = ("argument added: -g", "input added: /usr/lib/clang/stddef.h");
+        assert_eq!(lines(&record(&gcc), &clang), [program, flag, header]);
+        assert_eq!(compared(&record(&gcc), &clang).causes(), [program, flag]);
+        let upgraded = changed(
+            &[1, 2],
+            &[(Kind::Program, "/usr/lib/cc1", "2"), (Kind::Variable, "PATH", "/usr/bin:/x")],
+        );
+        assert_eq!(lines(&record(&gcc), &upgraded), ["toolchain program changed: /usr/lib/cc1"]);
+        let path = changed(&[2], &[(Kind::Variable, "PATH", "/usr/bin:/x")]);
+        assert_eq!(
+            lines(&record(&gcc), &path),
+            ["environment variable changed: PATH: /usr/bin -> /usr/bin:/x"]
+        );
+        let elsewhere = changed(
+            &[3, 4],
+            &[
+                (Kind::Variable, "PWD", "/w/b"),
+                (Kind::WorkingDirectory, "", "/w/b"),
+                (Kind::Way, "/w/b", "a directory"),
+            ],
+        );
+        assert_eq!(lines(&record(&gcc), &elsewhere), ["working directory changed: /w -> /w/b"]);
+        let way = changed(&[], &[(Kind::Way, "/w/b", "a directory")]);
+        assert_eq!(lines(&record(&gcc), &way), ["now on the way to an input: /w/b"]);
+        assert_eq!(lines(&way, &record(&gcc)), ["no longer on the way to an input: /w/b"]);
+    }
+
+    #[test]
+    fn each_basis_of_a_comparison() {
         let typed = |words: &str, key: &str| CommandRecord {
             arguments: words.split(' ').map(|word| word.as_bytes().to_vec()).collect(),
             key: key.to_owned(),
-            ..last.clone()
+            ..record(&[(Kind::Input, "/w/a.h", key)])
         };
-        let passed_through = typed("gcc -O1 -c", "");
-        assert_eq!(lines(&passed_through, &typed("cc -c", "a/1")), ["argument removed: -O1"]);
-        assert_eq!(lines(&typed("gcc -c", "a/1"), &passed_through), ["argument added: -O1"]);
+        let gone = "nothing differs from the time before: its result was not kept, or is gone";
+        let unknown = "its key is another one, by something of which there is no record";
+        for (previous, last, headline, cause, differences) in [
+            (
+                typed("gcc -c", ""),
+                typed("gcc -c -g", ""),
+                "what differs from the time before in its words:",
+                None,
+                1,
+            ),
+            (
+                typed("gcc -c", "1"),
+                typed("cc -c", ""),
+                "its words are those of the time before; what it reads is not known",
+                None,
+                0,
+            ),
+            (
+                typed("gcc -c", ""),
+                typed("gcc -g", "1"),
+                "the time before, its result was not looked for; what differs in its words:",
+                Some("the time before, its result was not looked for"),
+                2,
+            ),
+            (
+                typed("gcc -c", ""),
+                typed("gcc -c", "1"),
+                "the time before, its result was not looked for",
+                Some("the time before, its result was not looked for"),
+                0,
+            ),
+            (typed("gcc -c", "1"), typed("gcc -c", "1"), gone, Some(gone), 0),
+            (
+                typed("gcc -c", "1"),
+                typed("gcc -c", "2"),
+                "what differs from the time before:",
+                Some("input changed: /w/a.h"),
+                1,
+            ),
+            (
+                CommandRecord { key: "other".into(), ..typed("gcc", "1") },
+                typed("gcc", "1"),
+                unknown,
+                Some(unknown),
+                0,
+            ),
+        ] {
+            let comparison = compared(&previous, &last);
+            assert_eq!((comparison.headline(false), comparison.differences.len()), (headline, differences));
+            if let Some(cause) = cause {
+                assert_eq!(comparison.causes(), [cause]);
+            }
+        }
+        let (old, new) = (record(&[(Kind::Argument, "-g", "1")]), record(&[]));
+        let indifferent = compared(&old, &new);
+        assert_eq!(indifferent.headline(true), "what differs from the time before, but not in the key:");
+        assert_eq!(indifferent.causes(), ["its result was not kept, or is gone"]);
+        assert_eq!(compared(&old, &old).headline(true), "nothing differs from the time before");
+        let first = Comparison::of(None, &old);
+        assert_eq!(first.causes(), ["this was the first time that farcc saw it made"]);
     }
 
     fn with_arguments(arguments: &str) -> CommandRecord {

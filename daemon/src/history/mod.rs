@@ -44,9 +44,10 @@ use crate::files::Fingerprint;
 
 use journal::Journal;
 
+pub use difference::Basis;
 pub use difference::Change;
+pub use difference::Comparison;
 pub use difference::Difference;
-pub use difference::differences;
 
 /// The records of one user, one file each in a directory.
 #[derive(Debug, Clone)]
@@ -378,7 +379,7 @@ mod tests {
             for output in &outputs {
                 let (at, last, previous) = known(output);
                 assert_eq!(at, millis);
-                assert_eq!(differences(&previous.unwrap(), &last), []);
+                assert_eq!(Comparison::of(previous.as_ref(), &last).differences, []);
             }
         }
         // Another command, of which nothing is known but itself.
@@ -391,7 +392,7 @@ mod tests {
         assert!(made(&history, &outputs, b"one", 42, "1"));
         assert!(made(&history, &outputs, b"two", 44, "2"));
         let (at, last, previous) = known(&outputs[0]);
-        assert_eq!((at, differences(&previous.unwrap(), &last).len()), (44, 1));
+        assert_eq!((at, Comparison::of(previous.as_ref(), &last).differences.len()), (44, 1));
         // Another process knows what stands in the files.
         let other = History::new(directory.path().join("history"));
         assert!(!made(&other, &outputs, b"two", 45, "2"));
