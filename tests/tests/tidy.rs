@@ -20,6 +20,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("digest", 0),
     ("disk", 0),
     ("files", 0),
+    ("fitted", 0),
     ("listings", 0),
     ("prerequisites", 0),
     ("owner", 0),
