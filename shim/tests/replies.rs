@@ -446,8 +446,7 @@ fn the_socket_of_another_user_is_refused() {
     // The name has the user in it; somebody who wants to be met gives the socket that of the victim.
     let victim = socket.to_str().unwrap().replace("-0-", "-65534-");
     std::os::unix::fs::symlink(&socket, victim).unwrap();
-    let launcher = space.path("farcc-copy");
-    std::fs::copy(FARCC, &launcher).unwrap();
+    let launcher = space.copy_of_farcc("farcc-copy");
     let mut command = space.command(&launcher, &["echo", "local"]);
     std::os::unix::process::CommandExt::uid(&mut command, 65534);
     let output = command.env("FARCC_LOG", "debug").output().unwrap();

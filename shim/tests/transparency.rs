@@ -284,7 +284,7 @@ fn wrappers_that_call_back_come_to_an_end() {
         // Two copies of the launcher are not the same file, and there is no compiler.
         std::fs::remove_file(space.path("bin/tool")).unwrap();
         std::fs::remove_file(space.path("wrap/tool")).unwrap();
-        std::fs::copy(FARCC, space.path("wrap/tool")).unwrap();
+        space.copy_of_farcc("wrap/tool");
         let mut command = space.command(space.path("links/tool"), &["x"]);
         let output = command.env("PATH", &path).env("FARCC_DISABLE", disable).output().unwrap();
         assert_eq!(output.status.code(), Some(127));

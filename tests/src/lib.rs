@@ -34,7 +34,9 @@ pub mod trial;
 pub mod twin_place;
 
 use std::io::Write;
+use std::path::Path;
 use std::path::PathBuf;
+use std::process::Command;
 
 /// Writes a line that is seen although `cargo test` hides what passing tests print: a skip, a row of a table.
 pub fn say(line: &str) {
@@ -45,6 +47,16 @@ pub fn say(line: &str) {
 /// Says visibly that a test, or a part of it, was not run, and why.
 pub fn skipped(what: &str, why: &str) {
     say(&format!("SKIPPED: {what}: {why}"));
+}
+
+/// Copies a program that is to be run. Another process writes it: what a test process has open for writing, the children that its
+/// other threads start meanwhile have open as well, and nobody can run it then (execve(2), `ETXTBSY`).
+///
+/// # Panics
+/// When that fails.
+pub fn copy_program(from: &Path, to: &Path) {
+    let copied = Command::new("cp").args([from, to]).status().unwrap();
+    assert!(copied.success(), "failed to copy {} to {}", from.display(), to.display());
 }
 
 /// Where the tests keep what is fetched or built once: `$XDG_CACHE_HOME/farcc-tests`, or the same below `~/.cache`.

@@ -17,6 +17,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::binaries::binaries;
+use crate::copy_program;
 use crate::prerequisites;
 use crate::space::SYSTEM_PATH;
 use crate::space::TestSpace;
@@ -117,7 +118,7 @@ impl ServeProcess {
         if let Some(user) = user {
             // Neither the place nor the programs need be where anybody may go.
             program = place.join("farccd");
-            std::fs::copy(&binaries().farccd, &program).unwrap();
+            copy_program(&binaries().farccd, &program);
             std::fs::set_permissions(space.root(), std::fs::Permissions::from_mode(0o711)).unwrap();
             for path in [&place, &directory, &home] {
                 std::os::unix::fs::chown(path, Some(user), Some(user)).unwrap();

@@ -11,6 +11,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use farcc_tests::compare::Judge;
+use farcc_tests::copy_program;
 use farcc_tests::prerequisites;
 use farcc_tests::serve_process::ServeProcess;
 use farcc_tests::skipped;
@@ -325,7 +326,7 @@ fn an_unreadable_header_is_the_compilers_to_refuse() {
     let programs = space.client().join("bin");
     std::fs::create_dir(&programs).unwrap();
     for program in [&space.binaries().farcc, &space.binaries().farccd] {
-        std::fs::copy(program, programs.join(program.file_name().unwrap())).unwrap();
+        copy_program(program, &programs.join(program.file_name().unwrap()));
     }
     let script = |command: &str| {
         let path = format!("{}:{}", programs.display(), farcc_tests::space::SYSTEM_PATH);

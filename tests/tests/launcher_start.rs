@@ -5,6 +5,7 @@
 use std::process::Command;
 
 use farcc_tests::binaries::repository;
+use farcc_tests::copy_program;
 use farcc_tests::full_tier;
 use farcc_tests::prerequisites;
 use farcc_tests::skipped;
@@ -41,7 +42,7 @@ fn where_the_dynamic_loader_is_missing_the_launcher_says_so() {
         return;
     }
     let space = TestSpace::new("no-loader");
-    std::fs::copy(&space.binaries().farcc, space.workspace().join("farcc")).unwrap();
+    copy_program(&space.binaries().farcc, &space.workspace().join("farcc"));
     let finished = space.sh("", "unshare --user --map-root-user chroot . /farcc /bin/true");
     assert_eq!((finished.status, finished.stdout_text()), (127, String::new()));
     let said = finished.stderr_text();

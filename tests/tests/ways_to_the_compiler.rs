@@ -6,6 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
+use farcc_tests::copy_program;
 use farcc_tests::prerequisites;
 use farcc_tests::space::TestSpace;
 
@@ -36,7 +37,7 @@ fn every_way_to_the_compiler_ends_at_it() {
     symlink(farcc, space.workspace().join("links/gcc")).unwrap();
     symlink("/usr/bin/ccache", space.workspace().join("ccache/gcc")).unwrap();
     if std::fs::hard_link(farcc, space.workspace().join("hard/gcc")).is_err() {
-        std::fs::copy(farcc, space.workspace().join("hard/gcc")).unwrap();
+        copy_program(farcc, &space.workspace().join("hard/gcc"));
     }
     let expected = plain(&space, "gcc -c a.c");
     let path = |first: &str| {
@@ -203,8 +204,7 @@ fn compilers_by_other_names() {
     }
     // A hard link. One to the system's own would change that, for everybody who looks at it now.
     prerequisites::require(&["clang"]);
-    std::fs::copy(Path::new("/usr/bin/clang").canonicalize().unwrap(), space.workspace().join("copy"))
-        .unwrap();
+    copy_program(&Path::new("/usr/bin/clang").canonicalize().unwrap(), &space.workspace().join("copy"));
     std::fs::hard_link(space.workspace().join("copy"), space.workspace().join("hard-clang")).unwrap();
     std::thread::sleep(Duration::from_millis(1500));
     let expected = plain(&space, "./hard-clang -c a.c");

@@ -66,6 +66,14 @@ impl Space {
         path
     }
 
+    /// A copy of the launcher. Another process writes it: what this one has open for writing, the children that other tests start
+    /// meanwhile have open as well, and nobody can run it then (execve(2), `ETXTBSY`).
+    pub fn copy_of_farcc(&self, name: &str) -> PathBuf {
+        let copy = self.path(name);
+        assert!(Command::new("cp").args([Path::new(FARCC), &copy]).status().unwrap().success());
+        copy
+    }
+
     /// `program` in this space's directory and environment; a daemon that it wants to start does not exist.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>, args: &[&str]) -> Command {
         let mut command = Command::new(program);
