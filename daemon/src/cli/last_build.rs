@@ -247,7 +247,7 @@ mod tests {
                  2.0 s  a.o: input changed: /w/a.h
                 700 ms  d.o: this was the first time that farcc saw it made
                 400 ms  f.o: unsupported_flag: -fplugin= x
-                 20 ms  c.o: nothing differs from the time before: its result was not kept, or is gone
+                 20 ms  c.o: its result was not kept, or is gone
                  10 ms  g.o: it was run to compare its result ([exec] verify)
                 9.0 ms  h.o: its key is another one, by something of which there is no record
                 8.0 ms  i.o: the time before, its result was not looked for
@@ -256,7 +256,7 @@ mod tests {
                 700 ms  1 miss: this was the first time that farcc saw it made
                 400 ms  1 miss: unsupported_flag: -fplugin= x
                         what to do: leave the flag out, or report it: farcc does not know what it reads or writes
-                 20 ms  1 miss: nothing differs from the time before: its result was not kept, or is gone
+                 20 ms  1 miss: its result was not kept, or is gone
                  10 ms  1 miss: it was run to compare its result ([exec] verify)
                 9.0 ms  1 miss: its key is another one, by something of which there is no record
                 8.0 ms  1 miss: the time before, its result was not looked for

@@ -339,8 +339,8 @@ fn time_is_fixed(invocation: &Invocation, toolchain: &Toolchain) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dispatch::Directories;
-    use crate::stats::Stats;
+    use crate::dispatch::tests::dispatcher_in;
+    use crate::dispatch::tests::invocation_in;
 
     /// Scans `source` with GCC, as the first unit that this compiler is met with.
     async fn scan_with_gcc(source: &str) -> Result<Scanned, Reason> {
@@ -348,22 +348,8 @@ mod tests {
         let at = |name: &str| space.path().join(name);
         std::fs::write(at("a.c"), source).unwrap();
         std::fs::write(at("a.h"), "").unwrap();
-        let directories = Directories {
-            store: at("store"),
-            state: at("state"),
-            config_file: at("farcc.toml"),
-            environment: Vec::new(),
-            has_own_config: false,
-        };
-        let dispatcher = Dispatcher::new(directories, Arc::new(Stats::load(&at("stats"))));
-        let invocation = Invocation {
-            argv: ["gcc", "-c", "a.c"].map(Into::into).to_vec(),
-            cwd: space.path().to_owned(),
-            env: vec![("PATH".into(), "/usr/bin:/bin".into())],
-            umask: 0o022,
-            stdout_is_terminal: false,
-            stderr_is_terminal: false,
-        };
+        let dispatcher = dispatcher_in(space.path());
+        let invocation = invocation_in(space.path(), &["gcc", "-c", "a.c"]);
         dispatcher.scan(&Arc::new(invocation)).await
     }
 

@@ -426,6 +426,31 @@ async fn in_background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'sta
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
+
+    /// One whose daemon has all that it keeps in `directory`, without a configuration.
+    pub(super) fn dispatcher_in(directory: &Path) -> Dispatcher {
+        let directories = Directories {
+            store: directory.join("store"),
+            state: directory.join("state"),
+            config_file: directory.join("farcc.toml"),
+            environment: Vec::new(),
+            has_own_config: false,
+        };
+        Dispatcher::new(directories, Arc::new(Stats::load(&directory.join("stats"))))
+    }
+
+    /// What a launcher asks for that is started in `cwd` with these words.
+    pub(super) fn invocation_in(cwd: &Path, words: &[&str]) -> Invocation {
+        Invocation {
+            argv: words.iter().map(Into::into).collect(),
+            cwd: cwd.to_owned(),
+            env: vec![("PATH".into(), "/usr/bin:/bin".into())],
+            umask: 0o022,
+            stdout_is_terminal: false,
+            stderr_is_terminal: false,
+        }
+    }
 
     #[tokio::test]
     async fn a_panic_in_the_background_is_one_commands_reason() {

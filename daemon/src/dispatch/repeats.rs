@@ -192,9 +192,9 @@ mod tests {
     use super::*;
     use crate::compiler::Compile;
     use crate::compiler::classify;
-    use crate::dispatch::Directories;
     use crate::dispatch::Dispatcher;
-    use crate::stats::Stats;
+    use crate::dispatch::tests::dispatcher_in;
+    use crate::dispatch::tests::invocation_in;
 
     /// One compile in a directory of its own, and what is known of it.
     struct Unit {
@@ -214,22 +214,8 @@ mod tests {
             let at = |name: &str| space.path().canonicalize().unwrap().join(name);
             std::fs::create_dir_all(at("w/.git")).unwrap();
             std::fs::write(at("w/a.c"), "int a;\n").unwrap();
-            let directories = Directories {
-                store: at("store"),
-                state: at("state"),
-                config_file: at("farcc.toml"),
-                environment: Vec::new(),
-                has_own_config: false,
-            };
-            let dispatcher = Dispatcher::new(directories, Arc::new(Stats::load(&at("stats"))));
-            let typed = Invocation {
-                argv: ["gcc", "-c", "a.c"].map(Into::into).to_vec(),
-                cwd: at("w"),
-                env: vec![("PATH".into(), "/usr/bin:/bin".into())],
-                umask: 0o022,
-                stdout_is_terminal: false,
-                stderr_is_terminal: false,
-            };
+            let dispatcher = dispatcher_in(&at("."));
+            let typed = invocation_in(&at("w"), &["gcc", "-c", "a.c"]);
             let step = dispatcher.step(classify(&typed), &typed).await.unwrap();
             let read = dispatcher.inputs(&step, &Arc::new(typed.clone())).await.unwrap();
             let Step::Compile { compile, toolchain } = step else { unreachable!("a compile") };

@@ -56,6 +56,11 @@ pub enum Basis {
     OtherKey,
 }
 
+const FIRST: &str = "this was the first time that farcc saw it made";
+const NOT_LOOKED_FOR: &str = "the time before, its result was not looked for";
+const GONE: &str = "its result was not kept, or is gone";
+const NO_RECORD: &str = "its key is another one, by something of which there is no record";
+
 impl Comparison {
     /// Compares the command that made something `last` with the `previous` one.
     pub fn of(previous: Option<&CommandRecord>, last: &CommandRecord) -> Comparison {
@@ -73,12 +78,12 @@ impl Comparison {
     /// What is said above the differences, or in their stead.
     pub fn headline(&self, is_hit: bool) -> &'static str {
         match (self.basis, self.differences.is_empty()) {
-            (Basis::First, _) => "this was the first time that farcc saw it made",
+            (Basis::First, _) => FIRST,
             (Basis::Words { now: true }, true) => {
                 "its words are those of the time before; what it reads is not known"
             }
             (Basis::Words { now: true }, false) => "what differs from the time before in its words:",
-            (Basis::Words { now: false }, true) => "the time before, its result was not looked for",
+            (Basis::Words { now: false }, true) => NOT_LOOKED_FOR,
             (Basis::Words { now: false }, false) => {
                 "the time before, its result was not looked for; what differs in its words:"
             }
@@ -90,15 +95,21 @@ impl Comparison {
             (Basis::SameKey, false) => {
                 "its result was not kept, or is gone; what differs from the time before, but not in the key:"
             }
-            (Basis::OtherKey, true) => "its key is another one, by something of which there is no record",
+            (Basis::OtherKey, true) => NO_RECORD,
             (Basis::OtherKey, false) => "what differs from the time before:",
         }
     }
 
     /// The causes of a miss, each a line: what follows from another one is left out.
     pub fn causes(&self) -> Vec<String> {
-        if self.differences.is_empty() || self.basis != Basis::OtherKey {
-            return vec![self.headline(false).split(';').next().unwrap_or_default().to_owned()];
+        let only = match self.basis {
+            Basis::First => Some(FIRST),
+            Basis::Words { .. } => Some(NOT_LOOKED_FOR),
+            Basis::SameKey => Some(GONE),
+            Basis::OtherKey => self.differences.is_empty().then_some(NO_RECORD),
+        };
+        if let Some(only) = only {
+            return vec![only.to_owned()];
         }
         // Another compiler has headers and variables of its own.
         let is_another_program = self.differences.iter().any(|difference| difference.kind == Kind::Driver);
@@ -369,8 +380,7 @@ pub(super) mod tests {
             key: key.to_owned(),
             ..record(&[(Kind::Input, "/w/a.h", key)])
         };
-        let gone = "nothing differs from the time before: its result was not kept, or is gone";
-        let unknown = "its key is another one, by something of which there is no record";
+        let same = "nothing differs from the time before: its result was not kept, or is gone";
         for (previous, last, headline, cause, differences) in [
             (
                 typed("gcc -c", ""),
@@ -390,17 +400,17 @@ pub(super) mod tests {
                 typed("gcc -c", ""),
                 typed("gcc -g", "1"),
                 "the time before, its result was not looked for; what differs in its words:",
-                Some("the time before, its result was not looked for"),
+                Some(NOT_LOOKED_FOR),
                 2,
             ),
             (
                 typed("gcc -c", ""),
                 typed("gcc -c", "1"),
                 "the time before, its result was not looked for",
-                Some("the time before, its result was not looked for"),
+                Some(NOT_LOOKED_FOR),
                 0,
             ),
-            (typed("gcc -c", "1"), typed("gcc -c", "1"), gone, Some(gone), 0),
+            (typed("gcc -c", "1"), typed("gcc -c", "1"), same, Some(GONE), 0),
             (
                 typed("gcc -c", "1"),
                 typed("gcc -c", "2"),
@@ -411,8 +421,8 @@ pub(super) mod tests {
             (
                 CommandRecord { key: "other".into(), ..typed("gcc", "1") },
                 typed("gcc", "1"),
-                unknown,
-                Some(unknown),
+                NO_RECORD,
+                Some(NO_RECORD),
                 0,
             ),
         ] {
@@ -425,10 +435,10 @@ pub(super) mod tests {
         let (old, new) = (record(&[(Kind::Argument, "-g", "1")]), record(&[]));
         let indifferent = compared(&old, &new);
         assert_eq!(indifferent.headline(true), "what differs from the time before, but not in the key:");
-        assert_eq!(indifferent.causes(), ["its result was not kept, or is gone"]);
+        assert_eq!(indifferent.causes(), [GONE]);
         assert_eq!(compared(&old, &old).headline(true), "nothing differs from the time before");
         let first = Comparison::of(None, &old);
-        assert_eq!(first.causes(), ["this was the first time that farcc saw it made"]);
+        assert_eq!(first.causes(), [FIRST]);
     }
 
     fn with_arguments(arguments: &str) -> CommandRecord {
