@@ -184,7 +184,8 @@ fn resident_kib(space: &TestSpace) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// Small units that include much, so that what is known of them is large beside what they cost. Each reads 216 files: what all units share, what its directory shares, and some of the project's.
+/// Small units that include much, so that what is known of them is large beside what they cost. Each reads 216 files: what all
+/// units share, what its directory shares, and some of the project's.
 fn memory(space: &TestSpace) {
     space.write("project.h", "#define PROJECT 1\n");
     let include = |name: String| format!("#include \"{name}\"\n");
