@@ -66,8 +66,8 @@ impl Interpreter {
     }
 
     /// Changes the auxiliary vector (System V ABI, "Process Initialization") into what it would be if the kernel had loaded
-    /// the loader that `name` names. `entry`: where the program begins for the loader. None: there is no place for its
-    /// program headers.
+    /// the loader that `name` names. `entry`: where the program begins for the loader. None, and nothing is changed: there is no place for its
+    /// program headers, or one of the values is missing.
     ///
     /// # Safety
     /// `vector` is this process's, up to its `AT_NULL`, and nobody else looks at it; the program is at the addresses that its
@@ -84,9 +84,10 @@ impl Interpreter {
             unsafe { value(vector, kind) }
         };
         let (phdr, count) = (value(libc::AT_PHDR)?, value(libc::AT_PHNUM)?);
+        let (base, program) = (value(libc::AT_BASE)?, value(libc::AT_ENTRY)?);
         // SAFETY: the kernel says so, and they stay.
         let own = unsafe { std::slice::from_raw_parts(phdr.read() as *const Elf64_Phdr, count.read()) };
-        let address = headers.as_ptr() as u64;
+        let address = headers.as_ptr() as usize;
         let (interpreter, rest) = headers.split_first_mut()?;
         let bytes = u64::try_from(name.to_bytes_with_nul().len()).ok()?;
         let place = name.as_ptr() as u64;
@@ -104,14 +105,14 @@ impl Interpreter {
         copied.copy_from_slice(own);
         // From where this is said to be, and where it is, the loader reckons where the program is.
         for header in copied.iter_mut().filter(|header| header.p_type == libc::PT_PHDR) {
-            (header.p_vaddr, header.p_paddr) = (address, address);
+            (header.p_vaddr, header.p_paddr) = (address as u64, address as u64);
         }
         // SAFETY: all of them were found in the vector.
         unsafe {
-            phdr.write(usize::try_from(address).ok()?);
+            phdr.write(address);
             count.write(own.len() + 1);
-            self::value(vector, libc::AT_BASE)?.write(self.base);
-            self::value(vector, libc::AT_ENTRY)?.write(entry);
+            base.write(self.base);
+            program.write(entry);
         }
         Some(())
     }

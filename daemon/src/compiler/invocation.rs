@@ -133,7 +133,7 @@ pub(super) mod tests {
     use std::os::unix::fs::symlink;
 
     /// The command `line` (split at blanks) in `cwd`, with an environment in which compilers are found.
-    pub(in crate::compiler) fn invocation(cwd: &Path, line: &str) -> Invocation {
+    pub(crate) fn invocation(cwd: &Path, line: &str) -> Invocation {
         crate::prerequisites::tests::require_compilers();
         Invocation {
             argv: line.split_whitespace().map(OsString::from).collect(),

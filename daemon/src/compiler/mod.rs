@@ -59,3 +59,6 @@ pub use toolchain::Toolchain;
 pub use toolchains::Toolchains;
 pub use tools::Tools;
 pub use wrapper_script::resolve;
+
+#[cfg(test)]
+pub(crate) use invocation::tests::invocation;

@@ -339,8 +339,8 @@ fn time_is_fixed(invocation: &Invocation, toolchain: &Toolchain) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compiler::invocation;
     use crate::dispatch::tests::dispatcher_in;
-    use crate::dispatch::tests::invocation_in;
 
     /// Scans `source` with GCC, as the first unit that this compiler is met with.
     async fn scan_with_gcc(source: &str) -> Result<Scanned, Reason> {
@@ -349,7 +349,7 @@ mod tests {
         std::fs::write(at("a.c"), source).unwrap();
         std::fs::write(at("a.h"), "").unwrap();
         let dispatcher = dispatcher_in(space.path());
-        let invocation = invocation_in(space.path(), &["gcc", "-c", "a.c"]);
+        let invocation = invocation(space.path(), "gcc -c a.c");
         dispatcher.scan(&Arc::new(invocation)).await
     }
 

@@ -440,18 +440,6 @@ mod tests {
         Dispatcher::new(directories, Arc::new(Stats::load(&directory.join("stats"))))
     }
 
-    /// What a launcher asks for that is started in `cwd` with these words.
-    pub(super) fn invocation_in(cwd: &Path, words: &[&str]) -> Invocation {
-        Invocation {
-            argv: words.iter().map(Into::into).collect(),
-            cwd: cwd.to_owned(),
-            env: vec![("PATH".into(), "/usr/bin:/bin".into())],
-            umask: 0o022,
-            stdout_is_terminal: false,
-            stderr_is_terminal: false,
-        }
-    }
-
     #[tokio::test]
     async fn a_panic_in_the_background_is_one_commands_reason() {
         let ended: Result<(), Reason> = in_background(|| panic!("a defect")).await;

@@ -192,9 +192,9 @@ mod tests {
     use super::*;
     use crate::compiler::Compile;
     use crate::compiler::classify;
+    use crate::compiler::invocation;
     use crate::dispatch::Dispatcher;
     use crate::dispatch::tests::dispatcher_in;
-    use crate::dispatch::tests::invocation_in;
 
     /// One compile in a directory of its own, and what is known of it.
     struct Unit {
@@ -215,7 +215,7 @@ mod tests {
             std::fs::create_dir_all(at("w/.git")).unwrap();
             std::fs::write(at("w/a.c"), "int a;\n").unwrap();
             let dispatcher = dispatcher_in(&at("."));
-            let typed = invocation_in(&at("w"), &["gcc", "-c", "a.c"]);
+            let typed = invocation(&at("w"), "gcc -c a.c");
             let step = dispatcher.step(classify(&typed), &typed).await.unwrap();
             let read = dispatcher.inputs(&step, &Arc::new(typed.clone())).await.unwrap();
             let Step::Compile { compile, toolchain } = step else { unreachable!("a compile") };
