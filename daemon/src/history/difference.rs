@@ -461,6 +461,7 @@ pub(super) mod tests {
             ("-O1 -la -lb", "-O2 -lb -la", vec!["argument removed: -O1", "argument added: -O2", order]),
             // The tenth position comes behind the second.
             (many, many, vec![]),
+            (many, &format!("-x {many}"), vec!["argument added: -x"]),
             (&many.replace("-c", "-cc"), many, vec!["argument added: -c", "argument removed: -cc"]),
         ] {
             assert_eq!(lines(&with_arguments(before), &with_arguments(now)), expected, "{before} / {now}");

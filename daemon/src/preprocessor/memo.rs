@@ -277,6 +277,48 @@ mod tests {
     }
 
     #[test]
+    fn each_of_many_files_in_each_of_several_directories_counts() {
+        let names: Vec<_> = (0..3 * MANY_SIBLINGS).map(|number| format!("{number}.h")).collect();
+        // Two directories with many, and one with few.
+        let directory = |number: usize| ["b", "b/more", "a"][(number / MANY_SIBLINGS).min(2)];
+        let count = 2 * MANY_SIBLINGS + 3;
+        let paths: Vec<_> = names
+            .iter()
+            .enumerate()
+            .take(count)
+            .map(|(at, name)| format!("{}/{name}", directory(at)))
+            .collect();
+        let main: String = paths.iter().map(|path| format!("#include \"{path}\"\n")).collect();
+        let mut files: Vec<_> = paths.iter().map(|path| (path.as_str(), "\n")).collect();
+        files.push(("main.c", &main));
+        files.push(("a/other.h", ""));
+        for clock in [long_after as fn() -> SystemTime, coarse] {
+            let project = Project::new(clock, &files);
+            assert!(project.is_remembered());
+            for path in &paths {
+                let edited = project.tree.directory.path().join(path);
+                std::fs::write(&edited, "#include <other.h>\n").unwrap();
+                assert!(project.names().iter().any(|name| name.ends_with("other.h")), "{path}");
+                std::fs::write(&edited, "\n").unwrap();
+                assert_eq!(project.names().len(), 1 + count, "{path}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_by_its_number_is_that_file() {
+        let scan = Project::new(long_after, ONE_HEADER).scan();
+        for settled in [false, true] {
+            let of = |number| {
+                Numbered::new(number, settled).of(&scan).map(|(file, settled)| (Arc::clone(file), settled))
+            };
+            assert_eq!(of(0), Some((Arc::clone(&scan.files[0]), settled)));
+            assert_eq!(of(1), Some((Arc::clone(&scan.files[1]), settled)));
+            assert_eq!((of(2), of(usize::MAX)), (None, None));
+        }
+    }
+
+    #[test]
     fn what_no_other_unit_reads_is_not_kept() {
         let project = Project::new(long_after, ONE_HEADER);
         project.scan();
