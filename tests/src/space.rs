@@ -293,6 +293,22 @@ impl TestSpace {
         rustix::process::kill_process(daemon, Signal::KILL).unwrap();
     }
 
+    /// What `farccd status --json` says now.
+    pub fn status(&self) -> Value {
+        let finished = self.farccd(&["status", "--json"]).success();
+        serde_json::from_slice(&finished.stdout).unwrap()
+    }
+
+    /// What the daemons of this space have logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.status()["log"].as_str().unwrap()).unwrap_or_default()
+    }
+
+    /// The process of the daemon that listens, by its own word; none if nobody does.
+    pub fn listener(&self) -> Option<u64> {
+        self.status()["daemon"]["pid"].as_u64()
+    }
+
     /// What `farccd stats --json` says now.
     pub fn stats(&self) -> Stats {
         let finished = self.farccd(&["stats", "--json"]).success();

@@ -20,7 +20,6 @@ use farcc_tests::space::run;
 use farcc_tests::space::wait_until;
 use rustix::process::Pid;
 use rustix::process::Signal;
-use serde_json::Value;
 
 /// What the cluster makes of every source: no compiler does, so it shows who made an object.
 const MADE_THERE: &[u8] = b"made by the cluster";
@@ -53,34 +52,20 @@ fn object(space: &TestSpace) -> Vec<u8> {
     std::fs::read(space.workspace().join("a.o")).unwrap_or_default()
 }
 
-fn status(space: &TestSpace) -> Value {
-    let finished = space.farccd(&["status", "--json"]).success();
-    serde_json::from_slice(&finished.stdout).unwrap()
-}
-
-/// The process of the daemon, by its own word.
-fn pid(space: &TestSpace) -> Option<u64> {
-    status(space)["daemon"]["pid"].as_u64()
-}
-
-fn log(space: &TestSpace) -> String {
-    std::fs::read_to_string(status(space)["log"].as_str().unwrap()).unwrap_or_default()
-}
-
 #[test]
 fn it_starts_stops_and_starts_again() {
     let space = space("life");
-    assert_eq!(pid(&space), None);
+    assert_eq!(space.listener(), None);
     space.farccd(&["start"]).success();
-    let first = pid(&space).unwrap();
+    let first = space.listener().unwrap();
     assert!(space.farccd(&["start"]).success().stdout_text().contains(&first.to_string()), "it runs already");
-    assert_eq!(pid(&space), Some(first));
+    assert_eq!(space.listener(), Some(first));
     space.farccd(&["restart"]).success();
-    let second = pid(&space).unwrap();
+    let second = space.listener().unwrap();
     assert_ne!(first, second);
     assert!(space.farccd(&["status"]).success().stdout_text().contains(&format!("process {second}")));
     space.farccd(&["stop"]).success();
-    assert_eq!((pid(&space), space.daemon()), (None, None));
+    assert_eq!((space.listener(), space.daemon()), (None, None));
     assert!(space.farccd(&["stop"]).success().stdout_text().contains("no daemon runs"));
     // The counts of the one that is gone.
     compile(&space).success();
@@ -95,10 +80,10 @@ fn it_ends_when_nobody_comes() {
     let space = space("idle");
     space.farccd(&["start", "--idle-timeout", "2s"]).success();
     compile(&space).success();
-    let first = pid(&space).unwrap();
+    let first = space.listener().unwrap();
     wait_until("the idle daemon's end", 20, || space.daemon().is_none());
     compile(&space).success();
-    assert_ne!(pid(&space).unwrap(), first);
+    assert_ne!(space.listener().unwrap(), first);
     assert_eq!(space.stats().verdict("hit_local"), 1);
 }
 
@@ -111,7 +96,7 @@ fn many_launchers_start_one_daemon() {
     let script = "for n in $(seq 0 29); do farcc gcc -c u$n.c & pids=\"$pids $!\"; done; for p in $pids; do wait $p || exit 1; done";
     space.sh("", script).success();
     assert_eq!(space.stats().commands(), 30);
-    assert_eq!(log(&space).matches(" listens in ").count(), 1, "{}", log(&space));
+    assert_eq!(space.log().matches(" listens in ").count(), 1, "{}", space.log());
     for number in 0..30 {
         assert!(space.workspace().join(format!("u{number}.o")).is_file());
     }
@@ -166,7 +151,7 @@ fn a_launcher_that_is_killed_takes_its_remote_work_along() {
     cluster.keep_in_queue();
     space.configure_remote(&cluster.host_and_port());
     space.start_daemon();
-    let daemon = pid(&space).unwrap();
+    let daemon = space.listener().unwrap();
     for (round, signal) in [(1, Signal::KILL), (2, Signal::TERM), (3, Signal::INT)] {
         let mut launcher = spawn_compile(&space);
         wait_until("the execution", 30, || cluster.calls(Rpc::Execute) == round);
@@ -181,7 +166,7 @@ fn a_launcher_that_is_killed_takes_its_remote_work_along() {
     }
     space.configure("");
     compile(&space).success();
-    assert_eq!(pid(&space), Some(daemon));
+    assert_eq!(space.listener(), Some(daemon));
     assert_eq!(space.stats().verdict("executed_local"), 1);
 }
 
@@ -199,8 +184,8 @@ fn the_status_page_is_for_those_who_know_the_token() {
     let space = space("page");
     space.start_daemon();
     compile(&space).success();
-    assert!(status(&space)["daemon"]["memory"]["source_bytes"].as_u64().is_some());
-    let url = status(&space)["daemon"]["status_page"].as_str().unwrap().to_owned();
+    assert!(space.status()["daemon"]["memory"]["source_bytes"].as_u64().is_some());
+    let url = space.status()["daemon"]["status_page"].as_str().unwrap().to_owned();
     let (address, query) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
     let (line, page) = get(address, &format!("/{query}"), address);
     assert!(line.contains(" 200 ") && page.contains("1 commands"), "{page}");
@@ -227,8 +212,8 @@ fn the_status_page_is_for_those_who_know_the_token() {
 fn garbage_at_the_socket_harms_nobody() {
     let space = space("garbage");
     space.start_daemon();
-    let daemon = pid(&space).unwrap();
-    let socket = status(&space)["socket"].as_str().unwrap().to_owned();
+    let daemon = space.listener().unwrap();
+    let socket = space.status()["socket"].as_str().unwrap().to_owned();
     let mut random = 12345_u32;
     let mut noise = |length: usize| -> Vec<u8> {
         let mut next = || {
@@ -257,9 +242,9 @@ fn garbage_at_the_socket_harms_nobody() {
         }
     }
     compile(&space).success();
-    assert_eq!(pid(&space), Some(daemon));
+    assert_eq!(space.listener(), Some(daemon));
     drop(open);
-    assert!(!log(&space).contains("panicked"), "{}", log(&space));
+    assert!(!space.log().contains("panicked"), "{}", space.log());
     assert_eq!(space.stats().commands(), 1, "{}", space.stats().0);
 }
 
@@ -363,7 +348,7 @@ fn one_daemon_serves_two_configurations() {
         std::fs::write(configuration(number), text).unwrap();
     }
     space.start_daemon();
-    let daemon = pid(&space);
+    let daemon = space.listener();
     for round in 1..=2 {
         for (number, cluster) in clusters.iter().enumerate() {
             let mut command = space.command("sh");
@@ -376,7 +361,7 @@ fn one_daemon_serves_two_configurations() {
     command.args(["-c", COMPILE]).env("FARCC_CONFIG", configuration(0)).env("FARCC_EXEC_SALT", "mine");
     run(&mut command).success();
     assert_eq!([clusters[0].executed().len(), clusters[1].executed().len()], [2, 1]);
-    assert_eq!(pid(&space), daemon);
+    assert_eq!(space.listener(), daemon);
     let stats = space.stats();
     assert_eq!((stats.verdict("executed_remote"), stats.verdict("hit_local")), (3, 2), "{}", stats.0);
 }
@@ -386,7 +371,7 @@ fn a_changed_configuration_is_seen_at_the_next_command() {
     let space = space("changed");
     let cluster = cluster();
     compile(&space).success();
-    let daemon = pid(&space);
+    let daemon = space.listener();
     assert_eq!(space.stats().reason("no_remote"), 1);
     let with_salt =
         |salt: &str| format!("[remote]\naddress = \"{}\"\n[exec]\nsalt = \"{salt}\"\n", cluster.address());
@@ -397,7 +382,7 @@ fn a_changed_configuration_is_seen_at_the_next_command() {
     space.configure(&with_salt("b"));
     compile(&space).success();
     assert_eq!(cluster.executed().len(), 2);
-    assert_eq!(pid(&space), daemon);
+    assert_eq!(space.listener(), daemon);
 }
 
 #[test]
@@ -440,7 +425,7 @@ fn compilers_that_do_not_answer_hold_up_nobody_else() {
         })
         .collect();
     wait_until("all commands under way", 20, || {
-        status(&space)["daemon"]["connections"]
+        space.status()["daemon"]["connections"]
             .as_u64()
             .is_some_and(|commands| commands >= stuck.len() as u64)
     });

@@ -38,7 +38,6 @@ use rustix::process::Pid;
 use rustix::process::Signal;
 use rustix::process::WaitId;
 use rustix::process::WaitIdOptions;
-use serde_json::Value;
 
 /// `[twin] timeout`.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -89,14 +88,8 @@ impl Prey {
         assert!(finished.status != 124 && finished.status != 137, "it does not end: {finished}");
         assert_eq!(tree(&outside(&self.space)), before, "{finished}");
         assert_eq!(self.space.daemon(), Some(self.daemon), "another daemon: {finished}");
-        assert!(!self.log().contains("panicked"), "{}", self.log());
+        assert!(!self.space.log().contains("panicked"), "{}", self.space.log());
         finished
-    }
-
-    fn log(&self) -> String {
-        let status = self.space.farccd(&["status", "--json"]).success();
-        let status: Value = serde_json::from_slice(&status.stdout).unwrap();
-        fs::read_to_string(status["log"].as_str().unwrap()).unwrap_or_default()
     }
 }
 
