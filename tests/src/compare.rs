@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -27,6 +28,15 @@ pub fn products(tree: &Path) -> BTreeMap<PathBuf, (Kind, Vec<u8>)> {
     let mut found = BTreeMap::new();
     collect(tree, tree, &mut found);
     found
+}
+
+/// How many of the linked files have the name of the tree in them, as CMake's run paths have.
+pub fn linked_to(tree: &Path, products: &BTreeMap<PathBuf, (Kind, Vec<u8>)>) -> u64 {
+    let name = tree.as_os_str().as_bytes();
+    let is_linked_to = |(kind, bytes): &&(Kind, Vec<u8>)| {
+        *kind == Kind::Linked && bytes.windows(name.len()).any(|window| window == name)
+    };
+    products.values().filter(is_linked_to).count() as u64
 }
 
 fn collect(tree: &Path, directory: &Path, found: &mut BTreeMap<PathBuf, (Kind, Vec<u8>)>) {

@@ -382,3 +382,136 @@ fn path_shown() {
     assert_eq!((stats.reason("path_shown"), stats.verdict("executed_local")), (1, 1), "{stats:?}");
     assert!(Path::new(&checkouts.at(CHECKOUTS[1]).join("build/a.o")).exists());
 }
+
+/// Objects and what belongs to them, in both checkouts, by the compiler alone.
+fn with_objects(name: &str) -> Checkouts {
+    prerequisites::require(&["gcc", "g++", "clang", "ld.gold", "ld.lld", "ld.mold"]);
+    let checkouts = Checkouts::new(name);
+    checkouts.write("src/lib.c", "int lib(void) { return 1; }\nint hidden(void) { return 2; }\n");
+    checkouts.write("src/lib.map", "X_1 { global: lib; local: *; };\n");
+    checkouts.write("src/script.ld", "SECTIONS { .mine : { *build/lib.o(.text) } } INSERT AFTER .text;\n");
+    checkouts.write("src/data.bin", "\0data");
+    // Linkers warn of it, and say in which file it is used.
+    checkouts.write(
+        "src/app.c",
+        "#include <stdio.h>\nint lib(void);\nint main(void) { char name[L_tmpnam]; return lib() + !tmpnam(name); }\n",
+    );
+    for checkout in CHECKOUTS {
+        let script = "for name in lib app; do gcc -fPIC -c ../src/$name.c; done
+            gcc -fPIC -flto -c ../src/lib.c -o lto.o
+            gcc -shared lib.o -o libnamed.so -Wl,-soname,libnamed.so
+            gcc -shared lib.o -o libnameless.so";
+        checkouts.run(checkout, script).success();
+    }
+    checkouts
+}
+
+/// What a command says, and the files that it makes.
+type Made = (String, String, Vec<Vec<u8>>);
+
+impl Checkouts {
+    /// Runs a command that makes these files in the build directory.
+    fn make(&self, checkout: &str, command: &str, outputs: &[&str]) -> Made {
+        self.run(checkout, &format!("rm -f {}", outputs.join(" "))).success();
+        let finished = self.run(checkout, command).success();
+        let files = outputs.iter().map(|output| self.file(checkout, &format!("build/{output}")));
+        (finished.stdout_text(), finished.stderr_text(), files.collect())
+    }
+}
+
+/// Where an argument names files of the workspace, the linker makes the same of it anywhere: all of them are tried.
+#[test]
+fn links_that_name_the_workspace_are_shared() {
+    let checkouts = with_objects("shared-links");
+    let server = ServeProcess::start(&checkouts.space, "serve");
+    let remote = format!("{SHARED}[remote]\naddress = \"grpc://{}\"\n", server.address());
+    let links: &[(&str, &[&str])] = &[
+        ("gcc LD -shared -Wl,--version-script,ROOT/src/lib.map lib.o -o out", &["out"]),
+        (
+            "gcc LD -shared -Wl,--version-script=ROOT/src/lib.map ROOT/build/lib.o -o ROOT/build/out -Wl,-soname,x.so",
+            &["out"],
+        ),
+        ("gcc LD app.o -LROOT/build -lnamed -Wl,-rpath-link,ROOT/build -o out", &["out"]),
+        ("clang LD ROOT/build/app.o ROOT/build/libnamed.so -Xlinker --gc-sections -o out", &["out"]),
+        ("gcc LD app.o lib.o -o out -Wl,--dependency-file=out.d", &["out", "out.d"]),
+        (
+            "g++ LD -IROOT/include -ffile-prefix-map=ROOT=. ROOT/build/app.o -x none ROOT/src/../build/lib.o -o out \
+             -Xlinker --dependency-file=ROOT/build/out.d -Wl,--build-id=sha1 -Wl,--trace",
+            &["out", "out.d"],
+        ),
+    ];
+    let (here, there) = (["executed_local", "hit_local"], ["executed_remote", "hit_remote"]);
+    for (configuration, verdicts, linkers) in
+        [(SHARED, here, &["bfd", "gold", "lld", "mold"][..]), (&remote, there, &["bfd"])]
+    {
+        let mut commands = vec![("ar rcsD ROOT/build/out ROOT/build/lib.o app.o".to_owned(), &["out"][..])];
+        for linker in linkers {
+            let chosen = format!("-fuse-ld={linker}");
+            commands.extend(links.iter().map(|(link, outputs)| (link.replace("LD", &chosen), *outputs)));
+        }
+        checkouts.forget(configuration);
+        for (command, outputs) in &commands {
+            for (checkout, verdict) in CHECKOUTS.into_iter().zip(verdicts) {
+                let plain = checkouts.make(checkout, command, outputs);
+                if verdict == "hit_remote" {
+                    checkouts.forget(configuration);
+                }
+                checkouts.space.reset_stats();
+                let ours = checkouts.make(checkout, &format!("$F {command}"), outputs);
+                let stats = checkouts.space.stats();
+                assert_eq!(stats.verdict(verdict), 1, "{command} in {checkout}: {}", stats.0);
+                let text = |made: &Made| (made.0.clone(), made.1.clone());
+                assert_eq!(text(&ours), text(&plain), "{command} in {checkout}");
+                for (output, (ours, plain)) in outputs.iter().zip(ours.2.iter().zip(&plain.2)) {
+                    assert!(ours == plain, "{command} in {checkout}: {output} is another");
+                }
+            }
+        }
+    }
+}
+
+/// Where what is made would show a file's name, or depend on it, each checkout has its own.
+#[test]
+fn links_that_depend_on_names_stay_exact() {
+    let checkouts = with_objects("shared-bound-links");
+    for (command, why) in [
+        ("gcc app.o lib.o -Wl,-rpath,ROOT/build -o OUT", "ROOT/build may stand in what is made"),
+        ("gcc -shared lib.o -Wl,-soname,ROOT/build/x.so -o OUT", "ROOT/build/x.so may stand in what is made"),
+        ("gcc app.o ROOT/build/lib.o -Wl,-Map=OUT.map -o OUT", "it tells the names of its files"),
+        ("gcc app.o ROOT/build/lib.o -Wl,--print-map -o OUT", "it tells the names of its files"),
+        (
+            "gcc app.o lib.o -Wl,-b,binary ROOT/src/data.bin -Wl,-b,elf64-x86-64 -o OUT",
+            "ROOT/src/data.bin may stand in what is made",
+        ),
+        (
+            "gcc app.o ROOT/build/libnameless.so -o OUT",
+            "ROOT/build/libnameless.so has no soname, so that its path may stand in what is made",
+        ),
+        (
+            "gcc app.o ROOT/build/lib.o -Wl,-T,ROOT/src/script.ld -o OUT",
+            "the script ROOT/src/script.ld may choose files by their names",
+        ),
+        ("gcc app.o ROOT/build/lto.o -o OUT", "code is made of ROOT/build/lto.o, with names of files in it"),
+        ("gcc -shared lib.o -o ROOT/build/OUT", "ROOT/build/OUT may stand in what is made"),
+        ("gcc app.o lib.o -BROOT/build -o OUT", "-BROOT/build names the workspace"),
+        (
+            "gcc app.o lib.o -LPARENT/project2 -LROOT/../project/build -o OUT",
+            "-LROOT/../project/build names the workspace",
+        ),
+        ("ar rcsDT OUT ROOT/build/lib.o", "ROOT/build/lib.o names the workspace"),
+    ] {
+        let number = command.len();
+        let out = format!("out{number}");
+        for checkout in CHECKOUTS {
+            let root = checkouts.at(checkout);
+            let parent = root.parent().unwrap().to_str().unwrap();
+            let command = command.replace("OUT", &out).replace("PARENT", parent);
+            let plain = checkouts.make(checkout, &command, &[&out]);
+            let ours = checkouts.make(checkout, &format!("$F {command}"), &[&out]);
+            assert!(ours == plain, "{command} in {checkout}");
+            let why = why.replace("ROOT", root.to_str().unwrap()).replace("OUT", &out);
+            assert_eq!(checkouts.paths(checkout, &out), format!("exact: {why}"), "{command}");
+        }
+    }
+    assert_eq!(checkouts.space.stats().hits(), 0);
+}

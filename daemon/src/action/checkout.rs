@@ -5,7 +5,6 @@
 use std::sync::Arc;
 
 use crate::compiler::depfile;
-use crate::preprocessor::Family;
 use crate::relocation::Relocation;
 
 /// A checkout.
@@ -13,18 +12,18 @@ use crate::relocation::Relocation;
 pub struct Checkout {
     /// Its directories.
     pub relocation: Arc<Relocation>,
-    /// Whose depfiles are written for it.
-    pub family: Family,
+    /// Who writes its depfiles.
+    pub writer: depfile::Writer,
 }
 
 impl Checkout {
-    /// A depfile of the action, as the compiler would have written it here.
+    /// A depfile of the action, as its writer would have written it here.
     pub fn depfile_here(&self, text: &[u8]) -> Vec<u8> {
-        depfile::renamed(text, self.family, &|name| self.relocation.name_here(name))
+        depfile::renamed(text, self.writer, &|name| self.relocation.name_here(name))
     }
 
-    /// A depfile that was written here, as the compiler would have written it in the action.
+    /// A depfile that was written here, as its writer would have written it in the action.
     pub fn depfile_there(&self, text: &[u8]) -> Vec<u8> {
-        depfile::renamed(text, self.family, &|name| self.relocation.name_there(name))
+        depfile::renamed(text, self.writer, &|name| self.relocation.name_there(name))
     }
 }

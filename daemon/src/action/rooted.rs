@@ -20,7 +20,6 @@ use crate::compiler::depfile;
 use crate::config::Root;
 use crate::digest::Digest;
 use crate::paths;
-use crate::preprocessor::Family;
 use crate::reason::Reason;
 use crate::store::Store;
 use crate::worker;
@@ -38,8 +37,8 @@ pub const LINK: &str = ".f";
 pub struct RelativeCommand {
     /// The arguments, with [`LINK`] before each path outside the image.
     pub arguments: Vec<OsString>,
-    /// Whose depfiles it writes.
-    pub family: Family,
+    /// Who writes its depfiles.
+    pub writer: depfile::Writer,
 }
 
 /// An action as it is sent with one root.
@@ -51,8 +50,8 @@ pub struct Rooted {
     pub root: Root,
     /// The outputs' names in results, and here.
     names: HashMap<String, String>,
-    /// Of a relative one, whose depfiles are translated.
-    family: Option<Family>,
+    /// Of a relative one, who writes the depfiles that are translated.
+    writer: Option<depfile::Writer>,
     /// The first names of absolute paths in the input tree.
     tops: Vec<String>,
 }
@@ -76,7 +75,7 @@ impl Rooted {
         let sought =
             Sought { key: from.sought.key, outputs, checkout: from.sought.checkout.clone(), speaker: None };
         let sent = Action { sought: Arc::new(sought), inputs, in_image, ..sent };
-        Rooted { action: Arc::new(sent), root, names, family: None, tops: Vec::new() }
+        Rooted { action: Arc::new(sent), root, names, writer: None, tops: Vec::new() }
     }
 
     /// The action as it is where the input root is the root directory.
@@ -85,7 +84,7 @@ impl Rooted {
             action: Arc::clone(action),
             root: Root::Mirror,
             names: HashMap::new(),
-            family: None,
+            writer: None,
             tops: Vec::new(),
         }
     }
@@ -200,7 +199,7 @@ impl Rooted {
         draft.action.input_root_digest = Some(draft.input_root.digest.into());
         let tops = names(&top).map(str::to_owned).collect();
         let rooted = Rooted::of(draft, action, Root::Relative);
-        Ok(Rooted { family: Some(relative.family), tops, ..rooted })
+        Ok(Rooted { writer: Some(relative.writer), tops, ..rooted })
     }
 
     /// Gives a result of the cluster the names that it has here.
@@ -208,8 +207,8 @@ impl Rooted {
     /// # Errors
     /// When something was made that shows how it was made, or the store fails.
     pub fn result_here(&self, store: &Store, result: &mut re::ActionResult) -> Result<(), Reason> {
-        if let Some(family) = self.family {
-            self.texts_here(family, store, result)?;
+        if let Some(writer) = self.writer {
+            self.texts_here(writer, store, result)?;
         }
         for file in &mut result.output_files {
             if let Some(name) = self.names.get(&file.path) {
@@ -222,7 +221,7 @@ impl Rooted {
 
     /// Gives a result of this machine the names that it has on the cluster. False: that cannot be done.
     pub fn result_there(&self, result: &mut re::ActionResult) -> bool {
-        if self.family.is_some() {
+        if self.writer.is_some() {
             return false;
         }
         for file in &mut result.output_files {
@@ -235,7 +234,12 @@ impl Rooted {
     }
 
     /// Takes [`LINK`] out of depfiles and messages. No other output may show it.
-    fn texts_here(&self, family: Family, store: &Store, result: &mut re::ActionResult) -> Result<(), Reason> {
+    fn texts_here(
+        &self,
+        writer: depfile::Writer,
+        store: &Store,
+        result: &mut re::ActionResult,
+    ) -> Result<(), Reason> {
         result.stdout_raw = self.text_here(&result.stdout_raw);
         result.stderr_raw = self.text_here(&result.stderr_raw);
         let failed = |error: &dyn std::fmt::Display| Reason::Store(error.to_string());
@@ -248,7 +252,7 @@ impl Rooted {
             let bytes = store.read(&digest).map_err(|error| failed(&error))?;
             let bytes = bytes.ok_or_else(|| failed(&"an output is gone from the store"))?;
             if output.is_translated() {
-                let here = depfile::renamed(&bytes, family, &|name| name_here(name).to_vec());
+                let here = depfile::renamed(&bytes, writer, &|name| name_here(name).to_vec());
                 file.digest = Some(store.put(&here).map_err(|error| failed(&error))?.into());
             } else if self.text_here(&bytes) != bytes {
                 return Err(Reason::PathShown(output.path.display().to_string()));
@@ -275,9 +279,9 @@ impl Rooted {
     }
 }
 
-/// A file's name of a relative action, as it is here.
+/// A file's name of a relative action, as it is here. Gold puts the working directory before the names of scripts, as `./`.
 fn name_here(name: &[u8]) -> &[u8] {
-    match name.strip_prefix(LINK.as_bytes()) {
+    match name.strip_prefix(b"./").unwrap_or(name).strip_prefix(LINK.as_bytes()) {
         Some(below) if below.starts_with(b"/") => below,
         _ => name,
     }
@@ -295,6 +299,7 @@ mod tests {
     use super::*;
     use crate::action::InputRoot;
     use crate::action::tests::an_action;
+    use crate::preprocessor::Family;
 
     fn decoded(rooted: &Rooted) -> (re::Command, re::Action) {
         let action = &rooted.action;
@@ -419,7 +424,7 @@ mod tests {
     fn a_relative_command_has_a_link_to_the_top() {
         let (_guard, action, cwd) = fixture();
         let arguments = ["/usr/bin/cc", "-c", ".f/a.c"].map(OsString::from).to_vec();
-        let relative = RelativeCommand { arguments, family: Family::Gcc };
+        let relative = RelativeCommand { arguments, writer: depfile::Writer::Compiler(Family::Gcc) };
         let rooted = Rooted::relative(&action, &relative).unwrap();
         let (command, _) = decoded(&rooted);
         assert_eq!(command.arguments, ["/usr/bin/cc", "-c", ".f/a.c"]);

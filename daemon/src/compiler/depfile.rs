@@ -1,4 +1,4 @@
-//! Reads the Makefile-syntax depfiles that `-MD` and `-M` produce.
+//! Reads the Makefile-syntax depfiles that compilers and linkers write, and gives the files in them other names.
 //! Knows nothing of where the paths come from or whether they exist.
 //!
 //! Escaping is what GCC's `mkdeps.cc` (`munge`) and Clang's `DependencyFile.cpp` (`PrintFilename`) write: a `$`
@@ -156,10 +156,40 @@ fn backslashes(rest: &mut &[u8], word: &mut Vec<u8>) -> Token {
     token
 }
 
-/// The depfile with every name in it replaced by what `rename` makes of it as it stands there, escaped; its lines are
-/// broken where `family`'s compilers break lines of the new names: GCC's `mkdeps.cc` (`make_write_name`, 72 columns),
-/// Clang's `DependencyFile.cpp` (`outputDependencyFile`, 75 columns).
-pub fn renamed(bytes: &[u8], family: Family, rename: &dyn Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
+/// Who has written a depfile, which decides where its lines are broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writer {
+    /// A compiler, by the length of its lines: GCC's `mkdeps.cc` (`make_write_name`, 72 columns), Clang's
+    /// `DependencyFile.cpp` (`outputDependencyFile`, 75 columns).
+    Compiler(Family),
+    /// A linker, whatever their length: ld/ldfile.c (`ldfile_print_dependencies`), lld/ELF/Driver.cpp
+    /// (`writeDependencyFile`), mold's `main.cc`.
+    Linker,
+}
+
+/// The depfile with every name in it replaced by what `rename` makes of it as it stands there, escaped; its lines are broken
+/// where `writer` breaks lines of the new names.
+pub fn renamed(bytes: &[u8], writer: Writer, rename: &dyn Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
+    match writer {
+        Writer::Compiler(family) => renamed_lines(bytes, family, rename),
+        Writer::Linker => renamed_words(bytes, rename),
+    }
+}
+
+/// Nothing but the names is another, each of which stands between blanks. GNU ld escapes none, so of a name with a blank the
+/// part after it is a word of its own: it is no name of a directory.
+fn renamed_words(bytes: &[u8], rename: &dyn Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
+    let mut renamed = Vec::with_capacity(bytes.len());
+    for piece in bytes.split_inclusive(u8::is_ascii_whitespace) {
+        let word = piece.trim_ascii_end();
+        let name = word.strip_suffix(b":").unwrap_or(word);
+        renamed.extend(rename(name));
+        renamed.extend_from_slice(&piece[name.len()..]);
+    }
+    renamed
+}
+
+fn renamed_lines(bytes: &[u8], family: Family, rename: &dyn Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
     let mut renamed = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -333,6 +363,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_linkers_lines_stay_what_they_are() {
+        let relocation = Relocation::new(&["/w/src".into()]).unwrap();
+        for (here, there) in [
+            ("a: \\\n  /w/src/b.o \\\n  c.o\n\n/w/src/b.o:\n", "a: \\\n  T/b.o \\\n  c.o\n\nT/b.o:\n"),
+            ("/w/src/a: b.o /w/src/c\\ d.o\n", "T/a: b.o T/c\\ d.o\n"),
+            ("/w/src2/a: /opt/w/src/b\n", "/w/src2/a: /opt/w/src/b\n"),
+        ] {
+            let there = there.replace('T', "/farcc-workspace/0");
+            let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+            let moved = renamed(here.as_bytes(), Writer::Linker, &|name| relocation.name_there(name));
+            assert_eq!(text(moved), there);
+            let back = renamed(there.as_bytes(), Writer::Linker, &|name| relocation.name_here(name));
+            assert_eq!(text(back), here);
+        }
+    }
+
     /// What a compiler writes in one directory, renamed, is what it writes in the other.
     #[test]
     fn renamed_lines_break_where_the_compiler_breaks_them() {
@@ -370,16 +417,18 @@ mod tests {
             for (from, to) in (0..places.len()).zip((0..places.len()).rev()) {
                 let relocation = |place: &PathBuf| Relocation::new(std::slice::from_ref(place)).unwrap();
                 let (from_here, to_here) = (relocation(&places[from]), relocation(&places[to]));
-                let there = renamed(&written[from], family, &|name| from_here.name_there(name));
+                let there =
+                    renamed(&written[from], Writer::Compiler(family), &|name| from_here.name_there(name));
                 let text = String::from_utf8_lossy;
                 assert!(from_here.named_here(&there).is_none(), "{}", text(&there));
-                let here = renamed(&there, family, &|name| to_here.name_here(name));
+                let here = renamed(&there, Writer::Compiler(family), &|name| to_here.name_here(name));
                 assert_eq!(text(&here), text(&written[to]), "{compiler} {from} {to}");
             }
         }
         for garbage in [&b""[..], b"\\", b":", b"a b\n", b"\n\n", b" : \\\n", b"a.o: b.c"] {
-            let same = renamed(garbage, Family::Gcc, &|name| name.to_vec());
+            let same = renamed(garbage, Writer::Compiler(Family::Gcc), &|name| name.to_vec());
             assert!(same.len() <= garbage.len(), "{garbage:?}");
+            assert_eq!(renamed(garbage, Writer::Linker, &|name| name.to_vec()), garbage);
         }
     }
 }

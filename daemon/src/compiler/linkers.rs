@@ -184,7 +184,8 @@ impl Linker {
         self.record.reports_inputs && !(self.flavour == Flavour::Mold && line.is_relocatable())
     }
 
-    fn line(&self, link: &Link, shape: &Shape) -> Result<LinkLine, Reason> {
+    /// What it is told for a link of this shape.
+    pub(super) fn line(&self, link: &Link, shape: &Shape) -> Result<LinkLine, Reason> {
         let words = shape.fill(&self.record.plan, &link.output);
         let words = words.ok_or_else(|| Reason::Link("the driver's plan is not understood".to_owned()))?;
         let line = LinkLine::parse(&words).map_err(|error| Reason::Link(error.to_string()))?;

@@ -24,6 +24,7 @@ mod questions;
 mod recollections;
 mod relative;
 mod relocated;
+mod renamed;
 mod response_file;
 mod search_path;
 mod shape;

@@ -9,10 +9,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::action::ActionError;
+use crate::action::LINK;
 use crate::compiler::Archive;
 use crate::compiler::Invocation;
 use crate::compiler::Link;
 use crate::compiler::Linker;
+use crate::compiler::by_link;
 use crate::dispatch::Dispatcher;
 use crate::dispatch::Scanned;
 use crate::dispatch::in_background;
@@ -24,6 +26,7 @@ use crate::files::InputFile;
 use crate::linker;
 use crate::linker::LinkError;
 use crate::linker::LinkLine;
+use crate::linker::Renaming;
 use crate::linker::Surroundings;
 use crate::paths;
 use crate::reason::Reason;
@@ -55,50 +58,86 @@ impl Dispatcher {
     }
 }
 
-/// Says whether what a link or an archive makes shows no checkout: nothing of it is moved.
-///
-/// # Errors
-/// [`ActionError::Bound`]: it does.
-pub(super) fn check_sharing(
-    step: &Step,
-    invocation: &Invocation,
-    read: &Scanned,
-    relocation: &Relocation,
-    sharing: &Sharing,
-) -> Result<(), ActionError> {
-    check_untold(step, invocation).map_err(ActionError::Bound)?;
-    let names = |argument: &&OsString| relocation.is_named_in(argument.as_bytes());
-    if let Some(argument) = step.arguments().iter().find(names) {
-        return Err(ActionError::Bound(format!("{} names the workspace", argument.display())));
+/// A link or an archive whose action is made.
+pub(super) struct Linking<'a> {
+    pub(super) step: &'a Step,
+    /// Its working directory.
+    pub(super) cwd: &'a Path,
+    pub(super) sources: &'a linker::Sources,
+}
+
+impl Linking<'_> {
+    /// Says whether what it makes shows no checkout.
+    ///
+    /// # Errors
+    /// [`ActionError::Bound`]: it does.
+    pub(super) fn check_sharing(
+        &self,
+        read: &Scanned,
+        relocation: &Relocation,
+        sharing: &Sharing,
+    ) -> Result<(), ActionError> {
+        let names_there = |argument: &&OsString| relocation.is_there_in(argument.as_bytes());
+        if let Some(argument) = self.step.arguments().iter().find(names_there) {
+            return Err(ActionError::Bound(format!("{} names the workspace", argument.display())));
+        }
+        self.check(read, &|word| relocation.named_here(word.as_bytes()).is_some())
+            .map_err(ActionError::Bound)?;
+        match sharing.check(&read.inputs, relocation, false)? {
+            Some((path, _)) => Err(ActionError::Bound(format!("{} names the workspace", path.display()))),
+            None => Ok(()),
+        }
     }
-    match sharing.check(&read.inputs, relocation, false)? {
-        Some((path, _)) => Err(ActionError::Bound(format!("{} names the workspace", path.display()))),
-        None => Ok(()),
+
+    /// The arguments by relative paths, for workers on which no absolute one leads to its files.
+    ///
+    /// # Errors
+    /// Why there are none, as a clause.
+    pub(super) fn relative_arguments(&self, read: &Scanned) -> Result<Vec<OsString>, String> {
+        self.check(read, &names_outside)?;
+        let rename = |path: &Path| by_link(LINK, path);
+        let renaming = Renaming { rename: &rename, is_named_in: &names_outside, what: "an absolute path" };
+        renamed_arguments(self.step, &renaming)
+    }
+
+    /// Refuses what finds files by names that are in others, and, where an argument names files that get other names, what
+    /// among the inputs makes names matter.
+    fn check(&self, read: &Scanned, is_named_in: &dyn Fn(&OsStr) -> bool) -> Result<(), String> {
+        let line = match self.step {
+            Step::Archive { archive, .. } if !archive.programs.is_empty() => {
+                return Err("it reads what debug information names".to_owned());
+            }
+            Step::Link { line, .. } if self.step.arguments().iter().any(|word| is_named_in(word)) => line,
+            _ => return Ok(()),
+        };
+        let tie =
+            linker::tie(line, self.cwd, &read.inputs, self.sources).map_err(|error| error.to_string())?;
+        tie.map_or(Ok(()), Err)
     }
 }
 
-/// The arguments as they are, for workers on which no absolute path leads to its files: they must name none.
+/// The arguments of a link or an archive where the workspace stands as `relocation` says.
 ///
 /// # Errors
 /// Why there are none, as a clause.
-pub(super) fn relative_arguments(step: &Step, invocation: &Invocation) -> Result<Vec<OsString>, String> {
-    check_untold(step, invocation)?;
-    match step.arguments().iter().find(|argument| names_outside(argument)) {
-        Some(argument) => Err(format!("{} names an absolute path", argument.display())),
-        None => Ok(step.arguments().to_vec()),
-    }
+pub(super) fn arguments_there(step: &Step, relocation: &Relocation) -> Result<Vec<OsString>, String> {
+    // By a way that the action does not have, nothing is found.
+    let rename = |path: &Path| match path.is_absolute() && !relocation.crosses(path) {
+        true => relocation.there(path),
+        false => path.to_owned(),
+    };
+    let is_named_in = |word: &OsStr| relocation.named_here(word.as_bytes()).is_some();
+    let renaming = Renaming { rename: &rename, is_named_in: &is_named_in, what: "the workspace" };
+    renamed_arguments(step, &renaming)
 }
 
-/// Refuses what writes down the names of the files that it has read, and what finds files by names that are in others.
-fn check_untold(step: &Step, invocation: &Invocation) -> Result<(), String> {
-    if !step.depfiles(&invocation.cwd).is_empty() {
-        return Err("it tells what it has read".to_owned());
-    }
+fn renamed_arguments(step: &Step, renaming: &Renaming) -> Result<Vec<OsString>, String> {
+    let arguments = step.arguments();
     match step {
-        Step::Archive { archive, .. } if !archive.programs.is_empty() => {
-            Err("it reads what debug information names".to_owned())
-        }
-        _ => Ok(()),
+        _ if !arguments.iter().any(|word| (renaming.is_named_in)(word)) => Ok(arguments.to_vec()),
+        Step::Link { link, linker, line } => link.renamed_arguments(linker, line, renaming),
+        Step::Archive { archive, .. } => archive.renamed_arguments(renaming),
+        Step::Compile { .. } => Err("a compile is no link".to_owned()),
     }
 }
 

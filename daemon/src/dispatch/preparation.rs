@@ -31,11 +31,12 @@ use crate::dispatch::Dispatcher;
 use crate::dispatch::Scanned;
 use crate::dispatch::compiling;
 use crate::dispatch::in_background;
-use crate::dispatch::linking;
+use crate::dispatch::linking::Linking;
 use crate::dispatch::policy::matching_route;
 use crate::dispatch::sharing;
 use crate::dispatch::sharing::Sharing;
 use crate::dispatch::step::Step;
+use crate::linker;
 use crate::listings::Listings;
 use crate::paths;
 use crate::reason::Reason;
@@ -74,7 +75,7 @@ impl Dispatcher {
         let properties = platform.clone();
         let (salt, timeout) = (exec.salt.clone(), exec.timeout);
         let (shared, sharing) = (exec.paths == Paths::Shared, Arc::clone(&self.sharing));
-        let scans = Arc::clone(&self.scans);
+        let (scans, link_sources) = (Arc::clone(&self.scans), Arc::clone(&self.link_sources));
         let workspace = config.workspace.clone();
         let wants_relative = matches!(exec.root, Root::Auto | Root::Relative);
         let (step, invocation) = (step.clone(), Arc::clone(invocation));
@@ -87,6 +88,7 @@ impl Dispatcher {
                 circumstances: &circumstances,
                 listings: scans.sources().listings(),
                 sharing: &sharing,
+                link_sources: &link_sources,
             };
             let mut bound = None;
             let mut relative = Err("it is not asked for".to_owned());
@@ -135,6 +137,7 @@ struct Subject<'a> {
     circumstances: &'a Circumstances<'a>,
     listings: &'a Listings,
     sharing: &'a Sharing,
+    link_sources: &'a linker::Sources,
 }
 
 impl Subject<'_> {
@@ -145,7 +148,7 @@ impl Subject<'_> {
     fn shared_action(&self, read: &Scanned, workspace: &Workspace) -> Result<Action, ActionError> {
         let relocation = sharing::relocation(workspace, &self.invocation.cwd).map_err(ActionError::Bound)?;
         self.check_sharing(read, &relocation)?;
-        let checkout = Checkout { relocation: Arc::new(relocation), family: self.step.family() };
+        let checkout = Checkout { relocation: Arc::new(relocation), writer: self.step.writer() };
         self.action(read.clone(), Some(checkout))
     }
 
@@ -156,9 +159,13 @@ impl Subject<'_> {
                 compiling::check_sharing(compile, toolchain, read, relocation, self.sharing)
             }
             Step::Link { .. } | Step::Archive { .. } => {
-                linking::check_sharing(self.step, self.invocation, read, relocation, self.sharing)
+                self.linking().check_sharing(read, relocation, self.sharing)
             }
         }
+    }
+
+    fn linking(&self) -> Linking<'_> {
+        Linking { step: self.step, cwd: &self.invocation.cwd, sources: self.link_sources }
     }
 
     /// The command by relative paths, for workers on which no absolute path leads to its files.
@@ -172,7 +179,7 @@ impl Subject<'_> {
             Step::Compile { compile, toolchain } => {
                 compiling::relative_arguments(compile, toolchain, invocation, read, self.sharing)?
             }
-            Step::Link { .. } | Step::Archive { .. } => linking::relative_arguments(step, invocation)?,
+            Step::Link { .. } | Step::Archive { .. } => self.linking().relative_arguments(read)?,
         };
         let mut arguments = vec![driver_name(step.program(), invocation)];
         arguments.extend(of_command);
@@ -180,7 +187,7 @@ impl Subject<'_> {
         if step.audit(None) == Audit::AddedDepfile {
             arguments.extend(step.depfile_arguments(&by_link(LINK, &self.audit_depfile())));
         }
-        Ok(RelativeCommand { arguments, family: step.family() })
+        Ok(RelativeCommand { arguments, writer: step.writer() })
     }
 
     /// The depfile that only farcc reads, beside what is made.

@@ -22,7 +22,9 @@ use crate::compiler::Product;
 use crate::compiler::Task;
 use crate::compiler::Toolchain;
 use crate::compiler::Tools;
+use crate::compiler::depfile::Writer;
 use crate::dispatch::Dispatcher;
+use crate::dispatch::linking;
 use crate::linker::LinkLine;
 use crate::paths;
 use crate::preprocessor::Family;
@@ -132,12 +134,11 @@ impl Step {
         }
     }
 
-    /// Whose way of writing names its rules and messages have.
-    pub(super) fn family(&self) -> Family {
+    /// Who writes its depfiles.
+    pub(super) fn writer(&self) -> Writer {
         match self {
-            Step::Compile { toolchain, .. } => toolchain.family,
-            // Linkers write rules, if at all, as GCC does (ld/ldfile.c); those that are asked for are sent nowhere else.
-            Step::Link { .. } | Step::Archive { .. } => Family::Gcc,
+            Step::Compile { toolchain, .. } => Writer::Compiler(toolchain.family),
+            Step::Link { .. } | Step::Archive { .. } => Writer::Linker,
         }
     }
 
@@ -150,12 +151,15 @@ impl Step {
         invocation: &Invocation,
         relocation: Option<&Relocation>,
     ) -> Result<Vec<OsString>, ActionError> {
-        let Step::Compile { compile, toolchain } = self else { return Ok(self.arguments().to_vec()) };
-        match relocation {
-            Some(relocation) => {
+        match (self, relocation) {
+            (Step::Compile { compile, toolchain }, Some(relocation)) => {
                 compile.relocated_arguments(toolchain, invocation, relocation).map_err(ActionError::Bound)
             }
-            None => Ok(compile.portable_arguments(toolchain)?),
+            (Step::Compile { compile, toolchain }, None) => Ok(compile.portable_arguments(toolchain)?),
+            (Step::Link { .. } | Step::Archive { .. }, Some(relocation)) => {
+                linking::arguments_there(self, relocation).map_err(ActionError::Bound)
+            }
+            (Step::Link { .. } | Step::Archive { .. }, None) => Ok(self.arguments().to_vec()),
         }
     }
 

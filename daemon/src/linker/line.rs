@@ -30,10 +30,16 @@ pub struct LinkLine {
     pub(super) default_directories: DefaultDirectories,
     pub(super) unresolved: Option<Unresolved>,
     pub(super) copies_needed: bool,
-    output: Option<PathBuf>,
-    further_outputs: Vec<(PathBuf, FurtherOutput)>,
-    plugins: Vec<PathBuf>,
-    emulation: Option<OsString>,
+    pub(super) output: Option<PathBuf>,
+    pub(super) further_outputs: Vec<(PathBuf, FurtherOutput)>,
+    pub(super) plugins: Vec<PathBuf>,
+    pub(super) emulation: Option<OsString>,
+    /// `-soname`.
+    pub(super) soname: Option<OsString>,
+    /// Values that name no files to the linker, but may be names for whoever reads what it makes: `-dynamic-linker`.
+    pub(super) values: Vec<OsString>,
+    /// Whether a map, or a table of symbols, is printed.
+    pub(super) prints_map: bool,
     kind: OutputKind,
     is_static: bool,
 }
@@ -289,7 +295,9 @@ impl Reader<'_> {
     fn apply(&mut self, word: &OsStr, meaning: Meaning, value: &OsStr) -> Result<(), LinkError> {
         let line = &mut self.line;
         match meaning {
-            Meaning::Harmless => {}
+            Meaning::Harmless => line.values.extend(Some(value.to_owned()).filter(|value| has_slash(value))),
+            Meaning::PrintMap => line.prints_map = true,
+            Meaning::Soname => line.soname = Some(value.to_owned()),
             Meaning::Output => line.output = Some(value.into()),
             Meaning::Map => self.map(word, value)?,
             Meaning::ImportLibrary => line.further_outputs.push((value.into(), FurtherOutput::ImportLibrary)),
@@ -348,7 +356,9 @@ impl Reader<'_> {
         if bytes.is_empty() || bytes.contains(&b'%') || bytes.ends_with(b"/") {
             return Err(unsupported(word));
         }
-        if bytes != b"-" {
+        if bytes == b"-" {
+            self.line.prints_map = true;
+        } else {
             // The last one counts.
             self.line.further_outputs.retain(|(_, output)| *output != FurtherOutput::Map);
             self.line.further_outputs.push((value.into(), FurtherOutput::Map));
@@ -376,6 +386,11 @@ impl Reader<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a value can have a path in it.
+fn has_slash(value: &OsStr) -> bool {
+    value.as_bytes().contains(&b'/')
 }
 
 /// The formats that are taken as bytes, whatever is in them (GNU ld manual, `-b`).

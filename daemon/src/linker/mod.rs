@@ -21,6 +21,8 @@ mod search;
 
 mod split_debug;
 
+mod names;
+
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
@@ -28,6 +30,8 @@ use std::path::PathBuf;
 
 pub use line::FurtherOutput;
 pub use line::LinkLine;
+pub use names::Renaming;
+pub use names::tie;
 pub use resolve::resolve;
 pub use sources::Sources;
 pub use split_debug::SplitUnit;

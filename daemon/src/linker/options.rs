@@ -28,6 +28,10 @@ pub(super) enum Meaning {
     Harmless,
     /// `-o`.
     Output,
+    /// `-soname`.
+    Soname,
+    /// `-M`, `--cref`: what is made, and of which files, is printed.
+    PrintMap,
     /// `-Map`.
     Map,
     /// `--out-implib`.
@@ -96,7 +100,7 @@ pub(super) const LETTERS: &[(u8, Meaning)] = &[
     (b'e', Meaning::Harmless),
     (b'f', Meaning::Harmless),
     (b'F', Meaning::Harmless),
-    (b'h', Meaning::Harmless),
+    (b'h', Meaning::Soname),
     (b'I', Meaning::Harmless),
     (b'l', Meaning::Library),
     (b'L', Meaning::LibraryDirectory),
@@ -120,7 +124,7 @@ pub(super) const FLAG_LETTERS: &[(u8, Meaning)] = &[
     (b'g', Meaning::Harmless),
     (b'G', Meaning::SmallDataOrShared),
     (b'i', Meaning::Relocatable),
-    (b'M', Meaning::Harmless),
+    (b'M', Meaning::PrintMap),
     (b'n', Meaning::NoPaging),
     (b'N', Meaning::NoPaging),
     (b'p', Meaning::Harmless),
@@ -155,6 +159,8 @@ const LONG: &[(&str, Arity, Meaning)] = &[
     // What is written.
     ("output", Value, Meaning::Output),
     ("Map", Value, Meaning::Map),
+    ("print-map", Flag, Meaning::PrintMap),
+    ("cref", Flag, Meaning::PrintMap),
     ("out-implib", Value, Meaning::ImportLibrary),
     ("dependency-file", Value, Meaning::DependencyFile),
     // What is read.
@@ -254,7 +260,7 @@ const LONG: &[(&str, Arity, Meaning)] = &[
     ("rsp-quoting", Value, Meaning::Harmless),
     ("section-start", Value, Meaning::Harmless),
     ("shuffle-sections", Optional, Meaning::Harmless),
-    ("soname", Value, Meaning::Harmless),
+    ("soname", Value, Meaning::Soname),
     ("sort-common", Optional, Meaning::Harmless),
     ("sort-section", Value, Meaning::Harmless),
     ("spare-dynamic-tags", Value, Meaning::Harmless),
@@ -302,7 +308,6 @@ const HARMLESS_FLAGS: &[&str] = &[
     "Bsymbolic-non-weak",
     "Bsymbolic-non-weak-functions",
     "check-sections",
-    "cref",
     "ctf-variables",
     "ctors-in-init-array",
     "dc",
@@ -455,7 +460,6 @@ const HARMLESS_FLAGS: &[&str] = &[
     "preread-archive-symbols",
     "print-gc-sections",
     "print-icf-sections",
-    "print-map",
     "print-map-discarded",
     "print-memory-usage",
     "qmagic",
