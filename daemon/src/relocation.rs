@@ -111,7 +111,7 @@ impl Relocation {
 
     /// Whether the bytes name the workspace as it is called in actions.
     pub fn is_there_in(&self, bytes: &[u8]) -> bool {
-        occurrences(bytes, WORKSPACE.as_bytes()).next().is_some()
+        is_named(bytes, WORKSPACE.as_bytes())
     }
 
     /// Whether the bytes name a directory of the workspace, as it is called here or in actions.
@@ -121,7 +121,7 @@ impl Relocation {
 
     /// Which directory of this machine the bytes name, if they name one.
     pub fn named_here(&self, bytes: &[u8]) -> Option<&Path> {
-        let names = |root: &&Root| occurrences(bytes, root.here.as_os_str().as_bytes()).next().is_some();
+        let names = |root: &&Root| is_named(bytes, root.here.as_os_str().as_bytes());
         self.roots.iter().find(names).map(|root| root.here.as_path())
     }
 
@@ -185,9 +185,12 @@ fn leaves(path: &Path) -> bool {
     })
 }
 
-/// Where `name`, an absolute path, stands in `text` whole: not as a part of a longer path.
-fn occurrences<'a>(text: &'a [u8], name: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
-    ends(text, name).filter(move |&at| begins(text, at))
+/// Whether `name`, an absolute path, stands in `text` whole: not as a part of a longer path. A comma may belong to a longer one,
+/// or separate the words of a list (`-Wl,-rpath,/w,-z,now`).
+fn is_named(text: &[u8], name: &[u8]) -> bool {
+    let ends =
+        |at: usize| text.get(at + name.len()).is_none_or(|&next| b"/,".contains(&next) || !is_plain(next));
+    memmem::find_iter(text, name).any(|at| ends(at) && begins(text, at))
 }
 
 /// Where `name` ends in `text`, by where it begins there.
@@ -218,7 +221,7 @@ fn begins(text: &[u8], at: usize) -> bool {
 fn ends_in_flag(before: &[u8]) -> bool {
     let letters = before.iter().rev().take_while(|byte| byte.is_ascii_alphabetic()).count();
     let rest = &before[..before.len() - letters];
-    let is_start = |rest: &[u8]| rest.last().is_none_or(|&last| !is_plain(last));
+    let is_start = |rest: &[u8]| rest.last().is_none_or(|&last| last == b',' || !is_plain(last));
     letters > 0 && rest.strip_suffix(b"-").is_some_and(is_start)
 }
 
@@ -303,6 +306,8 @@ mod tests {
             ("/w/src", true),
             ("-Wl,/w/src", true),
             ("-L/w/src/lib", true),
+            ("-Wl,-L/w/src/lib", true),
+            ("-Wl,-rpath,/w/src,-z,now", true),
             ("unused: '-isystem/w/src'", true),
             ("a-L/w/src", false),
             ("\0/w/src\0", true),

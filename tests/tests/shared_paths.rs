@@ -389,6 +389,7 @@ fn with_objects(name: &str) -> Checkouts {
     let checkouts = Checkouts::new(name);
     checkouts.write("src/lib.c", "int lib(void) { return 1; }\nint hidden(void) { return 2; }\n");
     checkouts.write("src/lib.map", "X_1 { global: lib; local: *; };\n");
+    checkouts.write("src/all.map", "X_1 { global: *; };\n");
     checkouts.write("src/script.ld", "SECTIONS { .mine : { *build/lib.o(.text) } } INSERT AFTER .text;\n");
     checkouts.write("src/data.bin", "\0data");
     // Linkers warn of it, and say in which file it is used.
@@ -433,6 +434,7 @@ fn links_that_name_the_workspace_are_shared() {
         ),
         ("gcc LD app.o -LROOT/build -lnamed -Wl,-rpath-link,ROOT/build -o out", &["out"]),
         ("clang LD ROOT/build/app.o ROOT/build/libnamed.so -Xlinker --gc-sections -o out", &["out"]),
+        ("gcc LD app.o -Wl,-LROOT/build,-z,now -Wl,-lnamed -Wl,-rpath-link,ROOT,-z,relro -o out", &["out"]),
         ("gcc LD app.o lib.o -o out -Wl,--dependency-file=out.d", &["out", "out.d"]),
         (
             "g++ LD -IROOT/include -ffile-prefix-map=ROOT=. ROOT/build/app.o -x none ROOT/src/../build/lib.o -o out \
@@ -474,11 +476,17 @@ fn links_that_name_the_workspace_are_shared() {
 #[test]
 fn links_that_depend_on_names_stay_exact() {
     let checkouts = with_objects("shared-bound-links");
-    for (command, why) in [
+    let cases = [
         ("gcc app.o lib.o -Wl,-rpath,ROOT/build -o OUT", "ROOT/build may stand in what is made"),
         ("gcc -shared lib.o -Wl,-soname,ROOT/build/x.so -o OUT", "ROOT/build/x.so may stand in what is made"),
-        ("gcc app.o ROOT/build/lib.o -Wl,-Map=OUT.map -o OUT", "it tells the names of its files"),
-        ("gcc app.o ROOT/build/lib.o -Wl,--print-map -o OUT", "it tells the names of its files"),
+        (
+            "gcc app.o ROOT/build/lib.o -Wl,-Map=OUT.map -o OUT",
+            "an option makes it depend on what files are called",
+        ),
+        (
+            "gcc app.o ROOT/build/lib.o -Wl,--print-map -o OUT",
+            "an option makes it depend on what files are called",
+        ),
         (
             "gcc app.o lib.o -Wl,-b,binary ROOT/src/data.bin -Wl,-b,elf64-x86-64 -o OUT",
             "ROOT/src/data.bin may stand in what is made",
@@ -492,6 +500,25 @@ fn links_that_depend_on_names_stay_exact() {
             "the script ROOT/src/script.ld may choose files by their names",
         ),
         ("gcc app.o ROOT/build/lto.o -o OUT", "code is made of ROOT/build/lto.o, with names of files in it"),
+        ("gcc app.o lib.o -Wl,-rpath,ROOT,-z,now -o OUT", "ROOT may stand in what is made"),
+        ("gcc app.o lib.o -Wl,-z,now,-RROOT/build -o OUT", "ROOT/build may stand in what is made"),
+        ("gcc -shared lib.o -Wl,-hROOT/build/x.so -o OUT", "ROOT/build/x.so may stand in what is made"),
+        (
+            "gcc -nostdlib -static -no-pie ROOT/build/lib.o -Wl,--oformat=srec -o ROOT/build/OUT",
+            "an option makes it depend on what files are called",
+        ),
+        (
+            "gcc app.o ROOT/build/lib.o -Wl,--retain-symbols-file=ROOT/src/script.ld,-T,ROOT/src/script.ld -o OUT",
+            "the script ROOT/src/script.ld may choose files by their names",
+        ),
+        (
+            "gcc -fuse-ld=lld ROOT/build/app.o lib.o -Wl,--warn-backrefs,--warn-backrefs-exclude=*/one* -o OUT",
+            "an option makes it depend on what files are called",
+        ),
+        (
+            "gcc -fuse-ld=mold -rdynamic app.o lib.o -Wl,--version-script=../src/all.map -o ROOT/build/OUT",
+            "ROOT/build/OUT may stand in what is made",
+        ),
         ("gcc -shared lib.o -o ROOT/build/OUT", "ROOT/build/OUT may stand in what is made"),
         ("gcc app.o lib.o -BROOT/build -o OUT", "-BROOT/build names the workspace"),
         (
@@ -499,8 +526,8 @@ fn links_that_depend_on_names_stay_exact() {
             "-LROOT/../project/build names the workspace",
         ),
         ("ar rcsDT OUT ROOT/build/lib.o", "ROOT/build/lib.o names the workspace"),
-    ] {
-        let number = command.len();
+    ];
+    for (number, (command, why)) in cases.into_iter().enumerate() {
         let out = format!("out{number}");
         for checkout in CHECKOUTS {
             let root = checkouts.at(checkout);

@@ -61,8 +61,6 @@ impl Dispatcher {
 /// A link or an archive whose action is made.
 pub(super) struct Linking<'a> {
     pub(super) step: &'a Step,
-    /// Its working directory.
-    pub(super) cwd: &'a Path,
     pub(super) sources: &'a linker::Sources,
 }
 
@@ -81,8 +79,8 @@ impl Linking<'_> {
         if let Some(argument) = self.step.arguments().iter().find(names_there) {
             return Err(ActionError::Bound(format!("{} names the workspace", argument.display())));
         }
-        self.check(read, &|word| relocation.named_here(word.as_bytes()).is_some())
-            .map_err(ActionError::Bound)?;
+        let arguments = arguments_there(self.step, relocation).map_err(ActionError::Bound)?;
+        self.check(read, &arguments).map_err(ActionError::Bound)?;
         match sharing.check(&read.inputs, relocation, false)? {
             Some((path, _)) => Err(ActionError::Bound(format!("{} names the workspace", path.display()))),
             None => Ok(()),
@@ -94,24 +92,24 @@ impl Linking<'_> {
     /// # Errors
     /// Why there are none, as a clause.
     pub(super) fn relative_arguments(&self, read: &Scanned) -> Result<Vec<OsString>, String> {
-        self.check(read, &names_outside)?;
         let rename = |path: &Path| by_link(LINK, path);
         let renaming = Renaming { rename: &rename, is_named_in: &names_outside, what: "an absolute path" };
-        renamed_arguments(self.step, &renaming)
+        let arguments = renamed_arguments(self.step, &renaming)?;
+        self.check(read, &arguments)?;
+        Ok(arguments)
     }
 
-    /// Refuses what finds files by names that are in others, and, where an argument names files that get other names, what
-    /// among the inputs makes names matter.
-    fn check(&self, read: &Scanned, is_named_in: &dyn Fn(&OsStr) -> bool) -> Result<(), String> {
+    /// Refuses what finds files by names that are in others, and, where files get other names among the `arguments`, what among
+    /// the inputs makes names matter.
+    fn check(&self, read: &Scanned, arguments: &[OsString]) -> Result<(), String> {
         let line = match self.step {
             Step::Archive { archive, .. } if !archive.programs.is_empty() => {
                 return Err("it reads what debug information names".to_owned());
             }
-            Step::Link { line, .. } if self.step.arguments().iter().any(|word| is_named_in(word)) => line,
+            Step::Link { line, .. } if arguments != self.step.arguments() => line,
             _ => return Ok(()),
         };
-        let tie =
-            linker::tie(line, self.cwd, &read.inputs, self.sources).map_err(|error| error.to_string())?;
+        let tie = linker::tie(line, &read.inputs, self.sources).map_err(|error| error.to_string())?;
         tie.map_or(Ok(()), Err)
     }
 }
@@ -132,9 +130,7 @@ pub(super) fn arguments_there(step: &Step, relocation: &Relocation) -> Result<Ve
 }
 
 fn renamed_arguments(step: &Step, renaming: &Renaming) -> Result<Vec<OsString>, String> {
-    let arguments = step.arguments();
     match step {
-        _ if !arguments.iter().any(|word| (renaming.is_named_in)(word)) => Ok(arguments.to_vec()),
         Step::Link { link, linker, line } => link.renamed_arguments(linker, line, renaming),
         Step::Archive { archive, .. } => archive.renamed_arguments(renaming),
         Step::Compile { .. } => Err("a compile is no link".to_owned()),
@@ -147,7 +143,7 @@ fn names_outside(word: &OsStr) -> bool {
     let bytes = word.as_bytes();
     let begins = |at: usize| match at.checked_sub(1).map(|before| bytes[before]) {
         None | Some(b'=' | b',' | b':' | b'@') => true,
-        Some(_) => at == 2 && bytes[0] == b'-',
+        Some(_) => at >= 2 && bytes[at - 2] == b'-' && (at == 2 || bytes[at - 3] == b','),
     };
     let paths = memchr::memchr_iter(b'/', bytes).filter(|&at| begins(at)).map(|at| &bytes[at..]);
     let ends = |path: &[u8]| path.iter().position(|byte| b",:".contains(byte)).unwrap_or(path.len());
@@ -248,6 +244,9 @@ mod tests {
             ("-L/home/u", true),
             ("-Lsub/dir", false),
             ("-Wl,-rpath,/home/u/lib", true),
+            ("-Wl,-z,now,-L/home/u/lib", true),
+            ("-Wl,-z,now,-L/usr/lib", false),
+            ("-Wl,--defsym=a-b/c", false),
             ("-Wl,-rpath,/usr/lib:/home/u/lib", true),
             ("-Wl,-rpath,$ORIGIN/../lib", false),
             ("-Wl,--version-script=/home/u/a.map", true),

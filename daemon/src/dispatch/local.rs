@@ -437,7 +437,8 @@ pub(super) fn audit_appended(rules: &[u8], cwd: &Path, inputs: &[Arc<InputFile>]
 /// gold-plugin.cpp).
 fn is_made_at_link_time(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let is_named = name.ends_with(".ltrans.o") || name.ends_with(".lto.o") || name.starts_with("lto-llvm-");
+    let endings = [".ltrans.o", ".lto.o", ".debug.temp.o"];
+    let is_named = endings.iter().any(|ending| name.ends_with(ending)) || name.starts_with("lto-llvm-");
     is_named && path.symlink_metadata().is_err()
 }
 

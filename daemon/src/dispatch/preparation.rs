@@ -165,7 +165,7 @@ impl Subject<'_> {
     }
 
     fn linking(&self) -> Linking<'_> {
-        Linking { step: self.step, cwd: &self.invocation.cwd, sources: self.link_sources }
+        Linking { step: self.step, sources: self.link_sources }
     }
 
     /// The command by relative paths, for workers on which no absolute path leads to its files.

@@ -38,8 +38,8 @@ pub struct LinkLine {
     pub(super) soname: Option<OsString>,
     /// Values that name no files to the linker, but may be names for whoever reads what it makes: `-dynamic-linker`.
     pub(super) values: Vec<OsString>,
-    /// Whether a map, or a table of symbols, is printed.
-    pub(super) prints_map: bool,
+    /// Whether an option makes it matter what files are called.
+    pub(super) minds_names: bool,
     kind: OutputKind,
     is_static: bool,
 }
@@ -296,7 +296,7 @@ impl Reader<'_> {
         let line = &mut self.line;
         match meaning {
             Meaning::Harmless => line.values.extend(Some(value.to_owned()).filter(|value| has_slash(value))),
-            Meaning::PrintMap => line.prints_map = true,
+            Meaning::MindsNames => line.minds_names = true,
             Meaning::Soname => line.soname = Some(value.to_owned()),
             Meaning::Output => line.output = Some(value.into()),
             Meaning::Map => self.map(word, value)?,
@@ -357,7 +357,7 @@ impl Reader<'_> {
             return Err(unsupported(word));
         }
         if bytes == b"-" {
-            self.line.prints_map = true;
+            self.line.minds_names = true;
         } else {
             // The last one counts.
             self.line.further_outputs.retain(|(_, output)| *output != FurtherOutput::Map);

@@ -5,8 +5,8 @@
 //! A linker writes down what its files hold, not what they are called. Where it does, or chooses by names, is told here, and
 //! tried against each linker in the tests.
 
-use std::collections::HashSet;
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,6 +19,9 @@ use crate::linker::file::Kind;
 use crate::linker::line::FurtherOutput;
 use crate::linker::line::Item;
 use crate::paths;
+
+/// Where GNU ld looks for the directories of the libraries that libraries need, and the files that this one includes.
+const LIBRARY_CONFIGURATION: &[u8] = b"/etc/ld.so.conf";
 
 /// Other names for files and directories.
 pub struct Renaming<'a> {
@@ -73,22 +76,20 @@ impl LinkLine {
             *directory = rename(Path::new(directory)).into();
         }
         line.output = line.output.as_deref().map(rename);
-        // Gold gives the library's own version this name (gold/dynobj.cc, `Versions::define_base_version`).
-        if line.output != self.output && self.is_shared() && self.soname.is_none() {
+        // The base of the versions is named after the soname, or else, but for GNU ld, by this (gold/dynobj.cc,
+        // `Versions::define_base_version`). Which of the texts is a version script does not matter.
+        let is_versioned = self.is_shared() || self.items.iter().any(|item| matches!(item, Item::Text(_)));
+        if line.output != self.output && is_versioned && self.soname.is_none() {
             return Err(shown(self.output().as_os_str()));
         }
         for (path, _) in &mut line.further_outputs {
             *path = rename(path);
         }
-        if line != *self && self.tells_names() {
-            return Err("it tells the names of its files".to_owned());
+        let writes_map = self.further_outputs.iter().any(|(_, output)| *output == FurtherOutput::Map);
+        if line != *self && (self.minds_names || writes_map) {
+            return Err("an option makes it depend on what files are called".to_owned());
         }
         Ok(line)
-    }
-
-    /// Whether it writes down its files' names in a form that depends on their lengths.
-    fn tells_names(&self) -> bool {
-        self.prints_map || self.further_outputs.iter().any(|(_, output)| *output == FurtherOutput::Map)
     }
 }
 
@@ -98,20 +99,30 @@ impl LinkLine {
 /// As [`Sources::read`].
 pub fn tie(
     line: &LinkLine,
-    cwd: &Path,
     inputs: &[Arc<InputFile>],
     sources: &Sources,
 ) -> Result<Option<String>, LinkError> {
-    let texts: HashSet<PathBuf> = line
-        .items
-        .iter()
-        .filter_map(|item| match item {
-            Item::Text(path) => Some(paths::absolute(cwd, path)),
-            _ => None,
-        })
-        .collect();
-    let others = inputs.iter().filter(|input| !paths::is_system(&input.path) && !texts.contains(&input.path));
-    for input in others {
+    // The scripts that linkers have for the ELF have no patterns that would tell two directories apart; for PE, they sort
+    // files by their names.
+    let is_elf = |name: &OsStr| [&b"elf"[..], b"aarch64"].iter().any(|elf| name.as_bytes().starts_with(elf));
+    if let Some(name) = line.emulation().filter(|name| !is_elf(name)) {
+        return Ok(Some(format!("{} may order files by their names", name.display())));
+    }
+    let minded = |path: &Path| format!("the script {} may choose files by their names", path.display());
+    let mut texts = Vec::new();
+    for item in &line.items {
+        match item {
+            Item::Script(path) => return Ok(Some(minded(path))),
+            Item::Text(path) => texts.push(path),
+            _ => {}
+        }
+    }
+    let is_no_script = |path: &Path| {
+        let is_input = |item: &Item| matches!(item, Item::File { path: file, .. } if path.ends_with(file));
+        texts.iter().any(|text| path.ends_with(text)) && !line.items.iter().any(is_input)
+            || path.as_os_str().as_bytes().starts_with(LIBRARY_CONFIGURATION)
+    };
+    for input in inputs.iter().filter(|input| !paths::is_system(&input.path) && !is_no_script(&input.path)) {
         let path = input.path.display();
         let file = sources.read(input)?;
         if file.has_intermediate_code {
@@ -119,9 +130,7 @@ pub fn tie(
         }
         match &file.kind {
             // `*/sub/*.o(.text)`
-            Kind::Script(_) | Kind::LongText => {
-                return Ok(Some(format!("the script {path} may choose files by their names")));
-            }
+            Kind::Script(_) | Kind::LongText => return Ok(Some(minded(&input.path))),
             Kind::Shared(library) if library.soname.is_none() => {
                 return Ok(Some(format!("{path} has no soname, so that its path may stand in what is made")));
             }
@@ -139,10 +148,8 @@ pub fn tie(
 
 #[cfg(test)]
 mod tests {
-    use std::ffi::OsString;
-    use std::os::unix::ffi::OsStrExt;
-
     use super::*;
+    use std::ffi::OsString;
 
     fn line(text: &str) -> LinkLine {
         LinkLine::parse(&text.split_whitespace().map(OsString::from).collect::<Vec<_>>()).unwrap()
@@ -194,11 +201,14 @@ mod tests {
             ("a.o -b binary /w/data", "/w/data may stand in what is made"),
             ("a.o -l:/w/libx.a", ":/w/libx.a may stand in what is made"),
             ("a.o --sysroot=/w/root", "/w/root decides where files are found"),
-            ("/w/a.o -Map=x.map", "it tells the names of its files"),
-            ("/w/a.o -Map=-", "it tells the names of its files"),
-            ("/w/a.o -M", "it tells the names of its files"),
-            ("/w/a.o --print-map", "it tells the names of its files"),
-            ("/w/a.o --cref", "it tells the names of its files"),
+            ("/w/a.o -Map=x.map", "an option makes it depend on what files are called"),
+            ("/w/a.o -Map=-", "an option makes it depend on what files are called"),
+            ("/w/a.o -M", "an option makes it depend on what files are called"),
+            ("/w/a.o --print-map", "an option makes it depend on what files are called"),
+            ("/w/a.o --oformat=srec", "an option makes it depend on what files are called"),
+            ("/w/a.o --warn-backrefs-exclude=*/w*", "an option makes it depend on what files are called"),
+            ("a.o --version-script=v -o /w/app", "/w/app may stand in what is made"),
+            ("/w/a.o --cref", "an option makes it depend on what files are called"),
         ] {
             assert_eq!(renamed(text), Err(why.to_owned()), "{text}");
         }

@@ -30,8 +30,8 @@ pub(super) enum Meaning {
     Output,
     /// `-soname`.
     Soname,
-    /// `-M`, `--cref`: what is made, and of which files, is printed.
-    PrintMap,
+    /// What files are called decides what is made or said: `-M`, whose columns depend on their lengths, or patterns of them.
+    MindsNames,
     /// `-Map`.
     Map,
     /// `--out-implib`.
@@ -124,7 +124,7 @@ pub(super) const FLAG_LETTERS: &[(u8, Meaning)] = &[
     (b'g', Meaning::Harmless),
     (b'G', Meaning::SmallDataOrShared),
     (b'i', Meaning::Relocatable),
-    (b'M', Meaning::PrintMap),
+    (b'M', Meaning::MindsNames),
     (b'n', Meaning::NoPaging),
     (b'N', Meaning::NoPaging),
     (b'p', Meaning::Harmless),
@@ -159,8 +159,11 @@ const LONG: &[(&str, Arity, Meaning)] = &[
     // What is written.
     ("output", Value, Meaning::Output),
     ("Map", Value, Meaning::Map),
-    ("print-map", Flag, Meaning::PrintMap),
-    ("cref", Flag, Meaning::PrintMap),
+    ("print-map", Flag, Meaning::MindsNames),
+    ("cref", Flag, Meaning::MindsNames),
+    ("warn-backrefs-exclude", Value, Meaning::MindsNames),
+    // A file of S-records begins with its own name (bfd/srec.c, `srec_write_header`).
+    ("oformat", Value, Meaning::MindsNames),
     ("out-implib", Value, Meaning::ImportLibrary),
     ("dependency-file", Value, Meaning::DependencyFile),
     // What is read.
@@ -249,7 +252,6 @@ const LONG: &[(&str, Arity, Meaning)] = &[
     ("lto-newpm-passes", Value, Meaning::Harmless),
     ("lto-partitions", Value, Meaning::Harmless),
     ("max-cache-size", Value, Meaning::Harmless),
-    ("oformat", Value, Meaning::Harmless),
     ("orphan-handling", Value, Meaning::Harmless),
     ("pack-dyn-relocs", Value, Meaning::Harmless),
     ("package-metadata", Optional, Meaning::Harmless),
@@ -288,7 +290,6 @@ const LONG: &[(&str, Arity, Meaning)] = &[
     ("unique", Optional, Meaning::Harmless),
     ("verbose", Optional, Meaning::Harmless),
     ("version-exports-section", Value, Meaning::Harmless),
-    ("warn-backrefs-exclude", Value, Meaning::Harmless),
     ("wrap", Value, Meaning::Harmless),
 ];
 
