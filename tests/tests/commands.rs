@@ -202,15 +202,17 @@ impl Worker {
     fn check_shared(&self, run: &Run) -> (Vec<String>, u64) {
         let mut problems = Vec::new();
         let first = self.observe(run, Mode::Plain, &mut problems);
-        let second = self.observe(run, Mode::Plain, &mut problems);
+        let expected = ["", "a-checkout-in-another-place/"].map(|place| {
+            let plain = self.observe_in(place, run, Mode::Plain, &mut problems);
+            (place, plain, self.observe_in(place, run, Mode::Mapped, &mut problems))
+        });
+        let twice = [&first, &expected[0].1];
         let mut hits = 0;
         for cluster in [false, true] {
-            for place in ["", "a-checkout-in-another-place/"] {
-                let plain = self.observe_in(place, run, Mode::Plain, &mut problems);
-                let mapped = self.observe_in(place, run, Mode::Mapped, &mut problems);
+            for (place, plain, mapped) in &expected {
                 let shared = self.observe_in(place, run, Mode::Shared { cluster }, &mut problems);
                 hits += shared.hits;
-                for difference in shared_differences(run, [&first, &second], [&plain, &mapped], &shared) {
+                for difference in shared_differences(run, twice, [plain, mapped], &shared) {
                     problems.push(format!("shared, cluster {cluster}, {place:?}: {difference}"));
                 }
             }

@@ -193,7 +193,7 @@ fn slow_source(name: &str) -> String {
     let function = |n| {
         format!("int {name}{n}(int a) {{ for (int i = 0; i < a; i++) a += i * {n} ^ a >> 3; return a; }}\n")
     };
-    (0..6000).map(function).collect()
+    (0..600).map(function).collect()
 }
 
 /// Starts a compile in the background and waits until the compiler itself has been started.

@@ -40,8 +40,28 @@ const REMOTE_PERCENT: u64 = 98;
 fn try_project(project: &Project, compiler: Compiler) {
     let space = TestSpace::new(project.name).with_workers_compared();
     let Some(trial) = Trial::new(&space, project, compiler) else { return };
+    on_cluster(&trial);
 
-    let server = ServeProcess::start(&space, "cluster");
+    space.empty_farcc_dir();
+    space.configure("");
+    let stats = trial.build("no cluster");
+    assert_eq!(stats.verdict("executed_local"), stats.compiles(), "{}", stats.0);
+    let stats = trial.build_without_compiler("hits, store", true, None);
+    assert_eq!(stats.verdict("hit_local"), stats.compiles(), "{}", stats.0);
+    space.stop_daemon();
+}
+
+/// The same with a cluster alone: what a second compiler of a large project adds to that.
+fn try_on_cluster(project: &Project, compiler: Compiler) {
+    let space = TestSpace::new(project.name).with_workers_compared();
+    let Some(trial) = Trial::new(&space, project, compiler) else { return };
+    on_cluster(&trial);
+    space.stop_daemon();
+}
+
+fn on_cluster(trial: &Trial) {
+    let space = trial.space;
+    let server = ServeProcess::start(space, "cluster");
     space.configure_remote(server.address());
     let stats = trial.build_remotely("remote");
     let (remote, compiles) = (stats.verdict("executed_remote"), stats.compiles());
@@ -54,15 +74,6 @@ fn try_project(project: &Project, compiler: Compiler) {
     assert_eq!(stats.verdict("hit_remote"), stats.compiles(), "{}", stats.0);
     let stats = trial.build_without_compiler("hits, local", true, Some(&|| server.executions()));
     assert_eq!(stats.verdict("hit_local"), stats.compiles(), "{}", stats.0);
-    drop(server);
-
-    space.empty_farcc_dir();
-    space.configure("");
-    let stats = trial.build("no cluster");
-    assert_eq!(stats.verdict("executed_local"), stats.compiles(), "{}", stats.0);
-    let stats = trial.build_without_compiler("hits, store", true, None);
-    assert_eq!(stats.verdict("hit_local"), stats.compiles(), "{}", stats.0);
-    space.stop_daemon();
 }
 
 /// Two checkouts in different directories, on two machines: what the cluster made for the first is a hit for the second.
@@ -170,7 +181,7 @@ fn fmt_by_cmake_with_gcc() {
 
 #[test]
 fn fmt_by_cmake_with_clang() {
-    in_full_tier(try_project, &FMT_CMAKE, Compiler::Clang);
+    in_full_tier(try_on_cluster, &FMT_CMAKE, Compiler::Clang);
 }
 
 #[test]
@@ -232,10 +243,10 @@ fn googletest_precompiled_with_gcc() {
 
 #[test]
 fn googletest_precompiled_with_clang() {
-    in_full_tier(try_project, &GOOGLETEST_PRECOMPILED, Compiler::Clang);
+    in_full_tier(try_on_cluster, &GOOGLETEST_PRECOMPILED, Compiler::Clang);
 }
 
 #[test]
 fn googletest_by_cmake_with_clang() {
-    in_full_tier(try_project, &GOOGLETEST_CMAKE, Compiler::Clang);
+    in_full_tier(try_on_cluster, &GOOGLETEST_CMAKE, Compiler::Clang);
 }

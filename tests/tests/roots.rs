@@ -19,7 +19,7 @@ use farcc_tests::plain_worker::can_be_had;
 use farcc_tests::plain_worker::plain_worker;
 use farcc_tests::prerequisites;
 use farcc_tests::project::Compiler;
-use farcc_tests::project::FMT_CMAKE;
+use farcc_tests::project::FMT_SHARED;
 use farcc_tests::project::Project;
 use farcc_tests::project::ZLIB_CMAKE;
 use farcc_tests::say;
@@ -357,7 +357,7 @@ fn try_roots(compiler: Compiler, roots: &[&'static str], in_full_tier: &[(&Proje
 
 #[test]
 fn builds_with_gcc() {
-    let larger = [(&FMT_CMAKE, "wrapper"), (&ZLIB_CMAKE, "property"), (&ZLIB_CMAKE, "mirror")];
+    let larger = [(&FMT_SHARED, "wrapper"), (&ZLIB_CMAKE, "property"), (&ZLIB_CMAKE, "mirror")];
     try_roots(Compiler::Gcc, &["wrapper", "relative"], &larger);
 }
 
