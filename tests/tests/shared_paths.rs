@@ -361,7 +361,7 @@ fn what_shows_by_the_way() {
     }
 }
 
-/// A path that no map changed is found in the object, and the result is not kept.
+/// A path that no map changed is found in the object. The result is not kept, and from then on each checkout has its own.
 #[test]
 fn path_shown() {
     let checkouts = Checkouts::new("shared-shown");
@@ -370,12 +370,18 @@ fn path_shown() {
     checkouts.run(CHECKOUTS[0], command).success();
     let stats = checkouts.space.stats();
     assert_eq!((stats.reason("path_shown"), stats.verdict("executed_local")), (1, 1), "{stats:?}");
-    checkouts.run(CHECKOUTS[1], command).success();
-    assert_eq!(checkouts.space.stats().hits(), 0);
+    for checkout in CHECKOUTS {
+        let plain = checkouts.make(checkout, &command.replace("$F ", ""), &["a.o"]);
+        for verdict in ["executed_local", "hit_local"] {
+            checkouts.space.reset_stats();
+            assert!(checkouts.make(checkout, command, &["a.o"]) == plain, "{checkout}");
+            let stats = checkouts.space.stats();
+            assert_eq!((stats.reason("path_shown"), stats.verdict(verdict)), (0, 1), "{stats:?}");
+        }
+    }
     // Nor is what the cluster made of it.
     let server = ServeProcess::start(&checkouts.space, "serve");
-    let configuration = format!("{SHARED}[remote]\naddress = \"grpc://{}\"\n", server.address());
-    checkouts.space.configure(&configuration);
+    checkouts.forget(&format!("{SHARED}[remote]\naddress = \"grpc://{}\"\n", server.address()));
     checkouts.space.reset_stats();
     checkouts.run(CHECKOUTS[1], command).success();
     let stats = checkouts.space.stats();

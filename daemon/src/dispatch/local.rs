@@ -28,6 +28,7 @@ use crate::config::Config;
 use crate::digest::Digest;
 use crate::dispatch::Directories;
 use crate::dispatch::Presence;
+use crate::dispatch::Sharing;
 use crate::dispatch::Trail;
 use crate::dispatch::Verdict;
 use crate::dispatch::attempt::Attempt;
@@ -218,12 +219,13 @@ impl Pending {
     }
 
     /// Takes the result into the store if it can be trusted. `again`: the same command prepared once more after
-    /// the run. Returns the trail, and what may be offered to the cluster.
+    /// the run. `sharing` learns of what shows its checkout. Returns the trail, and what may be offered to the cluster.
     pub(super) async fn keep(
         self,
         run: LocalRun,
         again: Arc<Action>,
         presence: Presence,
+        sharing: &Sharing,
     ) -> (Trail, Option<Kept>) {
         let Pending { reason, invocation, config, action, store, audited, before, claim, mut trail, .. } =
             self;
@@ -249,6 +251,9 @@ impl Pending {
                 (trail, shareable.then_some(Kept { action, result, store, config }))
             }
             Ok(Err(reason)) | Err(reason) => {
+                if matches!(reason, Reason::PathShown(_)) {
+                    sharing.note_shown(action.sought.key);
+                }
                 trail.ended(Outcome::ExecutedLocal, Some(reason));
                 (trail, None)
             }

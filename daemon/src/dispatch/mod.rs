@@ -325,7 +325,7 @@ impl Dispatcher {
             // Everything is looked at again, as if the command came in only now: what is found now and was not
             // then, or the other way round, the compiler may have seen in either state.
             match self.action(&pending.invocation).await {
-                Ok(again) => pending.keep(run, again, presence).await,
+                Ok(again) => pending.keep(run, again, presence, &self.sharing).await,
                 Err(reason) => (pending.not_kept(Some(reason)), None),
             }
         } else {

@@ -94,6 +94,9 @@ impl Dispatcher {
             let mut relative = Err("it is not asked for".to_owned());
             if shared {
                 match subject.shared_action(&read, &workspace) {
+                    Ok(action) if sharing.has_shown(&action.sought.key) => {
+                        bound = Some("what it made showed the workspace".to_owned());
+                    }
                     Ok(action) => return Ok((action, None, relative)),
                     Err(ActionError::Bound(why)) => bound = Some(why),
                     Err(ActionError::Local(reason)) => return Err(reason),

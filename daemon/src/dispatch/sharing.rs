@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dashmap::DashMap;
+use dashmap::DashSet;
 
 use crate::config::Workspace;
 use crate::digest::Digest;
@@ -40,9 +41,25 @@ pub(super) enum Mention {
 #[derive(Default)]
 pub(super) struct Sharing {
     mentions: DashMap<(Digest, Digest), Option<Mention>>,
+    /// Keys of actions of which what was made showed the workspace, though nothing in their inputs had told: debug information
+    /// that is compressed in objects and is not in what is linked.
+    shown: DashSet<Digest>,
 }
 
 impl Sharing {
+    /// Notes that what was made of the action with this key showed the workspace: the next time it is tied to its checkout.
+    pub(super) fn note_shown(&self, key: Digest) {
+        if self.shown.len() >= MOST_FILES {
+            self.shown.clear();
+        }
+        self.shown.insert(key);
+    }
+
+    /// Whether that was noted.
+    pub(super) fn has_shown(&self, key: &Digest) -> bool {
+        self.shown.contains(key)
+    }
+
     /// The first of `inputs` in which a directory of the workspace is named, as it is called here or in actions (such a
     /// text has another meaning, or none, where the workspace stands elsewhere), or which asks for signatures if those
     /// matter (`with_signatures`).

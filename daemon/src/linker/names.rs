@@ -186,6 +186,22 @@ mod tests {
     }
 
     #[test]
+    fn scripts_mind_the_names_of_files() {
+        let tied = |text: &str| tie(&line(text), &[], &Sources::new(Arc::default())).unwrap();
+        for (text, why) in [
+            (
+                "-T /usr/lib/ldscripts/x.x a.o",
+                "the script /usr/lib/ldscripts/x.x may choose files by their names",
+            ),
+            ("-m i386pep a.o", "i386pep may order files by their names"),
+        ] {
+            assert_eq!(tied(text).as_deref(), Some(why), "{text}");
+        }
+        assert_eq!(tied("-m elf_x86_64 a.o --version-script=x.map"), None);
+        assert_eq!(tied("-m aarch64linux a.o"), None);
+    }
+
+    #[test]
     fn what_may_stand_in_what_is_made_keeps_its_name() {
         for (text, why) in [
             ("a.o -rpath /w/lib", "/w/lib may stand in what is made"),
