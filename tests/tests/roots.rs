@@ -261,7 +261,8 @@ fn links_by_relative_paths() {
     space.write("p/lib.c", "int lib(void) { return 1; }\n");
     space.write("p/app.c", "int lib(void);\nint main(void) { return lib(); }\n");
     space.write("p/lib.map", "X_1 { global: lib; local: *; };\n");
-    let script = "gcc -fPIC -c lib.c app.c && gcc -shared lib.o -o libnamed.so -Wl,-soname,libnamed.so";
+    let script = "gcc -fPIC -c lib.c app.c && gcc -shared lib.o -o libnamed.so -Wl,-soname,libnamed.so
+        gcc -shared lib.o -o libnameless.so";
     space.sh("p", script).success();
     let top = space.workspace().join("p");
     let outputs = ["out", "out.d"].map(|name| top.join(name));
@@ -291,6 +292,7 @@ fn links_by_relative_paths() {
         format!("app.o {top}/lib.o -Wl,-Map=out.d -o out"),
         format!("-shared {top}/lib.o -o {top}/out"),
         format!("app.o lib.o -B{top} -o out"),
+        format!("app.o {top}/libnameless.so -o out"),
     ]
     .into_iter()
     .enumerate()

@@ -397,6 +397,7 @@ fn with_objects(name: &str) -> Checkouts {
     checkouts.write("src/lib.map", "X_1 { global: lib; local: *; };\n");
     checkouts.write("src/all.map", "X_1 { global: *; };\n");
     checkouts.write("src/script.ld", "SECTIONS { .mine : { *build/lib.o(.text) } } INSERT AFTER .text;\n");
+    checkouts.write("src/input.ld", "INPUT(-lm)\n");
     checkouts.write("src/data.bin", "\0data");
     // Linkers warn of it, and say in which file it is used.
     checkouts.write(
@@ -439,6 +440,8 @@ fn links_that_name_the_workspace_are_shared() {
             &["out"],
         ),
         ("gcc LD app.o -LROOT/build -lnamed -Wl,-rpath-link,ROOT/build -o out", &["out"]),
+        // Its libraries have GNU ld read where the dynamic linker looks.
+        ("gcc LD ROOT/build/app.o lib.o -lubsan -Wl,-rpath-link=ROOT/build -o out", &["out"]),
         ("clang LD ROOT/build/app.o ROOT/build/libnamed.so -Xlinker --gc-sections -o out", &["out"]),
         ("gcc LD app.o -Wl,-LROOT/build,-z,now -Wl,-lnamed -Wl,-rpath-link,ROOT,-z,relro -o out", &["out"]),
         ("gcc LD app.o lib.o -o out -Wl,--dependency-file=out.d", &["out", "out.d"]),
@@ -531,6 +534,12 @@ fn links_that_depend_on_names_stay_exact() {
             "gcc app.o lib.o -LPARENT/project2 -LROOT/../project/build -o OUT",
             "-LROOT/../project/build names the workspace",
         ),
+        (
+            "gcc app.o ROOT/build/lib.o ROOT/src/input.ld -o OUT",
+            "the script ROOT/src/input.ld may choose files by their names",
+        ),
+        ("gcc app.o lib.o -L/farcc-workspace/0 -o OUT", "-L/farcc-workspace/0 names the workspace"),
+        ("objcopy --strip-debug ROOT/build/lib.o OUT", "ROOT/build/lib.o names the workspace"),
         ("ar rcsDT OUT ROOT/build/lib.o", "ROOT/build/lib.o names the workspace"),
     ];
     for (number, (command, why)) in cases.into_iter().enumerate() {
