@@ -538,6 +538,10 @@ fn links_that_depend_on_names_stay_exact() {
             "gcc app.o ROOT/build/lib.o ROOT/src/input.ld -o OUT",
             "the script ROOT/src/input.ld may choose files by their names",
         ),
+        (
+            "gcc app.o ROOT/build/lib.o ROOT/src/input.ld -Wl,--retain-symbols-file=ROOT/src/input.ld -o OUT",
+            "the script ROOT/src/input.ld may choose files by their names",
+        ),
         ("gcc app.o lib.o -L/farcc-workspace/0 -o OUT", "-L/farcc-workspace/0 names the workspace"),
         ("objcopy --strip-debug ROOT/build/lib.o OUT", "ROOT/build/lib.o names the workspace"),
         ("ar rcsDT OUT ROOT/build/lib.o", "ROOT/build/lib.o names the workspace"),

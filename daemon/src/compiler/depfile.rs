@@ -181,8 +181,8 @@ pub fn renamed(bytes: &[u8], writer: Writer, rename: &dyn Fn(&[u8]) -> Vec<u8>) 
 fn renamed_words(bytes: &[u8], rename: &dyn Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
     let mut renamed = Vec::with_capacity(bytes.len());
     for piece in bytes.split_inclusive(u8::is_ascii_whitespace) {
-        let word = piece.trim_ascii_end();
-        let name = word.strip_suffix(b":").unwrap_or(word);
+        // A colon behind a target stays where it is: names change at their beginnings.
+        let name = piece.trim_ascii_end();
         renamed.extend(rename(name));
         renamed.extend_from_slice(&piece[name.len()..]);
     }

@@ -175,10 +175,7 @@ impl Compile {
                     words.extend(argument.with_value(target.into()).words());
                 }
                 (None, Meaning::PrefixMap) => {
-                    let (from, rest) = split_map(argument.value());
-                    let mut value = map(Path::new(OsStr::from_bytes(from))).into_os_string();
-                    value.push(OsStr::from_bytes(rest));
-                    words.extend(argument.with_value(value).words());
+                    words.extend(argument.with_value(renamed_map(argument.value(), &mut map)).words());
                 }
                 (None, Meaning::PreprocessorList) => {
                     let list = argument.preprocessor_list().unwrap_or_default();
@@ -203,6 +200,14 @@ pub(super) fn split_map(value: &OsStr) -> (&[u8], &[u8]) {
     let bytes = value.as_bytes();
     let at = bytes.iter().position(|&byte| byte == b'=').unwrap_or(bytes.len());
     bytes.split_at(at)
+}
+
+/// A prefix map with what `rename` makes of its old name.
+pub(super) fn renamed_map(value: &OsStr, mut rename: impl FnMut(&Path) -> PathBuf) -> OsString {
+    let (from, rest) = split_map(value);
+    let mut renamed = rename(Path::new(OsStr::from_bytes(from))).into_os_string();
+    renamed.push(OsStr::from_bytes(rest));
+    renamed
 }
 
 /// Whether a prefix map changes names of the workspace by what stands before them, which is another text in the action. The

@@ -14,7 +14,7 @@ use crate::compiler::Linker;
 use crate::compiler::command_line::Argument;
 use crate::compiler::driver_name::ArchiverKind;
 use crate::compiler::flag_table::Meaning;
-use crate::compiler::relocated::split_map;
+use crate::compiler::relocated::renamed_map;
 use crate::linker::LinkLine;
 use crate::linker::Renaming;
 
@@ -80,12 +80,7 @@ fn renamed(argument: &Argument, rename: &dyn Fn(&Path) -> PathBuf) -> Argument {
         Meaning::Input | Meaning::Output | Meaning::Directory(_) | Meaning::Include => {
             rename(Path::new(argument.value())).into()
         }
-        Meaning::PrefixMap => {
-            let (from, rest) = split_map(argument.value());
-            let mut map = rename(Path::new(OsStr::from_bytes(from))).into_os_string();
-            map.push(OsStr::from_bytes(rest));
-            map
-        }
+        Meaning::PrefixMap => renamed_map(argument.value(), rename),
         Meaning::LinkOnly => match argument.name.as_bytes() {
             b"-L" | b"-T" => rename(Path::new(argument.value())).into(),
             b"-Xlinker" => renamed_word(argument.value(), rename),
@@ -105,7 +100,6 @@ fn renamed(argument: &Argument, rename: &dyn Fn(&Path) -> PathBuf) -> Argument {
 fn renamed_word(word: &OsStr, rename: &dyn Fn(&Path) -> PathBuf) -> OsString {
     let bytes = word.as_bytes();
     let at = match bytes {
-        [b'-', b'-', ..] => memchr::memchr(b'=', bytes).map_or(bytes.len(), |at| at + 1),
         [b'-', _, b'/', ..] => 2,
         [b'-', ..] => memchr::memchr(b'=', bytes).map_or(bytes.len(), |at| at + 1),
         _ => 0,
