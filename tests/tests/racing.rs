@@ -64,11 +64,16 @@ fn space(name: &str, cluster: &FakeReapi) -> TestSpace {
     space
 }
 
-/// A source over which the compiler sits for some seconds, after it has said something.
-fn write_slow_source(space: &TestSpace) {
+/// A source over which the compiler sits for some seconds, after it has said something: long enough for the cluster to have
+/// the command before this machine is done.
+fn slow_source() -> String {
     let function =
         |n| format!("int f{n}(int a) {{ for (int i = 0; i < a; i++) a += i * {n} ^ a >> 3; return a; }}\n");
-    space.write("a.c", "#warning made here\n".to_owned() + &(0..1500).map(function).collect::<String>());
+    "#warning made here\n".to_owned() + &(0..1500).map(function).collect::<String>()
+}
+
+fn write_slow_source(space: &TestSpace) {
+    space.write("a.c", slow_source());
 }
 
 fn write_quick_source(space: &TestSpace) {
@@ -209,7 +214,7 @@ fn this_machine_is_first() {
     let cluster = cluster().start();
     cluster.keep_in_queue();
     let space = space("racing-local", &cluster);
-    write_quick_source(&space);
+    write_slow_source(&space);
     let (made, said) = plain(&space);
     let finished = compile(&space);
     assert_eq!((finished.status, finished.stderr_text()), (0, said.stderr_text()));
@@ -305,7 +310,8 @@ fn a_compile_error_here_ends_the_race() {
     let cluster = cluster().start();
     cluster.keep_in_queue();
     let space = space("racing-error", &cluster);
-    space.write("a.c", "#warning made here\n#error wrong\n");
+    // An error that is found when the code is made, not while it is read.
+    space.write("a.c", slow_source() + "int wrong(int a) { asm (\"\" : : \"i\" (a)); return a; }\n");
     let (_, said) = plain(&space);
     let finished = compile(&space);
     assert_eq!((finished.status, finished.stderr_text()), (said.status, said.stderr_text()));
